@@ -1,0 +1,23 @@
+//! The ground floor of Hearth: identifiers, limits, error kinds, the protobuf services and the
+//! data-plane frames. Everything here is pure: no clock, no randomness, no files, no sockets.
+
+pub mod block;
+mod error;
+pub mod frame;
+pub mod hex;
+mod ids;
+pub mod layout;
+pub mod limits;
+mod retention;
+
+pub use block::{BlockDelta, BlockId, BlockKey, PrefixHash};
+pub use error::{Classified, ErrorKind};
+pub use ids::{ClusterId, Generation, GroupId, IdError, Incarnation, LogIndex, NamespaceId, NodeId};
+pub use layout::{Layout, LayoutId};
+pub use retention::{AckLevel, Priority, Retention, Tier};
+
+/// The protobuf messages and tonic services, package `hearth.v1`.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod v1 {
+    tonic::include_proto!("hearth.v1");
+}

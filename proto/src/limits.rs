@@ -1,0 +1,145 @@
+//! Every bound of Hearth, in one place, with the relations between them checked when compiling.
+//!
+//! Units come last in each name. Full means back-pressure or a typed refusal, never growth.
+
+/// Shortest prefix hash that an engine may use.
+pub const PREFIX_HASH_BYTES_MIN: usize = 8;
+/// Longest prefix hash that an engine may use.
+pub const PREFIX_HASH_BYTES_MAX: usize = 64;
+/// Blocks that one request may name.
+pub const CHAIN_BLOCKS_MAX: usize = 4_096;
+/// Largest payload of one block.
+pub const BLOCK_BYTES_MAX: usize = 64 << 20;
+
+/// Unit of direct I/O and of slot sizes: logical sectors of every supported device divide it.
+pub const SECTOR_BYTES: usize = 4_096;
+/// Size of one extent: the unit in which memory and disk are given to a record size.
+pub const EXTENT_BYTES: usize = 128 << 20;
+/// Smallest arena that a store opens.
+pub const ARENA_BYTES_MIN: u64 = EXTENT_BYTES as u64;
+/// Largest piece of the arena that the kernel takes as one fixed buffer.
+pub const FIXED_BUFFER_BYTES_MAX: usize = 1 << 30;
+/// Reads and writes in flight on one ring.
+pub const RING_IN_FLIGHT_MAX: usize = 64;
+/// Requests that may wait for the disk thread.
+pub const DISK_QUEUE_MAX: usize = 8_192;
+/// Blocks on their way from the arena to NVMe; beyond it puts wait.
+pub const WRITE_THROUGH_MAX: usize = 65_536;
+/// Durable puts that share one sync.
+pub const DURABLE_GROUP_MAX: usize = 1_024;
+/// Changes of holdings that wait to be reported; beyond it the inventory is sent anew.
+pub const DELTA_QUEUE_MAX: usize = 262_144;
+
+/// Header of a data-plane frame.
+pub const FRAME_HEADER_BYTES: usize = 32;
+/// Body of a data-plane frame, payload not counted.
+pub const FRAME_BODY_BYTES_MAX: usize = 512 << 10;
+/// Data-plane connections that one node accepts.
+pub const CONNECTIONS_MAX: usize = 1_024;
+/// Requests that one connection may have open.
+pub const CONNECTION_REQUESTS_MAX: usize = 256;
+/// Blocks that one connection may have in work on the server at a time.
+pub const CONNECTION_BLOCKS_IN_WORK_MAX: usize = 128;
+/// Buffers that one vectored write takes.
+pub const WRITEV_BUFFERS_MAX: usize = 64;
+/// Payload bytes that one connection may have in work on the server at a time.
+pub const CONNECTION_BYTES_IN_WORK_MAX: usize = 128 << 20;
+/// Payload bytes after which a batch of frames is written out.
+pub const WRITE_BATCH_BYTES: usize = 4 << 20;
+/// Bytes that a connection reads ahead of the frame it is at.
+pub const READ_AHEAD_BYTES: usize = 16 << 10;
+/// Text of the last frame of a connection.
+pub const GOODBYE_TEXT_BYTES_MAX: usize = 256;
+/// How long a new connection may take to say hello.
+pub const HANDSHAKE_MS_MAX: u64 = 2_000;
+/// How long a frame once begun may stand still, to either side.
+pub const FRAME_STALL_MS_MAX: u64 = 10_000;
+/// How long a connection may say nothing.
+pub const CONNECTION_IDLE_MS_MAX: u64 = 600_000;
+/// How long a put may hold up its connection while it waits for a slot.
+pub const SLOT_WAIT_MS_MAX: u64 = 250;
+/// How long a server that shuts down waits for requests in work.
+pub const DRAIN_MS_MAX: u64 = 5_000;
+/// How long a refused peer may take to read why.
+pub const LINGER_MS_MAX: u64 = 1_000;
+/// Refused connections that are told why at the same time.
+pub const REFUSALS_MAX: usize = 32;
+
+/// Deltas in one report of a node.
+pub const REPORT_DELTAS_MAX: usize = 8_192;
+/// Largest Raft message or gRPC message.
+pub const GRPC_MESSAGE_BYTES_MAX: usize = 32 << 20;
+/// Nodes of one cluster.
+pub const NODES_MAX: usize = 1_024;
+/// Voters that a cluster fills up to by itself.
+pub const VOTERS_TARGET: usize = 3;
+
+/// Deadline of a client call when the caller names none.
+pub const CALL_DEADLINE_MS_DEFAULT: u64 = 2_000;
+/// Longest deadline that a call may ask for.
+pub const CALL_DEADLINE_MS_MAX: u64 = 600_000;
+/// How far beyond its deadline a call may return (INV-DEADLINE).
+pub const DEADLINE_GRACE_MS: u64 = 50;
+/// Attempts of one client call, the first included.
+pub const CALL_ATTEMPTS_MAX: u32 = 3;
+/// How long a client leaves a node alone after it failed; doubles with each failure.
+pub const BREAKER_PAUSE_MS_MIN: u64 = 100;
+/// The longest that a client leaves a failed node alone.
+pub const BREAKER_PAUSE_MS_MAX: u64 = 5_000;
+
+/// Interval of a node's heartbeat to the control leader.
+pub const HEARTBEAT_MS: u64 = 500;
+/// Silence after which the control leader declares a node down.
+pub const NODE_DOWN_AFTER_MS: u64 = 3_000;
+/// Interval of the Raft leader's heartbeat.
+pub const RAFT_HEARTBEAT_MS: u64 = 150;
+/// Shortest Raft election time-out.
+pub const RAFT_ELECTION_MS_MIN: u64 = 600;
+/// Longest Raft election time-out.
+pub const RAFT_ELECTION_MS_MAX: u64 = 1_200;
+/// Entries after which a group takes a snapshot.
+pub const SNAPSHOT_EVERY_ENTRIES: u64 = 20_000;
+/// Log entries that a group keeps behind its snapshot, for followers that lag a little.
+pub const SNAPSHOT_KEEP_ENTRIES: u64 = 1_000;
+/// Log bytes in one append message, at least one entry.
+pub const RAFT_APPEND_BYTES_MAX: usize = 8 << 20;
+/// Log entries in one append message.
+pub const RAFT_APPEND_ENTRIES_MAX: u64 = 256;
+/// How long sending and installing one snapshot may take.
+pub const SNAPSHOT_SEND_MS: u64 = 120_000;
+/// Log writes that may wait for the sync they share.
+pub const SYNC_QUEUE_MAX: usize = 4_096;
+/// Pause between attempts to reach a leader.
+pub const PROPOSE_RETRY_MS: u64 = 50;
+/// How long one attempt to commit a command may take before it is tried anew.
+pub const PROPOSE_ATTEMPT_MS: u64 = 5_000;
+/// How many entries behind the leader a learner may be and still be made a voter.
+pub const VOTER_LAG_ENTRIES_MAX: u64 = 1_000;
+/// Piece of a snapshot in one message.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+
+/// Longest line of a trace.
+pub const TRACE_LINE_BYTES_MAX: usize = 64 << 20;
+/// Bytes of blocks that a replay names in one call.
+pub const REPLAY_BATCH_BYTES_MAX: usize = 32 << 20;
+/// Sessions that a replay keeps in work at a time.
+pub const REPLAY_CONCURRENCY_MAX: usize = 1_024;
+
+const _: () = {
+    assert!(EXTENT_BYTES.is_multiple_of(SECTOR_BYTES));
+    assert!(FIXED_BUFFER_BYTES_MAX.is_multiple_of(EXTENT_BYTES));
+    assert!(BLOCK_BYTES_MAX + SECTOR_BYTES <= EXTENT_BYTES);
+    assert!(BLOCK_BYTES_MAX <= u32::MAX as usize);
+    assert!(CHAIN_BLOCKS_MAX * 64 <= FRAME_BODY_BYTES_MAX);
+    assert!(BLOCK_BYTES_MAX <= CONNECTION_BYTES_IN_WORK_MAX);
+    assert!(FRAME_HEADER_BYTES < READ_AHEAD_BYTES);
+    assert!(RAFT_HEARTBEAT_MS * 3 < RAFT_ELECTION_MS_MIN);
+    assert!(RAFT_ELECTION_MS_MIN < RAFT_ELECTION_MS_MAX);
+    assert!(HEARTBEAT_MS * 4 <= NODE_DOWN_AFTER_MS);
+    assert!(RAFT_ELECTION_MS_MAX < NODE_DOWN_AFTER_MS);
+    assert!(BREAKER_PAUSE_MS_MIN <= BREAKER_PAUSE_MS_MAX);
+    assert!(SNAPSHOT_CHUNK_BYTES < GRPC_MESSAGE_BYTES_MAX);
+    assert!(RAFT_APPEND_BYTES_MAX * 2 <= GRPC_MESSAGE_BYTES_MAX);
+    assert!(REPORT_DELTAS_MAX * 64 <= RAFT_APPEND_BYTES_MAX);
+    assert!(SNAPSHOT_KEEP_ENTRIES < SNAPSHOT_EVERY_ENTRIES);
+};
