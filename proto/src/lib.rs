@@ -9,6 +9,7 @@ mod ids;
 pub mod layout;
 pub mod limits;
 mod retention;
+pub mod size;
 
 pub use block::{BlockDelta, BlockId, BlockKey, PrefixHash};
 pub use error::{Classified, ErrorKind};

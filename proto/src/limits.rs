@@ -101,6 +101,10 @@ pub const RAFT_ELECTION_MS_MAX: u64 = 1_200;
 pub const SNAPSHOT_EVERY_ENTRIES: u64 = 20_000;
 /// Log entries that a group keeps behind its snapshot, for followers that lag a little.
 pub const SNAPSHOT_KEEP_ENTRIES: u64 = 1_000;
+/// Largest command that a leader takes into the log.
+pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+/// Longest name or address of a node.
+pub const NODE_TEXT_BYTES_MAX: usize = 256;
 /// Log bytes in one append message, at least one entry.
 pub const RAFT_APPEND_BYTES_MAX: usize = 8 << 20;
 /// Log entries in one append message.
@@ -132,6 +136,7 @@ const _: () = {
     assert!(BLOCK_BYTES_MAX <= u32::MAX as usize);
     assert!(CHAIN_BLOCKS_MAX * 64 <= FRAME_BODY_BYTES_MAX);
     assert!(BLOCK_BYTES_MAX <= CONNECTION_BYTES_IN_WORK_MAX);
+    assert!(CALL_DEADLINE_MS_MAX <= CONNECTION_IDLE_MS_MAX);
     assert!(FRAME_HEADER_BYTES < READ_AHEAD_BYTES);
     assert!(RAFT_HEARTBEAT_MS * 3 < RAFT_ELECTION_MS_MIN);
     assert!(RAFT_ELECTION_MS_MIN < RAFT_ELECTION_MS_MAX);
@@ -140,6 +145,7 @@ const _: () = {
     assert!(BREAKER_PAUSE_MS_MIN <= BREAKER_PAUSE_MS_MAX);
     assert!(SNAPSHOT_CHUNK_BYTES < GRPC_MESSAGE_BYTES_MAX);
     assert!(RAFT_APPEND_BYTES_MAX * 2 <= GRPC_MESSAGE_BYTES_MAX);
-    assert!(REPORT_DELTAS_MAX * 64 <= RAFT_APPEND_BYTES_MAX);
+    assert!(REPORT_DELTAS_MAX * 64 <= COMMAND_BYTES_MAX);
+    assert!(COMMAND_BYTES_MAX <= RAFT_APPEND_BYTES_MAX);
     assert!(SNAPSHOT_KEEP_ENTRIES < SNAPSHOT_EVERY_ENTRIES);
 };

@@ -1,0 +1,97 @@
+//! `hearth-bench`: one subcommand per question, each beside its peer or its limit in the same run.
+
+mod demo;
+mod fabric;
+mod peer;
+mod recovery;
+mod replay;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+/// Measures Hearth against its peers and its limits, and checks every answer on the way.
+#[derive(Debug, Parser)]
+#[command(name = "hearth-bench", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Starts three nodes with temporary data and replays an agent workload through them.
+    Demo(Box<demo::DemoArgs>),
+    /// Replays a workload through a cluster that runs already.
+    Replay(Box<replay::RunningArgs>),
+    /// Gets from the Host tier over loopback TCP, beside a bare TCP stream between two processes.
+    Fabric(fabric::FabricArgs),
+    /// Fills a node, ends it with kill -9, and reads every block back after recovery.
+    Recovery(recovery::RecoveryArgs),
+    /// The bare TCP sender that `fabric` starts as its peer.
+    #[command(hide = true)]
+    TcpPeer(peer::TcpPeerArgs),
+}
+
+/// What every measuring subcommand takes.
+#[derive(Debug, Clone, Args)]
+struct ReportArgs {
+    /// Writes the report as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Ends within 60 seconds, with less to measure.
+    #[arg(long)]
+    quick: bool,
+    /// Exits with 5 when a goal is missed or an answer is wrong.
+    #[arg(long)]
+    check: bool,
+}
+
+impl ReportArgs {
+    /// Prints the table and writes the file that was asked for.
+    #[allow(clippy::print_stdout)]
+    fn publish(&self, report: &hearth_replay::BenchReport) -> anyhow::Result<()> {
+        println!("{}", report.table());
+        if let Some(file) = &self.json {
+            report.write_json(file).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Ok(())
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("HEARTH_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    if let Command::TcpPeer(args) = &arguments.command {
+        return exit(peer::serve(args).map(|()| true));
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit(Err(error.into())),
+    };
+    exit(runtime.block_on(async {
+        match arguments.command {
+            Command::Demo(args) => demo::run(*args).await,
+            Command::Replay(args) => replay::run(*args).await,
+            Command::Fabric(args) => fabric::run(args).await,
+            Command::Recovery(args) => recovery::run(args).await,
+            Command::TcpPeer(_) => Ok(true),
+        }
+    }))
+}
+
+/// 0 when all went well, 5 when an answer was wrong or a goal was missed, 1 when it could not run.
+fn exit(outcome: anyhow::Result<bool>) -> ExitCode {
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(5),
+        Err(error) => {
+            eprintln!("hearth-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

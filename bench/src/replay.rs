@@ -1,0 +1,42 @@
+//! `replay`: a workload through a cluster that runs already.
+
+use std::sync::Arc;
+
+use clap::Args;
+use hearth_client::{Client, ClientConfig};
+use hearth_replay::{HearthStore, Progress, ReplayArgs};
+
+#[derive(Debug, Args)]
+pub(crate) struct RunningArgs {
+    /// Address of any member (its --listen); the workers are spread over all nodes of its cluster.
+    #[arg(long, env = "HEARTH_ADDR", default_value = "127.0.0.1:7400", value_name = "HOST:PORT")]
+    addr: String,
+    #[command(flatten)]
+    replay: ReplayArgs,
+}
+
+pub(crate) async fn run(args: RunningArgs) -> anyhow::Result<bool> {
+    let client = Client::connect(ClientConfig::new([args.addr])).await?;
+    let workers = hearth_replay::worker_clients(&client).await?;
+    replay_through(workers, &args.replay).await
+}
+
+/// Replays through one worker per client, prints the report, and says whether every byte was right
+/// and, with --check, the hit rate within reach of the bound.
+#[allow(clippy::print_stdout)]
+pub(crate) async fn replay_through(workers: Vec<Client>, args: &ReplayArgs) -> anyhow::Result<bool> {
+    let stores =
+        workers.into_iter().map(|client| Arc::new(HearthStore::new(client, args.block_bytes))).collect();
+    let report = hearth_replay::run(args, stores, Progress::detect()).await?;
+    println!("{}", report.table());
+    if let Some(plot) = &args.plot {
+        println!("plot: {}", plot.display());
+    }
+    match report.check() {
+        Err(failure) if args.check || report.total.wrong_blocks > 0 => {
+            eprintln!("{failure}");
+            Ok(false)
+        }
+        _ => Ok(true),
+    }
+}

@@ -1,0 +1,11 @@
+//! Faults on purpose: a nemesis kills and pauses real nodes under load while a checker looks at every
+//! byte, every deadline and every promise.
+
+mod checker;
+mod nemesis;
+mod run;
+mod workload;
+
+pub use checker::Findings;
+pub use nemesis::{Fault, FaultKind};
+pub use run::{ChaosOptions, Outcome, run};

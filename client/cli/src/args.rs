@@ -1,0 +1,149 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use hearth_proto::{AckLevel, BlockKey, ClusterId, Layout, LayoutId, PrefixHash};
+
+/// Looks into a Hearth cluster, stores and fetches blocks, and replays workloads through it.
+#[derive(Debug, Parser)]
+#[command(name = "hearth", version, about, after_help = crate::exit::HELP)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// Form of the output.
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Connection {
+    /// Address of any member (its --listen); several, separated by commas, are tried in order.
+    #[arg(
+        long,
+        global = true,
+        env = "HEARTH_ADDR",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7400",
+        value_name = "HOST:PORT"
+    )]
+    pub(crate) addr: Vec<String>,
+    /// Refuses to talk to any other cluster than this one.
+    #[arg(long, global = true, env = "HEARTH_CLUSTER_ID", value_name = "HEX")]
+    pub(crate) cluster_id: Option<ClusterId>,
+    /// How long each call may take, in milliseconds.
+    #[arg(long, global = true, env = "HEARTH_DEADLINE_MS", default_value_t = 5_000, value_name = "MS")]
+    pub(crate) deadline_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Tables for people.
+    Table,
+    /// One JSON document for programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows what every node holds and how the Raft groups stand.
+    Status,
+    /// Lists the nodes, their state, incarnation and addresses.
+    Nodes,
+    /// Stores a file as a chain of blocks and prints the prefix hash of each.
+    Put(PutArgs),
+    /// Fetches blocks by their prefix hashes, in the order given, checked byte for byte.
+    Get(GetArgs),
+    /// Shows which nodes and tiers hold each block.
+    Locate(LocateArgs),
+    /// Replays a workload through the cluster, checks every byte and reports.
+    Replay(Box<hearth_replay::ReplayArgs>),
+    /// Prints the completion script of a shell.
+    #[command(after_help = "Example:\n  hearth completion bash > /etc/bash_completion.d/hearth")]
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  hearth put kv.bin --block-bytes 1MiB\n  \
+    hearth put kv.bin -o json | jq -r '.blocks[].hash' | xargs hearth get --out copy.bin")]
+pub(crate) struct PutArgs {
+    /// The file, or - for standard input.
+    pub(crate) file: PathBuf,
+    /// Size of one block; the last one may be shorter.
+    #[arg(long, default_value = "1MiB", value_parser = hearth_proto::size::parse, value_name = "SIZE")]
+    pub(crate) block_bytes: u64,
+    /// Prefix hash of each block, in order. Default: chained digests of the content.
+    #[arg(long = "hash", value_name = "HEX")]
+    pub(crate) hashes: Vec<PrefixHash>,
+    /// What to wait for: `host` (in memory) or `durable` (on disk, synced).
+    #[arg(long, default_value = "durable", value_name = "LEVEL")]
+    pub(crate) ack: AckLevel,
+    /// How much the blocks are worth keeping, 0 to 100.
+    #[arg(long, default_value_t = 35, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) priority: u8,
+    /// Seconds after which the priority falls back to 35. Default: never.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) ttl: Option<u64>,
+    #[command(flatten)]
+    pub(crate) layout: LayoutArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// Prefix hashes of the blocks, in chain order.
+    #[arg(required = true, value_name = "HASH")]
+    pub(crate) hashes: Vec<PrefixHash>,
+    /// Where the bytes go, one block after the other; - is standard output. Default: only the report.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) layout: LayoutArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LocateArgs {
+    /// Prefix hashes of the blocks, in chain order.
+    #[arg(required = true, value_name = "HASH")]
+    pub(crate) hashes: Vec<PrefixHash>,
+    #[command(flatten)]
+    pub(crate) layout: LayoutArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LayoutArgs {
+    /// Layout of the bytes, as an engine's adapter prints it.
+    #[arg(long, value_name = "HEX", conflicts_with = "model")]
+    layout: Option<LayoutId>,
+    /// Name that stands for a layout when there is no engine.
+    #[arg(long, default_value = "raw", value_name = "NAME")]
+    model: String,
+}
+
+impl LayoutArgs {
+    pub(crate) fn id(&self) -> LayoutId {
+        self.layout.unwrap_or_else(|| {
+            Layout {
+                model: self.model.clone(),
+                revision: String::new(),
+                dtype: "raw".into(),
+                block_tokens: 1,
+                tensor_parallel: (0, 1),
+                pipeline_parallel: (0, 1),
+                shape: Vec::new(),
+                page_order: "raw".into(),
+            }
+            .id()
+        })
+    }
+
+    pub(crate) fn keys(&self, hashes: &[PrefixHash]) -> Vec<BlockKey> {
+        let layout = self.id();
+        hashes.iter().map(|hash| BlockKey::derive(layout, hash)).collect()
+    }
+}

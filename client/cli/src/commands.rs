@@ -1,0 +1,9 @@
+//! One module per command; each prints its answer and says how it went.
+
+mod blocks;
+mod cluster;
+mod replay;
+
+pub(crate) use blocks::{get, locate, put};
+pub(crate) use cluster::{nodes, status};
+pub(crate) use replay::replay;

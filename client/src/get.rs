@@ -1,0 +1,308 @@
+//! Gets blocks from whichever nodes hold them, in rounds: what fails in one place is asked of another
+//! copy while the deadline allows, and is a miss after that.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use hearth_fabric::{BlockBuf, GetItem, Mover};
+use hearth_proto::frame::BlockStatus;
+use hearth_proto::limits::CALL_ATTEMPTS_MAX;
+use hearth_proto::{BlockKey, Incarnation, NodeId, Tier};
+
+use crate::client::{Client, share_of};
+use crate::error::RequestError;
+use crate::lookup::{Lookup, Replica};
+use crate::peer::DataPeer;
+
+/// A block that was got: exactly the bytes that were put (INV-BYTES), checked on arrival.
+#[derive(Debug)]
+pub struct Hit {
+    /// The caller's buffer, holding the payload.
+    pub buffer: BlockBuf,
+    /// The tier of the serving node that had it.
+    pub tier: Tier,
+    /// The node that served it.
+    pub node: NodeId,
+}
+
+/// Why a block was not got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MissReason {
+    /// No node is known to hold it.
+    NotStored,
+    /// The nodes that hold it cannot be reached, or are left alone after failures.
+    Unreachable,
+    /// It did not arrive in time.
+    Deadline,
+    /// The bytes found were not those that were put.
+    Corrupt,
+    /// The node refused because it had too much to do.
+    Overloaded,
+    /// The caller's buffer is smaller than the block.
+    BufferTooSmall,
+    /// The node failed to read it.
+    Failed,
+}
+
+impl MissReason {
+    /// The name used in output and labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotStored => "not_stored",
+            Self::Unreachable => "unreachable",
+            Self::Deadline => "deadline",
+            Self::Corrupt => "corrupt",
+            Self::Overloaded => "overloaded",
+            Self::BufferTooSmall => "buffer_too_small",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What became of one block of a get.
+#[derive(Debug)]
+pub enum BlockResult {
+    /// It was got.
+    Hit(Hit),
+    /// It was not: compute it instead.
+    Miss {
+        /// Why.
+        reason: MissReason,
+        /// The caller's buffer, unless a connection that failed still owned it.
+        buffer: Option<BlockBuf>,
+    },
+}
+
+/// A block still to be got.
+struct Wanted {
+    index: usize,
+    buffer: Option<BlockBuf>,
+    tried: Vec<NodeId>,
+    reason: MissReason,
+}
+
+/// A batch of blocks asked of one node in one round.
+struct Batch {
+    peer: Arc<DataPeer>,
+    incarnation: Incarnation,
+    wanted: Vec<Wanted>,
+}
+
+impl Client {
+    /// Gets the blocks at `indices` of the chain that was looked up, each into the buffer beside it,
+    /// and calls `done` once for each as it completes, in any order, all within `patience`
+    /// (default: the client's deadline).
+    ///
+    /// # Errors
+    /// [`RequestError::OutsideChain`]: mend the request. Whatever goes wrong with the store is a miss.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons what is in flight; its buffers are dropped when the connection
+    /// has done with them.
+    pub async fn get(
+        &self,
+        lookup: &Lookup,
+        blocks: Vec<(usize, BlockBuf)>,
+        patience: Option<Duration>,
+        mut done: impl FnMut(usize, BlockResult),
+    ) -> Result<(), RequestError> {
+        let deadline = self.deadline(patience);
+        let count = lookup.chain.len();
+        if let Some(&(index, _)) = blocks.iter().find(|(index, _)| *index >= count) {
+            return Err(RequestError::OutsideChain { index, count });
+        }
+        let mut wanted: Vec<Wanted> =
+            blocks.into_iter().map(|(index, buffer)| Wanted::new(index, buffer)).collect();
+        let mut replicas: BTreeMap<usize, Vec<Replica>> =
+            wanted.iter().map(|w| (w.index, lookup.replicas[w.index].clone())).collect();
+        for attempt in 0..CALL_ATTEMPTS_MAX {
+            let last = attempt + 1 == CALL_ATTEMPTS_MAX;
+            let (batches, hopeless) = self.plan(&replicas, wanted);
+            hopeless.into_iter().for_each(|w| w.missed(&mut done));
+            if batches.is_empty() {
+                return Ok(());
+            }
+            let other_copies = batches.iter().flat_map(|b| &b.wanted).any(|w| replicas[&w.index].len() > 1);
+            let until = if last || !other_copies { deadline } else { share_of(deadline, 2) };
+            wanted = self.round(lookup, batches, until, &mut done).await;
+            if last || Instant::now() >= deadline {
+                break;
+            }
+            self.refresh_stale(lookup, &mut wanted, &mut replicas, deadline).await;
+        }
+        wanted.into_iter().for_each(|w| w.missed(&mut done));
+        Ok(())
+    }
+
+    /// Groups blocks by the node to ask next. What no untried node holds has no hope.
+    fn plan(
+        &self,
+        replicas: &BTreeMap<usize, Vec<Replica>>,
+        wanted: Vec<Wanted>,
+    ) -> (Vec<Batch>, Vec<Wanted>) {
+        let now = Instant::now();
+        let home = self.inner.topology.home();
+        let mut peers: BTreeMap<NodeId, Option<Arc<DataPeer>>> = BTreeMap::new();
+        let mut batches: BTreeMap<(NodeId, Incarnation), Batch> = BTreeMap::new();
+        let mut hopeless = Vec::new();
+        for mut w in wanted {
+            let mut candidates: Vec<Replica> =
+                replicas[&w.index].iter().filter(|r| !w.tried.contains(&r.node)).copied().collect();
+            candidates.sort_by_key(|r| (r.tier, Some(r.node) != home, r.node));
+            let reachable = candidates.iter().find_map(|r| {
+                let peer = peers
+                    .entry(r.node)
+                    .or_insert_with(|| self.inner.topology.data(r.node).filter(|peer| peer.admits(now)));
+                peer.clone().map(|peer| (r, peer))
+            });
+            match reachable {
+                Some((replica, peer)) => {
+                    w.tried.push(replica.node);
+                    batches
+                        .entry((replica.node, replica.incarnation))
+                        .or_insert_with(|| Batch {
+                            peer,
+                            incarnation: replica.incarnation,
+                            wanted: Vec::new(),
+                        })
+                        .wanted
+                        .push(w);
+                }
+                None => {
+                    if !candidates.is_empty() {
+                        w.reason = MissReason::Unreachable;
+                    }
+                    hopeless.push(w);
+                }
+            }
+        }
+        (batches.into_values().collect(), hopeless)
+    }
+
+    /// Asks every node of the round at once; returns what is still wanted.
+    async fn round(
+        &self,
+        lookup: &Lookup,
+        batches: Vec<Batch>,
+        until: Instant,
+        done: &mut impl FnMut(usize, BlockResult),
+    ) -> Vec<Wanted> {
+        let keys = lookup.chain.keys();
+        let (results, mut arrived) = tokio::sync::mpsc::unbounded_channel();
+        let mut fetches: FuturesUnordered<_> =
+            batches.into_iter().map(|batch| self.fetch(keys, batch, until, results.clone())).collect();
+        drop(results);
+        let mut left = Vec::new();
+        loop {
+            tokio::select! {
+                Some((index, hit)) = arrived.recv() => done(index, BlockResult::Hit(hit)),
+                Some(failed) = fetches.next() => left.extend(failed),
+                else => return left,
+            }
+        }
+    }
+
+    /// Asks one node for a batch. Hits go to `results` as they come; the rest is returned.
+    ///
+    /// The channel holds at most the blocks of one chain, so it is bounded by the request.
+    async fn fetch(
+        &self,
+        keys: &[BlockKey],
+        batch: Batch,
+        until: Instant,
+        results: tokio::sync::mpsc::UnboundedSender<(usize, Hit)>,
+    ) -> Vec<Wanted> {
+        let Batch { peer, incarnation, mut wanted } = batch;
+        let Some(mover) = peer.mover(self.inner.config.cluster, until).await else {
+            peer.failed();
+            wanted.iter_mut().for_each(|w| w.reason = MissReason::Unreachable);
+            return wanted;
+        };
+        let items = wanted
+            .iter_mut()
+            .map(|w| GetItem { key: keys[w.index], buffer: w.buffer.take().unwrap_or_default() })
+            .collect();
+        let mut completions = mover.get(items, incarnation, until);
+        let mut heard = false;
+        let mut left: Vec<Option<Wanted>> = wanted.into_iter().map(Some).collect();
+        while let Some(completion) = completions.next().await {
+            let Some(slot) = left.get_mut(completion.index as usize) else { continue };
+            match completion.result {
+                Ok(got) => {
+                    heard = true;
+                    if let Some(w) = slot.take() {
+                        let hit = Hit { buffer: completion.buffer, tier: got.tier, node: peer.node };
+                        // The receiver lives as long as this future: they are polled together.
+                        let _ = results.send((w.index, hit));
+                    }
+                }
+                Err(status) => {
+                    heard |= is_answer(status);
+                    if let Some(w) = slot {
+                        w.reason = reason_of(status);
+                        w.buffer = Some(completion.buffer).filter(|buffer| buffer.capacity() > 0);
+                        if status == BlockStatus::Stale {
+                            w.tried.retain(|node| *node != peer.node);
+                        }
+                    }
+                }
+            }
+        }
+        peer.judge(heard);
+        left.into_iter().flatten().collect()
+    }
+
+    /// Asks again where blocks are whose location was from before their node registered anew.
+    async fn refresh_stale(
+        &self,
+        lookup: &Lookup,
+        wanted: &mut [Wanted],
+        replicas: &mut BTreeMap<usize, Vec<Replica>>,
+        deadline: Instant,
+    ) {
+        let stale: Vec<usize> = wanted
+            .iter()
+            .filter(|w| w.reason == MissReason::NotStored && !w.is_spent(replicas))
+            .map(|w| w.index)
+            .collect();
+        if stale.is_empty() {
+            return;
+        }
+        let found = self.lookup_positions(&lookup.chain, &stale, deadline).await;
+        replicas.extend(stale.into_iter().zip(found));
+    }
+}
+
+impl Wanted {
+    fn new(index: usize, buffer: BlockBuf) -> Self {
+        Self { index, buffer: Some(buffer), tried: Vec::new(), reason: MissReason::NotStored }
+    }
+
+    fn is_spent(&self, replicas: &BTreeMap<usize, Vec<Replica>>) -> bool {
+        replicas[&self.index].iter().all(|r| self.tried.contains(&r.node))
+    }
+
+    fn missed(self, done: &mut impl FnMut(usize, BlockResult)) {
+        done(self.index, BlockResult::Miss { reason: self.reason, buffer: self.buffer });
+    }
+}
+
+/// Whether a status was said by the node, rather than concluded from its silence.
+fn is_answer(status: BlockStatus) -> bool {
+    !matches!(status, BlockStatus::DeadlineExceeded | BlockStatus::Disconnected)
+}
+
+fn reason_of(status: BlockStatus) -> MissReason {
+    match status {
+        BlockStatus::Miss | BlockStatus::Stale => MissReason::NotStored,
+        BlockStatus::DeadlineExceeded => MissReason::Deadline,
+        BlockStatus::Corrupt => MissReason::Corrupt,
+        BlockStatus::Overloaded | BlockStatus::Full => MissReason::Overloaded,
+        BlockStatus::BufferTooSmall => MissReason::BufferTooSmall,
+        BlockStatus::Disconnected | BlockStatus::ShuttingDown => MissReason::Unreachable,
+        _ => MissReason::Failed,
+    }
+}

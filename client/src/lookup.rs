@@ -1,0 +1,147 @@
+//! Where the blocks of a chain are: asked of one router, or of the next when it does not answer.
+
+use std::time::{Duration, Instant};
+
+use hearth_proto::limits::CALL_ATTEMPTS_MAX;
+use hearth_proto::v1::directory_client::DirectoryClient;
+use hearth_proto::{BlockKey, Incarnation, LogIndex, NodeId, Tier, v1};
+
+use crate::chain::Chain;
+use crate::client::{Client, cause_of, share_of};
+
+/// One stored copy of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replica {
+    /// The node that has it.
+    pub node: NodeId,
+    /// The registration of that node under which it was claimed.
+    pub incarnation: Incarnation,
+    /// The tier it lies on.
+    pub tier: Tier,
+}
+
+/// The locations of a chain's blocks, as one router knew them.
+#[derive(Debug, Clone)]
+pub struct Lookup {
+    pub(crate) chain: Chain,
+    pub(crate) replicas: Vec<Vec<Replica>>,
+    source: Option<LookupSource>,
+}
+
+/// Which router answered, and how fresh its answer was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LookupSource {
+    /// The node that answered.
+    pub node: NodeId,
+    /// The directory log index that the answer reflects.
+    pub applied: LogIndex,
+    /// How long ago that node last heard from a leader of the directory.
+    pub staleness: Duration,
+}
+
+impl Lookup {
+    /// The chain asked for.
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// The copies of each block, in chain order; an empty list is a miss.
+    pub fn replicas(&self) -> &[Vec<Replica>] {
+        &self.replicas
+    }
+
+    /// Number of blocks with a copy, contiguous from the start.
+    pub fn held_prefix(&self) -> usize {
+        self.replicas.iter().take_while(|replicas| !replicas.is_empty()).count()
+    }
+
+    /// Who answered; `None` when no router did in time, which looks like a miss of every block.
+    pub fn source(&self) -> Option<LookupSource> {
+        self.source
+    }
+
+    fn unanswered(chain: &Chain) -> Self {
+        Self { chain: chain.clone(), replicas: vec![Vec::new(); chain.len()], source: None }
+    }
+}
+
+impl Client {
+    /// Finds the copies of each block of a chain. When no router answers within `patience`
+    /// (default: the client's deadline), every block is a miss and [`Lookup::source`] is `None`.
+    pub async fn lookup(&self, chain: &Chain, patience: Option<Duration>) -> Lookup {
+        self.lookup_by(chain, self.deadline(patience)).await
+    }
+
+    pub(crate) async fn lookup_by(&self, chain: &Chain, deadline: Instant) -> Lookup {
+        self.refresh_nodes_if_old();
+        let now = Instant::now();
+        let mut routers = self.inner.topology.routers();
+        routers.retain(|router| router.admits(now));
+        routers.truncate(CALL_ATTEMPTS_MAX as usize);
+        let request =
+            v1::LookupRequest { keys: chain.keys().iter().map(|key| key.0.to_vec().into()).collect() };
+        for (position, router) in routers.iter().enumerate() {
+            let until = share_of(deadline, routers.len() - position);
+            let mut service = DirectoryClient::new(router.channel.clone())
+                .max_decoding_message_size(hearth_proto::limits::GRPC_MESSAGE_BYTES_MAX);
+            match tokio::time::timeout_at(until.into(), service.lookup(request.clone())).await {
+                Ok(Ok(answer)) => {
+                    router.succeeded();
+                    let answer = answer.into_inner();
+                    self.inner.topology.learn(&answer.nodes);
+                    self.inner.topology.learn_home(router, NodeId(answer.node_id));
+                    if answer.blocks.len() == chain.len() {
+                        return parse(chain, answer);
+                    }
+                    tracing::warn!(router = %router.address, "a lookup was answered for another number of blocks");
+                }
+                Ok(Err(status)) => {
+                    router.failed();
+                    tracing::debug!(router = %router.address, problem = cause_of(&status), "lookup failed");
+                }
+                Err(_) => {
+                    router.failed();
+                    tracing::debug!(router = %router.address, "lookup not answered in time");
+                }
+            }
+        }
+        Lookup::unanswered(chain)
+    }
+
+    /// The same lookup for some positions of a chain, as a list in the order of `positions`.
+    pub(crate) async fn lookup_positions(
+        &self,
+        chain: &Chain,
+        positions: &[usize],
+        deadline: Instant,
+    ) -> Vec<Vec<Replica>> {
+        let keys: Vec<BlockKey> = positions.iter().map(|&i| chain.keys()[i]).collect();
+        match Chain::from_keys(keys) {
+            Ok(part) => self.lookup_by(&part, deadline).await.replicas,
+            Err(_) => Vec::new(),
+        }
+    }
+}
+
+fn parse(chain: &Chain, answer: v1::LookupResponse) -> Lookup {
+    let source = LookupSource {
+        node: NodeId(answer.node_id),
+        applied: LogIndex(answer.applied_index),
+        staleness: Duration::from_millis(answer.staleness_ms),
+    };
+    let replicas = answer
+        .blocks
+        .into_iter()
+        .map(|block| block.replicas.into_iter().filter_map(parse_replica).collect())
+        .collect();
+    Lookup { chain: chain.clone(), replicas, source: Some(source) }
+}
+
+/// A replica on a tier of the future is no use to this client, and no reason to fail.
+fn parse_replica(replica: v1::Replica) -> Option<Replica> {
+    Some(Replica {
+        node: NodeId(replica.node_id),
+        incarnation: Incarnation(replica.incarnation),
+        tier: Tier::from_wire(u8::try_from(replica.tier).ok()?)?,
+    })
+}

@@ -1,0 +1,99 @@
+//! The store as the fabric's block service: statuses instead of errors, nothing else.
+
+use std::time::Instant;
+
+use hearth_cluster::Cluster;
+use hearth_fabric::{BlockService, BlockStatus, GetHit, PeerInfo, PutAck, PutRequest, TierBits};
+use hearth_proto::limits::BLOCK_BYTES_MAX;
+use hearth_proto::{BlockId, BlockKey, Incarnation, NamespaceId, Tier};
+use hearth_store::{
+    GetError, GetOutcome, Lease, MissReason, PutError, PutMeta, ReserveError, SlotMut, Store,
+};
+
+use crate::identity::Member;
+
+/// One node's blocks, as the data plane serves them.
+pub(crate) struct StoreService {
+    pub(crate) store: Store,
+    pub(crate) cluster: Cluster,
+    pub(crate) member: Member,
+}
+
+impl BlockService for StoreService {
+    type Lease = Lease;
+    type Slot = SlotMut;
+
+    fn hello(&self) -> PeerInfo {
+        PeerInfo {
+            node_id: self.member.node_id,
+            incarnation: self.cluster.incarnation().unwrap_or(Incarnation(0)),
+            cluster_id: self.member.cluster_id,
+            block_bytes_max: BLOCK_BYTES_MAX,
+        }
+    }
+
+    async fn get(
+        &self,
+        namespace: NamespaceId,
+        key: BlockKey,
+        deadline: Instant,
+    ) -> Result<GetHit<Lease>, BlockStatus> {
+        let id = BlockId { namespace, key };
+        match self.store.get(&id, deadline).await {
+            Ok(GetOutcome::Hit(lease)) => {
+                Ok(GetHit { tier: lease.tier(), generation: lease.generation(), crc32: lease.crc32(), lease })
+            }
+            Ok(GetOutcome::Miss(MissReason::Corrupt)) => Err(BlockStatus::Corrupt),
+            Ok(GetOutcome::Miss(MissReason::Unreadable)) => Err(BlockStatus::IoError),
+            Ok(GetOutcome::Miss(_)) => Err(BlockStatus::Miss),
+            Err(GetError::Deadline) => Err(BlockStatus::DeadlineExceeded),
+            Err(_) => Err(BlockStatus::ShuttingDown),
+        }
+    }
+
+    async fn reserve(&self, _: NamespaceId, len: usize, deadline: Instant) -> Result<SlotMut, BlockStatus> {
+        self.store.reserve(len, deadline).await.map_err(|error| match error {
+            ReserveError::TooLarge { .. } => BlockStatus::TooLarge,
+            ReserveError::Deadline => BlockStatus::Full,
+            _ => BlockStatus::ShuttingDown,
+        })
+    }
+
+    async fn put(
+        &self,
+        namespace: NamespaceId,
+        request: PutRequest,
+        slot: SlotMut,
+        deadline: Instant,
+    ) -> Result<PutAck, BlockStatus> {
+        let id = BlockId { namespace, key: request.key };
+        let meta = PutMeta { crc32: request.crc32, retention: request.retention, depth: request.depth };
+        match self.store.put(id, slot, meta, request.ack, deadline).await {
+            Ok(outcome) => Ok(PutAck { generation: outcome.generation, existed: outcome.existed }),
+            Err(error) => Err(put_status(&error)),
+        }
+    }
+
+    fn contains(&self, namespace: NamespaceId, key: BlockKey) -> TierBits {
+        let tiers = self.store.contains(&BlockId { namespace, key });
+        [(tiers.host, Tier::Host), (tiers.nvme, Tier::Nvme)]
+            .into_iter()
+            .filter(|(held, _)| *held)
+            .fold(TierBits::NONE, |bits, (_, tier)| bits.with(tier))
+    }
+
+    async fn remove(&self, namespace: NamespaceId, key: BlockKey) -> BlockStatus {
+        if self.store.remove(&BlockId { namespace, key }).await { BlockStatus::Ok } else { BlockStatus::Miss }
+    }
+}
+
+fn put_status(error: &PutError) -> BlockStatus {
+    match error {
+        PutError::ChecksumMismatch { .. } => BlockStatus::Corrupt,
+        PutError::Overloaded => BlockStatus::Overloaded,
+        PutError::UnknownDurability => BlockStatus::DeadlineExceeded,
+        PutError::NotDurable => BlockStatus::IoError,
+        PutError::Closed => BlockStatus::ShuttingDown,
+        _ => BlockStatus::BadRequest,
+    }
+}

@@ -1,0 +1,367 @@
+//! What hearthd is told: flags over environment over TOML file over defaults.
+//!
+//! Owns reading and checking the settings; opens nothing but the file it is given.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use hearth_proto::{ClusterId, limits};
+use serde::Deserialize;
+
+/// The KV-cache store of one node. With no arguments: a whole single-node cluster on loopback.
+#[derive(Debug, Default, Parser)]
+#[command(
+    name = "hearthd",
+    version,
+    about,
+    after_help = "Settings are taken from flags, then HEARTH_* variables, then the file, then defaults.\n\n\
+    Examples:\n  hearthd                                       a single-node cluster on 127.0.0.1:7400\n  \
+    hearthd --data-dir /data/b --listen 127.0.0.1:7410 --data-listen 127.0.0.1:7411 \\\n          \
+    --http-listen 127.0.0.1:7412 --join 127.0.0.1:7400   a second node on the same host"
+)]
+pub struct Flags {
+    /// TOML file with the same names as the flags, written with underscores.
+    #[arg(long, env = "HEARTH_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+    /// Prints the settings that result and exits.
+    #[arg(long)]
+    pub print_config: bool,
+}
+
+/// The settings as they may stand in a file, in the environment or on the command line.
+#[derive(Debug, Default, Clone, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields, default)]
+struct Settings {
+    /// Name of this node; fixed by the first start. Default: node-<port of --listen>.
+    #[arg(long, env = "HEARTH_NAME")]
+    name: Option<String>,
+    /// Folder of everything this node keeps. Default: $XDG_DATA_HOME/hearth or ~/.local/share/hearth.
+    #[arg(long, env = "HEARTH_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Address of the gRPC services (directory, admin, Raft). Default: 127.0.0.1:7400.
+    #[arg(long, env = "HEARTH_LISTEN", value_name = "IP:PORT")]
+    listen: Option<String>,
+    /// Address of the block service. Default: 127.0.0.1:7401.
+    #[arg(long, env = "HEARTH_DATA_LISTEN", value_name = "IP:PORT")]
+    data_listen: Option<String>,
+    /// Address of /livez, /readyz, /metrics and /version. Default: 127.0.0.1:7402.
+    #[arg(long, env = "HEARTH_HTTP_LISTEN", value_name = "IP:PORT")]
+    http_listen: Option<String>,
+    /// Host name or address that others use to reach this node. Default: the one it listens on.
+    #[arg(long, env = "HEARTH_ADVERTISE_HOST", value_name = "HOST")]
+    advertise_host: Option<String>,
+    /// Any member of the cluster to join (its --listen address); used at the first start only.
+    #[arg(long, env = "HEARTH_JOIN", value_name = "HOST:PORT")]
+    join: Option<String>,
+    /// The cluster that this node must belong to; refuses to join or start in any other.
+    #[arg(long, env = "HEARTH_CLUSTER_ID", value_name = "HEX")]
+    cluster_id: Option<String>,
+    /// Memory for blocks. Default: 1GiB.
+    #[arg(long, env = "HEARTH_HOST_CAPACITY", value_name = "SIZE")]
+    host_capacity: Option<String>,
+    /// Disk space for blocks; 0 keeps none on disk. Default: 8GiB.
+    #[arg(long, env = "HEARTH_NVME_CAPACITY", value_name = "SIZE")]
+    nvme_capacity: Option<String>,
+    /// Serves beyond loopback without TLS: anyone who reaches the port can read and write every block.
+    #[arg(long, env = "HEARTH_INSECURE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    insecure: Option<bool>,
+}
+
+/// The settings in force, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name asked for, if one was given.
+    pub name: Option<String>,
+    /// Folder of everything this node keeps.
+    pub data_dir: PathBuf,
+    /// Address of the gRPC services.
+    pub listen: SocketAddr,
+    /// Address of the block service.
+    pub data_listen: SocketAddr,
+    /// Address of health and metrics.
+    pub http_listen: SocketAddr,
+    /// What others reach this node by, when not the address it listens on.
+    pub advertise_host: Option<String>,
+    /// Member to join at the first start.
+    pub join: Option<String>,
+    /// The cluster that this node must belong to.
+    pub cluster_id: Option<ClusterId>,
+    /// Size of the arena in bytes.
+    pub host_capacity_bytes: u64,
+    /// Size of the slabs in bytes; 0 is none.
+    pub nvme_capacity_bytes: u64,
+    /// Whether serving beyond loopback without TLS was allowed.
+    pub insecure: bool,
+}
+
+/// Settings that cannot be used, with the setting and the mend named.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the settings file {}: {source}; check --config", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML of this form.
+    #[error("the settings file {} is not valid: {source}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Where and why, with the names that exist.
+        source: toml::de::Error,
+    },
+    /// One value is wrong.
+    #[error("{setting}: {problem}")]
+    Value {
+        /// The flag.
+        setting: &'static str,
+        /// What is wrong and how to mend it.
+        problem: String,
+    },
+    /// Binding beyond loopback without TLS.
+    #[error(
+        "{setting} {address} is reachable from other machines, and this build serves without TLS: \
+         anyone who reaches it could read and write every block. Bind to 127.0.0.1, or accept that with --insecure"
+    )]
+    Exposed {
+        /// The flag.
+        setting: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+}
+
+impl Config {
+    /// Merges flags (with their environment) over the file over the defaults, and checks the result.
+    ///
+    /// # Errors
+    /// [`ConfigError`], each naming the setting and the mend.
+    pub fn resolve(flags: Flags) -> Result<Self, ConfigError> {
+        let file = match &flags.config {
+            Some(path) => read_file(path)?,
+            None => Settings::default(),
+        };
+        Self::check(flags.settings.over(file))
+    }
+
+    fn check(s: Settings) -> Result<Self, ConfigError> {
+        let config = Self {
+            name: s.name.map(checked_name).transpose()?,
+            data_dir: s.data_dir.map_or_else(default_data_dir, Ok)?,
+            listen: address("--listen", s.listen, "127.0.0.1:7400")?,
+            data_listen: address("--data-listen", s.data_listen, "127.0.0.1:7401")?,
+            http_listen: address("--http-listen", s.http_listen, "127.0.0.1:7402")?,
+            advertise_host: s.advertise_host,
+            join: s.join.map(checked_join).transpose()?,
+            cluster_id: s
+                .cluster_id
+                .map(|text| text.parse().map_err(|e| value("--cluster-id", &e)))
+                .transpose()?,
+            host_capacity_bytes: size("--host-capacity", s.host_capacity, 1 << 30)?,
+            nvme_capacity_bytes: size("--nvme-capacity", s.nvme_capacity, 8 << 30)?,
+            insecure: s.insecure.unwrap_or(false),
+        };
+        config.refuse_small_capacities()?;
+        config.refuse_exposure()?;
+        Ok(config)
+    }
+
+    fn refuse_small_capacities(&self) -> Result<(), ConfigError> {
+        let min = limits::ARENA_BYTES_MIN;
+        for (setting, bytes, zero_is_none) in [
+            ("--host-capacity", self.host_capacity_bytes, false),
+            ("--nvme-capacity", self.nvme_capacity_bytes, true),
+        ] {
+            if bytes < min && !(zero_is_none && bytes == 0) {
+                let problem = format!("{bytes} bytes are too few; give at least {} MiB", min >> 20);
+                return Err(ConfigError::Value { setting, problem });
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse_exposure(&self) -> Result<(), ConfigError> {
+        let listeners = [
+            ("--listen", self.listen),
+            ("--data-listen", self.data_listen),
+            ("--http-listen", self.http_listen),
+        ];
+        match listeners.into_iter().find(|(_, address)| !address.ip().is_loopback()) {
+            Some((setting, address)) if !self.insecure => Err(ConfigError::Exposed { setting, address }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether any listener is reachable from other machines.
+    pub fn exposed(&self) -> bool {
+        [self.listen, self.data_listen, self.http_listen].iter().any(|a| !a.ip().is_loopback())
+    }
+
+    /// The settings as a TOML file would say them.
+    pub fn to_toml(&self) -> String {
+        let mut table = toml::Table::new();
+        let mut text = |name: &str, value: String| table.insert(name.into(), value.into());
+        text("data_dir", self.data_dir.display().to_string());
+        text("listen", self.listen.to_string());
+        text("data_listen", self.data_listen.to_string());
+        text("http_listen", self.http_listen.to_string());
+        text("host_capacity", self.host_capacity_bytes.to_string());
+        text("nvme_capacity", self.nvme_capacity_bytes.to_string());
+        for (name, value) in
+            [("name", &self.name), ("join", &self.join), ("advertise_host", &self.advertise_host)]
+        {
+            if let Some(value) = value {
+                text(name, value.clone());
+            }
+        }
+        if let Some(id) = self.cluster_id {
+            text("cluster_id", id.to_string());
+        }
+        table.insert("insecure".into(), self.insecure.into());
+        table.to_string()
+    }
+}
+
+impl Settings {
+    fn over(self, lower: Self) -> Self {
+        Self {
+            name: self.name.or(lower.name),
+            data_dir: self.data_dir.or(lower.data_dir),
+            listen: self.listen.or(lower.listen),
+            data_listen: self.data_listen.or(lower.data_listen),
+            http_listen: self.http_listen.or(lower.http_listen),
+            advertise_host: self.advertise_host.or(lower.advertise_host),
+            join: self.join.or(lower.join),
+            cluster_id: self.cluster_id.or(lower.cluster_id),
+            host_capacity: self.host_capacity.or(lower.host_capacity),
+            nvme_capacity: self.nvme_capacity.or(lower.nvme_capacity),
+            insecure: self.insecure.or(lower.insecure),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<Settings, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    toml::from_str(&text).map_err(|source| ConfigError::Malformed { path: path.to_owned(), source })
+}
+
+fn value(setting: &'static str, problem: &dyn std::fmt::Display) -> ConfigError {
+    ConfigError::Value { setting, problem: problem.to_string() }
+}
+
+fn address(setting: &'static str, given: Option<String>, default: &str) -> Result<SocketAddr, ConfigError> {
+    let text = given.as_deref().unwrap_or(default);
+    text.parse().map_err(|_| {
+        value(setting, &format!("{text:?} is not an address: write IP:PORT, such as 127.0.0.1:7400"))
+    })
+}
+
+fn size(setting: &'static str, given: Option<String>, default: u64) -> Result<u64, ConfigError> {
+    given.map_or(Ok(default), |text| hearth_proto::size::parse(&text).map_err(|e| value(setting, &e)))
+}
+
+fn checked_name(name: String) -> Result<String, ConfigError> {
+    let fits = (1..=64).contains(&name.len())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    if fits {
+        Ok(name)
+    } else {
+        let problem = format!("{name:?} is not a name: use 1 to 64 letters, digits, '-', '_' or '.'");
+        Err(ConfigError::Value { setting: "--name", problem })
+    }
+}
+
+fn checked_join(seed: String) -> Result<String, ConfigError> {
+    let has_port = seed.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains("//") && port.parse::<u16>().is_ok_and(|p| p != 0)
+    });
+    if has_port {
+        Ok(seed)
+    } else {
+        let problem = format!("{seed:?} is not an address: write HOST:PORT of a member's --listen");
+        Err(ConfigError::Value { setting: "--join", problem })
+    }
+}
+
+fn default_data_dir() -> Result<PathBuf, ConfigError> {
+    let from = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    from("XDG_DATA_HOME")
+        .or_else(|| from("HOME").map(|home| home.join(".local/share")))
+        .map(|base| base.join("hearth"))
+        .ok_or_else(|| {
+            value("--data-dir", &"neither XDG_DATA_HOME nor HOME is set; say where the data shall live")
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(arguments: &[&str]) -> Result<Config, ConfigError> {
+        let arguments = ["hearthd", "--data-dir", "d"].iter().chain(arguments);
+        Config::resolve(Flags::try_parse_from(arguments).expect("the flags exist"))
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), text).expect("the file is writable");
+        file
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let file = file("listen = '127.0.0.1:9000'\nhost_capacity = '256MiB'\n");
+        let path = file.path().to_str().expect("a printable path");
+        let config = resolve(&["--config", path, "--listen", "127.0.0.1:9100"]).expect("valid settings");
+        assert_eq!(config.listen.port(), 9100);
+        assert_eq!(config.host_capacity_bytes, 256 << 20);
+        assert_eq!(config.http_listen.port(), 7402);
+    }
+
+    #[test]
+    fn an_unknown_key_in_the_file_is_named_with_those_that_exist() {
+        let file = file("lisen = '127.0.0.1:9000'\n");
+        let path = file.path().to_str().expect("a printable path");
+        let error = resolve(&["--config", path]).expect_err("must be refused").to_string();
+        assert!(error.contains("lisen") && error.contains("data_listen"), "{error}");
+    }
+
+    #[test]
+    fn serving_beyond_loopback_needs_the_flag() {
+        let error = resolve(&["--data-listen", "0.0.0.0:1"]).expect_err("must be refused");
+        assert!(matches!(error, ConfigError::Exposed { setting: "--data-listen", .. }), "{error}");
+        assert!(resolve(&["--data-listen", "0.0.0.0:1", "--insecure"]).expect("accepted").exposed());
+    }
+
+    #[test]
+    fn each_bad_value_names_its_flag() {
+        for (flag, bad) in [
+            ("--listen", "localhost"),
+            ("--cluster-id", "xyz"),
+            ("--host-capacity", "lots"),
+            ("--host-capacity", "1MiB"),
+            ("--nvme-capacity", "1"),
+            ("--join", "nowhere"),
+            ("--name", "a b"),
+        ] {
+            let error = resolve(&[flag, bad]).expect_err(bad).to_string();
+            assert!(error.starts_with(flag), "{error}");
+        }
+    }
+
+    #[test]
+    fn printed_settings_read_back_the_same() {
+        let config = resolve(&["--name", "a", "--join", "h:1", "--insecure"]).expect("valid settings");
+        let file = file(&config.to_toml());
+        let path = file.path().to_str().expect("a printable path");
+        let again = resolve(&["--config", path]).expect("what was printed is valid");
+        assert_eq!(format!("{config:?}"), format!("{again:?}"));
+    }
+}

@@ -1,0 +1,140 @@
+//! The Directory and Admin services: what routers, clients and operators ask of this node.
+
+use std::time::Instant;
+
+use hearth_cluster::Cluster;
+use hearth_proto::limits::CHAIN_BLOCKS_MAX;
+use hearth_proto::v1::admin_server::Admin;
+use hearth_proto::v1::directory_server::Directory;
+use hearth_proto::{BlockId, BlockKey, NamespaceId, v1};
+use hearth_store::Store;
+use rustc_hash::FxHashSet;
+use tonic::{Request, Response, Status};
+
+use crate::identity::Member;
+
+/// Answers from the local directory and the local store; makes no call to another node.
+#[derive(Clone)]
+pub(crate) struct GrpcService {
+    pub(crate) cluster: Cluster,
+    pub(crate) store: Store,
+    pub(crate) member: Member,
+    pub(crate) started: Instant,
+}
+
+#[tonic::async_trait]
+impl Directory for GrpcService {
+    async fn lookup(
+        &self,
+        request: Request<v1::LookupRequest>,
+    ) -> Result<Response<v1::LookupResponse>, Status> {
+        let keys = keys_of(&request.into_inner())?;
+        let namespace = NamespaceId::DEFAULT;
+        let answer = self.cluster.lookup(namespace, &keys);
+        let mut named = FxHashSet::default();
+        let blocks = keys
+            .iter()
+            .zip(answer.replicas)
+            .map(|(&key, claimed)| {
+                let mut replicas = self.own_replicas(BlockId { namespace, key });
+                let elsewhere = claimed.into_iter().filter(|r| r.node != self.member.node_id);
+                replicas.extend(elsewhere.map(|r| v1::Replica {
+                    node_id: r.node.0,
+                    incarnation: r.incarnation.0,
+                    tier: i32::from(r.tier as u8),
+                }));
+                named.extend(replicas.iter().map(|r| r.node_id));
+                v1::BlockReplicas { replicas }
+            })
+            .collect();
+        let mut nodes = self.cluster.nodes();
+        nodes.retain(|node| named.contains(&node.node_id));
+        Ok(Response::new(v1::LookupResponse {
+            blocks,
+            applied_index: answer.applied.0,
+            staleness_ms: answer.staleness.as_millis() as u64,
+            node_id: self.member.node_id.0,
+            nodes,
+        }))
+    }
+
+    async fn nodes(&self, _: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {
+        Ok(Response::new(v1::NodesResponse {
+            cluster_id: self.member.cluster_id.0.to_vec().into(),
+            nodes: self.cluster.nodes(),
+            applied_index: self.control_applied(),
+            node_id: self.member.node_id.0,
+        }))
+    }
+}
+
+impl GrpcService {
+    /// What this node itself holds: newer than anything the directory says of it.
+    fn own_replicas(&self, id: BlockId) -> Vec<v1::Replica> {
+        let Some(incarnation) = self.cluster.incarnation() else {
+            return Vec::new();
+        };
+        let tiers = self.store.contains(&id);
+        let held = [(tiers.host, v1::Tier::Host), (tiers.nvme, v1::Tier::Nvme)];
+        held.into_iter()
+            .filter(|(holds, _)| *holds)
+            .map(|(_, tier)| v1::Replica {
+                node_id: self.member.node_id.0,
+                incarnation: incarnation.0,
+                tier: tier.into(),
+            })
+            .collect()
+    }
+
+    fn control_applied(&self) -> u64 {
+        self.cluster.groups().iter().find(|g| g.group_id == 0).map_or(0, |g| g.applied_index)
+    }
+}
+
+/// Checks a request's keys: bytes from a peer are parsed and refused, never trusted.
+fn keys_of(request: &v1::LookupRequest) -> Result<Vec<BlockKey>, Status> {
+    let count = request.keys.len();
+    if !(1..=CHAIN_BLOCKS_MAX).contains(&count) {
+        return Err(Status::invalid_argument(format!(
+            "a lookup names 1 to {CHAIN_BLOCKS_MAX} blocks, and this one names {count}; split the chain"
+        )));
+    }
+    request
+        .keys
+        .iter()
+        .map(|key| BlockKey::try_from(&key[..]).map_err(|e| Status::invalid_argument(e.to_string())))
+        .collect()
+}
+
+#[tonic::async_trait]
+impl Admin for GrpcService {
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+        let nodes = self.cluster.nodes();
+        let s = self.store.stats();
+        Ok(Response::new(v1::StatusResponse {
+            cluster_id: self.member.cluster_id.0.to_vec().into(),
+            node: nodes.into_iter().find(|node| node.node_id == self.member.node_id.0),
+            version: env!("CARGO_PKG_VERSION").into(),
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            groups: self.cluster.groups(),
+            store: Some(v1::StoreStatus {
+                host_capacity_bytes: s.host_capacity_bytes,
+                host_used_bytes: s.host_used_bytes,
+                host_blocks: s.host_blocks,
+                nvme_capacity_bytes: s.nvme_capacity_bytes,
+                nvme_used_bytes: s.nvme_used_bytes,
+                nvme_blocks: s.nvme_blocks,
+                gets_host: s.gets_host,
+                gets_nvme: s.gets_nvme,
+                gets_missed: s.gets_missed,
+                puts: s.puts,
+                put_bytes: s.put_bytes,
+                evicted_host: s.evicted_host,
+                evicted_nvme: s.evicted_nvme,
+                corrupt_blocks: s.corrupt_blocks,
+                io_errors: s.io_errors,
+                pending_writes: s.pending_writes,
+            }),
+        }))
+    }
+}

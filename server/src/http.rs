@@ -1,0 +1,58 @@
+//! Health, metrics and version over HTTP: `/livez /readyz /metrics /version`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Exported;
+use crate::node::Vitals;
+
+/// What the HTTP listener answers from.
+#[derive(Clone)]
+pub(crate) struct HttpState {
+    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) exported: Arc<Exported>,
+    pub(crate) prometheus: PrometheusHandle,
+}
+
+/// Serves until `shutdown` fires.
+pub(crate) async fn serve(
+    listener: tokio::net::TcpListener,
+    state: HttpState,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    let app = Router::new()
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/version", get(version))
+        .with_state(state);
+    axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await
+}
+
+async fn ready(State(state): State<HttpState>) -> (StatusCode, String) {
+    match state.vitals.not_ready_because() {
+        None => (StatusCode::OK, "ready\n".into()),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+    }
+}
+
+async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {
+    state.exported.refresh();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], state.prometheus.render())
+}
+
+async fn version() -> impl IntoResponse {
+    let body = serde_json::json!({
+        "name": "hearthd",
+        "version": env!("CARGO_PKG_VERSION"),
+        "data_format": crate::identity::FORMAT,
+    });
+    axum::Json(body)
+}

@@ -1,0 +1,13 @@
+//! hearthd: one node of Hearth. Wires the metadata plane, the block store and the fabric together
+//! and serves them by gRPC, the block service and HTTP. Holds no logic of the planes themselves.
+
+mod block_service;
+mod block_source;
+pub mod config;
+mod grpc;
+mod http;
+pub mod identity;
+mod metrics;
+mod node;
+
+pub use node::{Endpoints, Node, NodeError};

@@ -1,0 +1,74 @@
+//! What /metrics exports: the planes' own counters, read when they are asked for.
+
+use hearth_cluster::Cluster;
+use hearth_store::Store;
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+
+/// The sources of the exported figures.
+pub(crate) struct Exported {
+    store: Store,
+    cluster: Cluster,
+}
+
+impl Exported {
+    pub(crate) fn new(store: Store, cluster: Cluster) -> Self {
+        describe_gauge!("hearth_tier_capacity_bytes", "Bytes that a tier of this node can hold");
+        describe_gauge!("hearth_tier_used_bytes", "Bytes that a tier of this node holds");
+        describe_gauge!("hearth_tier_blocks", "Blocks that a tier of this node holds");
+        describe_counter!("hearth_gets_total", "Blocks asked of this node, by the tier that had them");
+        describe_counter!("hearth_puts_total", "Blocks stored on this node");
+        describe_counter!("hearth_put_bytes_total", "Payload bytes stored on this node");
+        describe_counter!("hearth_evicted_blocks_total", "Blocks evicted from a tier of this node");
+        describe_counter!(
+            "hearth_corrupt_blocks_total",
+            "Blocks refused because their bytes were not theirs"
+        );
+        describe_counter!("hearth_io_errors_total", "Failed reads and writes of the slabs");
+        describe_gauge!("hearth_pending_writes", "Blocks on their way to NVMe");
+        describe_gauge!("hearth_raft_term", "Term of a Raft group as this node knows it");
+        describe_gauge!("hearth_raft_leader", "Node that leads a Raft group; 0 when none is known");
+        describe_gauge!("hearth_raft_applied_index", "Last log index that this node applied");
+        describe_gauge!("hearth_directory_blocks", "Blocks that the directory knows a replica of");
+        describe_gauge!("hearth_nodes", "Nodes of the cluster by state");
+        Self { store, cluster }
+    }
+
+    /// Copies the counters of the planes into the exporter.
+    pub(crate) fn refresh(&self) {
+        self.refresh_store();
+        for group in self.cluster.groups() {
+            let label = [("group", group.group_id.to_string())];
+            gauge!("hearth_raft_term", &label).set(group.term as f64);
+            gauge!("hearth_raft_leader", &label).set(group.leader as f64);
+            gauge!("hearth_raft_applied_index", &label).set(group.applied_index as f64);
+            if group.group_id != 0 {
+                gauge!("hearth_directory_blocks", &label).set(group.blocks as f64);
+            }
+        }
+        let nodes = self.cluster.nodes();
+        for (state, label) in [(1, "up"), (2, "down"), (3, "draining"), (4, "removed")] {
+            let count = nodes.iter().filter(|node| node.state == state).count();
+            gauge!("hearth_nodes", "state" => label).set(count as f64);
+        }
+    }
+
+    fn refresh_store(&self) {
+        let s = self.store.stats();
+        for (tier, capacity, used, blocks, gets, evicted) in [
+            ("host", s.host_capacity_bytes, s.host_used_bytes, s.host_blocks, s.gets_host, s.evicted_host),
+            ("nvme", s.nvme_capacity_bytes, s.nvme_used_bytes, s.nvme_blocks, s.gets_nvme, s.evicted_nvme),
+        ] {
+            gauge!("hearth_tier_capacity_bytes", "tier" => tier).set(capacity as f64);
+            gauge!("hearth_tier_used_bytes", "tier" => tier).set(used as f64);
+            gauge!("hearth_tier_blocks", "tier" => tier).set(blocks as f64);
+            counter!("hearth_gets_total", "tier" => tier).absolute(gets);
+            counter!("hearth_evicted_blocks_total", "tier" => tier).absolute(evicted);
+        }
+        counter!("hearth_gets_total", "tier" => "none").absolute(s.gets_missed);
+        counter!("hearth_puts_total").absolute(s.puts);
+        counter!("hearth_put_bytes_total").absolute(s.put_bytes);
+        counter!("hearth_corrupt_blocks_total").absolute(s.corrupt_blocks);
+        counter!("hearth_io_errors_total").absolute(s.io_errors);
+        gauge!("hearth_pending_writes").set(s.pending_writes as f64);
+    }
+}

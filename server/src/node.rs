@@ -1,0 +1,338 @@
+//! One node: opens its parts in order, serves until told to stop, closes them in reverse.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use hearth_cluster::{Cluster, ClusterConfig, JoinRequest, NodeAddresses};
+use hearth_proto::limits::GRPC_MESSAGE_BYTES_MAX;
+use hearth_proto::v1::admin_server::AdminServer;
+use hearth_proto::v1::directory_server::DirectoryServer;
+use hearth_proto::{ClusterId, NodeId};
+use hearth_store::{NvmeConfig, Store, StoreConfig};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::block_service::StoreService;
+use crate::block_source::StoreSource;
+use crate::config::Config;
+use crate::grpc::GrpcService;
+use crate::http::{self, HttpState};
+use crate::identity::{DataDir, IdentityError, Member};
+use crate::metrics::Exported;
+
+/// How long a first start waits for the member that it was told to join.
+const JOIN_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a stopping node waits for requests in flight.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a node did not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// An address is taken or not of this machine.
+    #[error("cannot listen on {address} ({setting}): {source}; stop what uses it, or give another address")]
+    Bind {
+        /// The flag.
+        setting: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The block store cannot be opened.
+    #[error("cannot open the block store: {0}")]
+    Store(#[from] hearth_store::OpenError),
+    /// The cluster would not have this node, or could not be reached.
+    #[error("cannot join the cluster: {0}")]
+    Join(#[from] hearth_cluster::JoinError),
+    /// The metadata plane cannot be opened.
+    #[error("cannot open the metadata plane: {0}")]
+    Cluster(#[from] hearth_cluster::StartError),
+    /// The first node could not found its cluster.
+    #[error("cannot found a cluster: {0}")]
+    Found(#[from] hearth_cluster::FoundError),
+    /// This node must not go on as a member.
+    #[error("this node stopped serving: {0}")]
+    Member(#[from] hearth_cluster::MemberError),
+    /// A listener broke.
+    #[error("the {service} listener failed: {problem}")]
+    Listener {
+        /// Which one.
+        service: &'static str,
+        /// Why.
+        problem: String,
+    },
+    /// The metrics exporter could not be installed.
+    #[error("cannot install the metrics exporter: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
+}
+
+/// Where a running node answers.
+#[derive(Debug, Clone, Copy)]
+pub struct Endpoints {
+    /// The gRPC services.
+    pub control: SocketAddr,
+    /// The block service.
+    pub data: SocketAddr,
+    /// Health and metrics.
+    pub http: SocketAddr,
+}
+
+/// What /readyz asks.
+pub(crate) struct Vitals {
+    cluster: Cluster,
+    stopping: AtomicBool,
+}
+
+impl Vitals {
+    /// `None` when the node serves; otherwise what it waits for.
+    pub(crate) fn not_ready_because(&self) -> Option<&'static str> {
+        if self.stopping.load(Ordering::Relaxed) {
+            Some("stopping")
+        } else if !self.cluster.is_ready() {
+            Some("not registered with a leader of the cluster yet")
+        } else {
+            None
+        }
+    }
+}
+
+/// A running node.
+pub struct Node {
+    endpoints: Endpoints,
+    store: Store,
+    cluster: Cluster,
+    vitals: Arc<Vitals>,
+    stop: CancellationToken,
+    tasks: JoinSet<Result<(), NodeError>>,
+    _data_dir: DataDir,
+}
+
+struct Listeners {
+    control: TcpListener,
+    data: TcpListener,
+    http: TcpListener,
+}
+
+impl Node {
+    /// Opens every part and starts serving; returns once the node answers, ready or not.
+    ///
+    /// # Errors
+    /// [`NodeError`], each naming the part and the mend. What was opened is closed again.
+    pub async fn start(config: Config, stop: CancellationToken) -> Result<Self, NodeError> {
+        if config.exposed() {
+            tracing::warn!(
+                "--insecure: SERVING BEYOND LOOPBACK WITHOUT TLS. Anyone who reaches these ports can read and \
+                 write every block"
+            );
+        }
+        let listeners = Listeners::bind(&config).await?;
+        let endpoints = listeners.endpoints()?;
+        let default_name = format!("node-{}", endpoints.control.port());
+        let mut data_dir =
+            DataDir::open(&config.data_dir, config.name.as_deref(), &default_name, config.cluster_id)?;
+        let store = open_store(&config, &data_dir).await?;
+        let addresses = NodeAddresses {
+            control: advertised(&config, endpoints.control),
+            data: advertised(&config, endpoints.data),
+        };
+        let member = settle_membership(&config, &mut data_dir, &addresses).await?;
+        let cluster = Cluster::start(ClusterConfig {
+            dir: data_dir.path("meta"),
+            node_id: member.node_id,
+            cluster_id: member.cluster_id,
+            name: data_dir.identity().name.clone(),
+            boot_id: *uuid::Uuid::new_v4().as_bytes(),
+            addresses,
+            host_capacity_bytes: config.host_capacity_bytes,
+            nvme_capacity_bytes: config.nvme_capacity_bytes,
+        })
+        .await?;
+        let vitals = Arc::new(Vitals { cluster: cluster.clone(), stopping: AtomicBool::new(false) });
+        let tasks = JoinSet::new();
+        let mut node = Self { endpoints, store, cluster, vitals, stop, tasks, _data_dir: data_dir };
+        node.serve(listeners, member)?;
+        if member.founder {
+            node.cluster.found(node._data_dir.identity().uuid_bytes()).await?;
+        }
+        let (cluster, source) = (node.cluster.clone(), Arc::new(StoreSource(node.store.clone())));
+        let stop = node.stop.clone();
+        node.tasks.spawn(async move { Ok(cluster.run_member(source, stop).await?) });
+        tracing::info!(
+            cluster = %member.cluster_id, node = %member.node_id, name = %node._data_dir.identity().name,
+            grpc = %endpoints.control, blocks = %endpoints.data, http = %endpoints.http,
+            "hearthd serves"
+        );
+        Ok(node)
+    }
+
+    /// Where this node answers.
+    pub fn endpoints(&self) -> Endpoints {
+        self.endpoints
+    }
+
+    /// Serves until the stop token fires or a part fails, then drains and closes everything.
+    ///
+    /// # Errors
+    /// [`NodeError`] of the part that failed first.
+    pub async fn run_until_stopped(mut self) -> Result<(), NodeError> {
+        let outcome = tokio::select! {
+            () = self.stop.cancelled() => Ok(()),
+            ended = self.tasks.join_next() => self.unexpected_end(ended),
+        };
+        self.vitals.stopping.store(true, Ordering::Relaxed);
+        self.stop.cancel();
+        let drain = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN_PATIENCE, drain).await.is_err() {
+            tracing::warn!("some requests did not end within {DRAIN_PATIENCE:?}; they are cut off");
+            self.tasks.abort_all();
+        }
+        self.cluster.shutdown().await;
+        self.store.close().await;
+        tracing::info!("stopped");
+        outcome
+    }
+
+    fn unexpected_end(
+        &self,
+        ended: Option<Result<Result<(), NodeError>, tokio::task::JoinError>>,
+    ) -> Result<(), NodeError> {
+        match ended {
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => Err(NodeError::Listener { service: "server", problem: panic.to_string() }),
+            None => Ok(()),
+        }
+    }
+
+    fn serve(&mut self, listeners: Listeners, member: Member) -> Result<(), NodeError> {
+        let Listeners { control, data, http } = listeners;
+        let grpc = GrpcService {
+            cluster: self.cluster.clone(),
+            store: self.store.clone(),
+            member,
+            started: Instant::now(),
+        };
+        let routes = self
+            .cluster
+            .services()
+            .add_service(DirectoryServer::new(grpc.clone()).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+            .add_service(AdminServer::new(grpc));
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tonic::transport::Server::builder()
+                .http2_keepalive_interval(Some(Duration::from_secs(5)))
+                .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+                .tcp_nodelay(true)
+                .add_routes(routes)
+                .serve_with_incoming_shutdown(TcpListenerStream::new(control), stop.cancelled_owned())
+                .await
+                .map_err(|e| NodeError::Listener { service: "gRPC", problem: e.to_string() })
+        });
+        let blocks =
+            Arc::new(StoreService { store: self.store.clone(), cluster: self.cluster.clone(), member });
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            hearth_fabric::serve_tcp(data, blocks, stop).await;
+            Ok(())
+        });
+        let state = HttpState {
+            vitals: self.vitals.clone(),
+            exported: Arc::new(Exported::new(self.store.clone(), self.cluster.clone())),
+            prometheus: PrometheusBuilder::new().install_recorder()?,
+        };
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            http::serve(http, state, stop)
+                .await
+                .map_err(|e| NodeError::Listener { service: "HTTP", problem: e.to_string() })
+        });
+        Ok(())
+    }
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self, NodeError> {
+        let bind = async |setting, address| {
+            TcpListener::bind(address).await.map_err(|source| NodeError::Bind { setting, address, source })
+        };
+        Ok(Self {
+            control: bind("--listen", config.listen).await?,
+            data: bind("--data-listen", config.data_listen).await?,
+            http: bind("--http-listen", config.http_listen).await?,
+        })
+    }
+
+    fn endpoints(&self) -> Result<Endpoints, NodeError> {
+        let address = |listener: &TcpListener| {
+            listener.local_addr().map_err(|e| NodeError::Listener { service: "new", problem: e.to_string() })
+        };
+        Ok(Endpoints {
+            control: address(&self.control)?,
+            data: address(&self.data)?,
+            http: address(&self.http)?,
+        })
+    }
+}
+
+fn advertised(config: &Config, bound: SocketAddr) -> String {
+    match &config.advertise_host {
+        Some(host) => format!("{host}:{}", bound.port()),
+        None => bound.to_string(),
+    }
+}
+
+async fn open_store(config: &Config, data_dir: &DataDir) -> Result<Store, NodeError> {
+    let nvme = (config.nvme_capacity_bytes > 0)
+        .then(|| NvmeConfig { dir: data_dir.path("blocks"), capacity_bytes: config.nvme_capacity_bytes });
+    let store_config = StoreConfig { nvme, ..StoreConfig::in_memory(config.host_capacity_bytes) };
+    let opened = tokio::task::spawn_blocking(move || Store::open(store_config)).await;
+    let (store, recovery) = opened.expect("opening the store does not panic and is not cancelled")?;
+    tracing::info!(
+        blocks = recovery.blocks,
+        bytes = recovery.bytes,
+        dropped = recovery.dropped,
+        elapsed_us = recovery.elapsed.as_micros() as u64,
+        "block store open"
+    );
+    Ok(store)
+}
+
+/// The node's place in its cluster: the one recorded, the one granted by a member, or the first.
+async fn settle_membership(
+    config: &Config,
+    data_dir: &mut DataDir,
+    addresses: &NodeAddresses,
+) -> Result<Member, NodeError> {
+    if let Some(member) = data_dir.identity().member {
+        if config.join.is_some() {
+            tracing::info!(cluster = %member.cluster_id, "already a member: --join is not needed any more");
+        }
+        return Ok(member);
+    }
+    let member = match &config.join {
+        Some(seed) => {
+            let request = JoinRequest {
+                node_uuid: data_dir.identity().uuid_bytes(),
+                name: data_dir.identity().name.clone(),
+                addresses: addresses.clone(),
+                expected_cluster: config.cluster_id,
+            };
+            let grant = hearth_cluster::request_join(seed, request, Instant::now() + JOIN_PATIENCE).await?;
+            Member { cluster_id: grant.cluster_id, node_id: grant.node_id, founder: false }
+        }
+        None => Member {
+            cluster_id: config.cluster_id.unwrap_or_else(|| ClusterId(*uuid::Uuid::new_v4().as_bytes())),
+            node_id: NodeId(1),
+            founder: true,
+        },
+    };
+    data_dir.become_member(member)?;
+    Ok(member)
+}

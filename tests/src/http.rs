@@ -1,0 +1,26 @@
+//! The least of HTTP that asking a health endpoint needs.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Fetches `path` from a loopback port; returns the status code and the body.
+///
+/// # Errors
+/// Any I/O error, `TimedOut` after `patience`, `InvalidData` if the answer is not HTTP.
+pub async fn http_get(port: u16, path: &str, patience: Duration) -> io::Result<(u16, String)> {
+    let fetch = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let not_http = || io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP");
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(not_http)?;
+        let (_, body) = answer.split_once("\r\n\r\n").ok_or_else(not_http)?;
+        Ok((status, body.to_owned()))
+    };
+    tokio::time::timeout(patience, fetch).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}

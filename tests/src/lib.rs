@@ -1,0 +1,12 @@
+//! Real hearthd processes on loopback, for the end-to-end tests, the chaos runs and the benchmarks.
+
+pub mod blocks;
+mod cluster;
+mod http;
+mod node;
+mod ports;
+
+pub use cluster::{ClusterOptions, TestCluster};
+pub use http::http_get;
+pub use node::{NodeOptions, NodeProcess, hearthd_binary, sibling_binary};
+pub use ports::free_port;

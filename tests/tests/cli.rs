@@ -1,0 +1,147 @@
+//! The `hearth` program against a real cluster: answers, documents, exit statuses.
+
+use std::process::Command;
+
+use hearth_tests::{ClusterOptions, TestCluster, http_get, sibling_binary};
+use serde_json::Value;
+
+struct Run {
+    code: Option<i32>,
+    out: Vec<u8>,
+    error: String,
+}
+
+impl Run {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.out)
+            .unwrap_or_else(|e| panic!("not JSON ({e}): {}", String::from_utf8_lossy(&self.out)))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.out).into_owned()
+    }
+}
+
+fn hearth(address: &str, arguments: &[&str]) -> Run {
+    let output = Command::new(sibling_binary("hearth").expect("hearth is built"))
+        .args(["--addr", address])
+        .args(arguments)
+        .output()
+        .expect("hearth runs");
+    Run {
+        code: output.status.code(),
+        out: output.stdout,
+        error: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_goes_in_and_comes_out_the_same() {
+    let cluster = TestCluster::start(ClusterOptions::default()).await.expect("three nodes start");
+    let (here, there) = (cluster.nodes[0].control_address(), cluster.nodes[1].control_address());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (source, copy) = (folder.path().join("kv.bin"), folder.path().join("copy.bin"));
+    let content: Vec<u8> = (0..2_500_001u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    std::fs::write(&source, &content).expect("writable");
+    let source = source.to_str().expect("a printable path");
+
+    let put = hearth(&here, &["put", source, "--block-bytes", "512KiB", "-o", "json"]);
+    assert_eq!(put.code, Some(0), "{}", put.error);
+    let document = put.json();
+    let hashes: Vec<&str> =
+        document["blocks"].as_array().expect("a list").iter().filter_map(|b| b["hash"].as_str()).collect();
+    assert_eq!(hashes.len(), 5);
+
+    let mut arguments = vec!["get", "--out", copy.to_str().expect("a printable path")];
+    arguments.extend(&hashes);
+    let mut got = hearth(&there, &arguments);
+    for _ in 0..100 {
+        if got.code == Some(0) {
+            break;
+        }
+        // The directory has not told the other node yet; each try is a whole process.
+        got = hearth(&there, &arguments);
+    }
+    assert_eq!(got.code, Some(0), "{}{}", got.text(), got.error);
+    assert!(std::fs::read(&copy).expect("it was written") == content, "the copy differs");
+
+    let mut arguments = vec!["locate", "-o", "json"];
+    arguments.extend(&hashes);
+    let located = hearth(&there, &arguments);
+    assert_eq!(located.code, Some(0), "{}", located.error);
+    assert_eq!(located.json()["held_prefix"], 5);
+
+    let again = hearth(&here, &["put", source, "--block-bytes", "512KiB", "-o", "json"]);
+    assert!(
+        again.json()["blocks"].as_array().expect("a list").iter().all(|b| b["existed"] == true),
+        "INV-IDEMPOTENT: a repeated put finds its blocks"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_has_an_exit_status_of_its_own() {
+    let cluster =
+        TestCluster::start(ClusterOptions { nodes: 1, ..Default::default() }).await.expect("a node starts");
+    let address = cluster.nodes[0].control_address();
+    let absent = "00112233445566778899aabbccddeeff";
+    for command in ["get", "locate"] {
+        let run = hearth(&address, &[command, absent]);
+        assert_eq!(run.code, Some(3), "{command}: {}{}", run.text(), run.error);
+    }
+    assert!(hearth(&address, &["get", absent]).text().contains("not_stored"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_and_nodes_agree_with_the_processes() {
+    let mut cluster = TestCluster::start(ClusterOptions::default()).await.expect("three nodes start");
+    let address = cluster.nodes[0].control_address();
+    let nodes = hearth(&address, &["nodes", "-o", "json"]).json();
+    let listed = nodes["nodes"].as_array().expect("a list");
+    assert_eq!(listed.len(), 3);
+    assert!(listed.iter().all(|n| n["state"] == "up" && n["voter"] == true), "{nodes}");
+    let status = hearth(&address, &["status", "-o", "json"]);
+    assert_eq!(status.code, Some(0), "{}", status.error);
+    let table = hearth(&address, &["status"]).text();
+    assert!(table.contains("GROUP") && table.contains("LEADER"), "{table}");
+
+    cluster.nodes[2].kill().expect("node 2 was running");
+    let status = hearth(&address, &["status", "-o", "json"]);
+    assert_eq!(status.code, Some(4), "a node that does not answer shows in the exit status");
+    let silent =
+        status.json()["nodes"].as_array().expect("a list").iter().filter(|n| n["error"].is_string()).count();
+    assert_eq!(silent, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_metrics_and_version_are_served() {
+    let cluster =
+        TestCluster::start(ClusterOptions { nodes: 1, ..Default::default() }).await.expect("a node starts");
+    let patience = std::time::Duration::from_secs(5);
+    let port = cluster.nodes[0].http_port;
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(http_get(port, path, patience).await.expect("it answers").0, 200, "{path}");
+    }
+    let (code, metrics) = http_get(port, "/metrics", patience).await.expect("it answers");
+    assert_eq!(code, 200);
+    for name in ["hearth_gets_total", "hearth_tier_capacity_bytes{tier=\"host\"}", "hearth_raft_leader"] {
+        assert!(metrics.contains(name), "{name} is not in:\n{metrics}");
+    }
+    let (code, version) = http_get(port, "/version", patience).await.expect("it answers");
+    assert_eq!(code, 200);
+    assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+    assert_eq!(http_get(port, "/nothing", patience).await.expect("it answers").0, 404);
+}
+
+#[test]
+fn every_command_teaches_and_every_shell_completes() {
+    let help = hearth("127.0.0.1:1", &["--help"]);
+    assert!(help.text().contains("Exit status"), "{}", help.text());
+    for command in ["status", "nodes", "put", "get", "locate", "replay", "completion"] {
+        let help = hearth("127.0.0.1:1", &[command, "--help"]);
+        assert_eq!(help.code, Some(0), "{command}: {}", help.error);
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = hearth("127.0.0.1:1", &["completion", shell]);
+        assert!(script.code == Some(0) && script.text().contains("locate"), "{shell}");
+    }
+}
