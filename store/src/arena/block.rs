@@ -1,0 +1,123 @@
+//! A block in the arena and the leases on it.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use hearth_proto::{Generation, Tier};
+
+use super::Slot;
+
+/// A filled slot. Its bytes never change again.
+pub(crate) struct HostBlock {
+    slot: Slot,
+    generation: Generation,
+    crc32: u32,
+    /// Leases alive. While there is one the block is no victim; the memory itself lives as long as
+    /// anyone holds the block.
+    leases: AtomicU32,
+}
+
+impl HostBlock {
+    pub(crate) fn new(slot: Slot, generation: Generation, crc32: u32) -> Self {
+        Self { slot, generation, crc32, leases: AtomicU32::new(0) }
+    }
+
+    pub(crate) fn slot(&self) -> &Slot {
+        &self.slot
+    }
+
+    pub(crate) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    pub(crate) fn crc32(&self) -> u32 {
+        self.crc32
+    }
+
+    pub(crate) fn is_leased(&self) -> bool {
+        self.leases.load(Ordering::SeqCst) > 0
+    }
+}
+
+/// Shared, read-only access to the bytes of one block.
+///
+/// *Invariants*: the bytes are exactly those that were put (INV-BYTES) and stay so, and the slot is not
+/// used for anything else while a lease lives, even if the block is evicted, removed, or the store
+/// closed.
+pub struct Lease {
+    block: Arc<HostBlock>,
+    tier: Tier,
+}
+
+impl Lease {
+    pub(crate) fn new(block: &Arc<HostBlock>, tier: Tier) -> Self {
+        block.leases.fetch_add(1, Ordering::SeqCst);
+        Self { block: Arc::clone(block), tier }
+    }
+
+    /// The number of the put that wrote the block.
+    pub fn generation(&self) -> Generation {
+        self.block.generation
+    }
+
+    /// Checksum of the payload.
+    pub fn crc32(&self) -> u32 {
+        self.block.crc32
+    }
+
+    /// Where the block was found: `Host`, or `Nvme` if it had to be read.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+}
+
+impl Clone for Lease {
+    fn clone(&self) -> Self {
+        Self::new(&self.block, self.tier)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.block.leases.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.block.slot.arena().made_room();
+        }
+    }
+}
+
+impl Deref for Lease {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.block.slot.payload()
+    }
+}
+
+impl AsRef<[u8]> for Lease {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("generation", &self.generation())
+            .field("tier", &self.tier)
+            .field("payload_len", &self.len())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leases_go_anywhere() {
+        fn goes_anywhere<T: Send + Sync + Clone + AsRef<[u8]> + 'static>() {}
+        goes_anywhere::<Lease>();
+    }
+}

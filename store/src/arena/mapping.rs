@@ -1,0 +1,93 @@
+//! The memory of the arena: a memfd mapped once, so that other doors can map the same bytes.
+#![allow(unsafe_code)] // Mapping memory has no safe form; this file is the only one that does it.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
+
+const NAME: &CStr = c"hearth-arena";
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// A shared, writable mapping of a memfd, unmapped on drop.
+pub(super) struct Mapping {
+    base: NonNull<u8>,
+    len_bytes: usize,
+    mapped_bytes: usize,
+    /// Kept open: whoever shares the arena maps it through this descriptor.
+    _memfd: OwnedFd,
+}
+
+// SAFETY: `Mapping` only hands out addresses; who may read or write through them is decided by the
+// owners of slots.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len_bytes` of zeroed memory, in huge pages if the system has them to spare.
+    pub(super) fn new(len_bytes: usize) -> io::Result<Self> {
+        let huge_bytes = len_bytes.next_multiple_of(HUGE_PAGE_BYTES);
+        match Self::map(len_bytes, huge_bytes, libc::MFD_HUGETLB | libc::MFD_HUGE_2MB) {
+            Ok(mapping) => Ok(mapping),
+            Err(error) => {
+                tracing::debug!(%error, "no reserved huge pages for the arena, using ordinary memory");
+                let mapping = Self::map(len_bytes, len_bytes, 0)?;
+                mapping.advise_huge();
+                Ok(mapping)
+            }
+        }
+    }
+
+    pub(super) fn len_bytes(&self) -> usize {
+        self.len_bytes
+    }
+
+    /// The address of a byte.
+    pub(super) fn at(&self, offset: usize) -> *mut u8 {
+        assert!(offset < self.len_bytes, "an address within the arena");
+        self.base.as_ptr().wrapping_add(offset)
+    }
+
+    fn map(len_bytes: usize, mapped_bytes: usize, flags: libc::c_uint) -> io::Result<Self> {
+        // SAFETY: the name is a C string.
+        let fd = unsafe { libc::memfd_create(NAME.as_ptr(), libc::MFD_CLOEXEC | flags) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call above made this descriptor and nobody else knows it.
+        let memfd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let size = libc::off_t::try_from(mapped_bytes).map_err(io::Error::other)?;
+        // SAFETY: the descriptor is open; the call touches no memory.
+        if unsafe { libc::ftruncate(memfd.as_raw_fd(), size) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing that exists.
+        let base = unsafe {
+            libc::mmap(ptr::null_mut(), mapped_bytes, protection, libc::MAP_SHARED, memfd.as_raw_fd(), 0)
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mapped at the null address"))?;
+        Ok(Self { base, len_bytes, mapped_bytes, _memfd: memfd })
+    }
+
+    fn advise_huge(&self) {
+        // SAFETY: the range is this mapping, and the advice changes no contents.
+        let rc = unsafe { libc::madvise(self.base.as_ptr().cast(), self.mapped_bytes, libc::MADV_HUGEPAGE) };
+        if rc != 0 {
+            let error = io::Error::last_os_error();
+            tracing::debug!(%error, "the kernel does not back the arena with huge pages");
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `map` and every slot, which alone uses it, keeps the arena and
+        // so this mapping alive.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.mapped_bytes) };
+    }
+}

@@ -1,0 +1,168 @@
+//! The arena: one memory region cut into extents and slots, and the leases that keep slots alive.
+//!
+//! A slot has one exclusive owner while it is filled ([`SlotMut`]), then becomes an immutable block that
+//! any number of [`Lease`]s share. Its memory returns to the arena when the last owner is gone, whoever
+//! that is: the index, a lease, or the disk thread in the middle of a transfer.
+
+mod block;
+mod mapping;
+mod slot;
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hearth_proto::limits::{FIXED_BUFFER_BYTES_MAX, SECTOR_BYTES};
+use tokio::sync::{Notify, Semaphore};
+
+pub(crate) use block::HostBlock;
+pub use block::Lease;
+use mapping::Mapping;
+pub(crate) use slot::Slot;
+pub use slot::SlotMut;
+
+use crate::error::OpenError;
+use crate::extents::{ExtentMap, class_of};
+use crate::sync::lock;
+
+pub(crate) struct Arena {
+    mapping: Mapping,
+    slots: Mutex<ExtentMap>,
+    piece_bytes: usize,
+    /// Tells the one who waits for room that a slot was released or became evictable.
+    room: Notify,
+    /// Those who wait for room, the first in line included.
+    waiting: AtomicUsize,
+    /// Lets one at a time wait for room, in the order of arrival.
+    turnstile: Semaphore,
+}
+
+impl Arena {
+    pub(crate) fn new(arena_bytes: u64, extent_bytes: usize) -> Result<Arc<Self>, OpenError> {
+        let extents = arena_bytes / extent_bytes as u64;
+        let bytes = usize::try_from(extents * extent_bytes as u64)
+            .map_err(|_| OpenError::Config { detail: "arena_bytes exceeds the address space".into() })?;
+        let mapping = Mapping::new(bytes).map_err(OpenError::io(format!("map an arena of {bytes} bytes")))?;
+        let extent_sectors =
+            u32::try_from(extent_bytes / SECTOR_BYTES).expect("checked with the configuration");
+        let mut slots = ExtentMap::new(extent_sectors);
+        for _ in 0..extents {
+            slots.grow();
+        }
+        Ok(Arc::new(Self {
+            mapping,
+            slots: Mutex::new(slots),
+            piece_bytes: FIXED_BUFFER_BYTES_MAX / extent_bytes * extent_bytes,
+            room: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            turnstile: Semaphore::new(1),
+        }))
+    }
+
+    /// Gives a free slot for a payload; evicts nothing.
+    pub(crate) fn allocate(self: &Arc<Self>, payload_len: usize) -> Option<SlotMut> {
+        let class = class_of(payload_len);
+        let given = lock(&self.slots).allocate(class)?;
+        Some(SlotMut::new(Slot::new(Arc::clone(self), given.sector, class, payload_len)))
+    }
+
+    pub(crate) fn slots(&self) -> &Mutex<ExtentMap> {
+        &self.slots
+    }
+
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.mapping.len_bytes() as u64
+    }
+
+    /// The pieces to register as fixed buffers. No slot spans two of them.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (*mut u8, usize)> {
+        let len = self.mapping.len_bytes();
+        (0..len)
+            .step_by(self.piece_bytes)
+            .map(move |at| (self.mapping.at(at), self.piece_bytes.min(len - at)))
+    }
+
+    /// The piece in which a slot lies.
+    pub(crate) fn piece_of(&self, sector: u32) -> usize {
+        sector as usize * SECTOR_BYTES / self.piece_bytes
+    }
+
+    pub(crate) fn anyone_waits(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// Lets the first in line try again. Called after anything that may have made room.
+    pub(crate) fn made_room(&self) {
+        if self.anyone_waits() {
+            self.room.notify_one();
+        }
+    }
+
+    /// Waits in line and then until `attempt` gives something, tried again whenever there may be room.
+    ///
+    /// Cancel safe: whoever gives up leaves the line.
+    pub(crate) async fn wait_for_room<T>(&self, mut attempt: impl FnMut() -> Option<T>) -> T {
+        let _waiting = Waiting::new(&self.waiting);
+        let _turn = self.turnstile.acquire().await.expect("the turnstile is never closed");
+        loop {
+            if let Some(given) = attempt() {
+                return given;
+            }
+            // A notification that came since the attempt began is kept, so none is missed.
+            self.room.notified().await;
+        }
+    }
+
+    fn release(&self, sector: u32) {
+        lock(&self.slots).release(sector);
+        self.made_room();
+    }
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::SeqCst);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_come_back_when_their_last_owner_goes() {
+        let arena = Arena::new(2 << 20, 1 << 20).unwrap();
+        let slot = arena.allocate(10_000).unwrap();
+        let other = arena.allocate(100).unwrap();
+        assert_eq!(lock(arena.slots()).used_bytes(), 4 * 4_096);
+        drop(slot);
+        let block = Arc::new(HostBlock::new(other.into_slot(), hearth_proto::Generation(1), 0));
+        let lease = Lease::new(&block, hearth_proto::Tier::Host);
+        drop(block);
+        assert_eq!(lock(arena.slots()).used_bytes(), 4_096);
+        drop(lease);
+        assert_eq!(lock(arena.slots()).used_bytes(), 0);
+    }
+
+    #[test]
+    fn slots_do_not_share_bytes() {
+        let arena = Arena::new(1 << 20, 1 << 20).unwrap();
+        let mut slots: Vec<_> = std::iter::from_fn(|| arena.allocate(8_000)).collect();
+        assert_eq!(slots.len(), 128);
+        for (n, slot) in slots.iter_mut().enumerate() {
+            slot.as_mut().fill(n as u8);
+        }
+        for (n, slot) in slots.iter().enumerate() {
+            assert!(slot.iter().all(|byte| *byte == n as u8), "slot {n} was overwritten");
+        }
+    }
+}

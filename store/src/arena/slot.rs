@@ -1,0 +1,161 @@
+//! One slot of the arena and its exclusive owner.
+#![allow(unsafe_code)] // Slots turn addresses of the arena into slices; ownership makes that sound.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::slice;
+use std::sync::Arc;
+
+use hearth_proto::limits::SECTOR_BYTES;
+
+use super::Arena;
+use crate::slab::{FOOTER_BYTES, Footer};
+
+/// A slot that was given out: payload, padding, footer. Returns to the arena on drop.
+///
+/// *Invariant*: no two `Slot`s of an arena overlap, so whoever owns one, or borrows it mutably, is alone
+/// with its bytes.
+pub(crate) struct Slot {
+    base: *mut u8,
+    arena: Arc<Arena>,
+    sector: u32,
+    class: u32,
+    payload_len: u32,
+}
+
+// SAFETY: a slot owns its bytes, which any thread may use, and its other fields are `Send`.
+unsafe impl Send for Slot {}
+// SAFETY: through a shared reference the bytes can only be read.
+unsafe impl Sync for Slot {}
+
+impl Slot {
+    pub(super) fn new(arena: Arc<Arena>, sector: u32, class: u32, payload_len: usize) -> Self {
+        let base = arena.mapping.at(sector as usize * SECTOR_BYTES);
+        let payload_len = u32::try_from(payload_len).expect("payloads are bounded by BLOCK_BYTES_MAX");
+        let slot = Self { base, arena, sector, class, payload_len };
+        assert!(payload_len as usize + FOOTER_BYTES <= slot.record_len(), "a slot holds payload and footer");
+        slot
+    }
+
+    pub(crate) fn arena(&self) -> &Arc<Arena> {
+        &self.arena
+    }
+
+    pub(crate) fn sector(&self) -> u32 {
+        self.sector
+    }
+
+    /// Sectors of the slot: the class it was taken from.
+    pub(crate) fn class(&self) -> u32 {
+        self.class
+    }
+
+    pub(crate) fn record_len(&self) -> usize {
+        self.class as usize * SECTOR_BYTES
+    }
+
+    /// The address of the record, for the ring: aligned to a sector, [`Slot::record_len`] bytes long.
+    ///
+    /// The kernel may read through it while the slot is shared, and write through it while it is owned
+    /// exclusively; the driver keeps the slot until the kernel is done.
+    pub(crate) fn record_address(&self) -> *mut u8 {
+        self.base
+    }
+
+    pub(crate) fn payload(&self) -> &[u8] {
+        // SAFETY: the slot's bytes are mapped and initialised (a memfd begins zeroed), and nobody writes
+        // them while `self` is borrowed: writing takes `&mut`.
+        unsafe { slice::from_raw_parts(self.base, self.payload_len as usize) }
+    }
+
+    fn payload_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `payload`, and `&mut self` makes this the only borrow of the slot's bytes.
+        unsafe { slice::from_raw_parts_mut(self.base, self.payload_len as usize) }
+    }
+
+    /// The bytes behind the payload: padding, then the footer.
+    fn tail(&self) -> &[u8] {
+        let start = self.base.wrapping_add(self.payload_len as usize);
+        // SAFETY: payload and tail make up the slot; otherwise as for `payload`.
+        unsafe { slice::from_raw_parts(start, self.record_len() - self.payload_len as usize) }
+    }
+
+    fn tail_mut(&mut self) -> &mut [u8] {
+        let start = self.base.wrapping_add(self.payload_len as usize);
+        // SAFETY: as for `tail`, and `&mut self` makes this the only borrow of the slot's bytes.
+        unsafe { slice::from_raw_parts_mut(start, self.record_len() - self.payload_len as usize) }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.arena.release(self.sector);
+    }
+}
+
+/// A slot that only its owner sees, to be filled with one payload.
+///
+/// *Shapes*: dereferences to exactly the bytes that were reserved, aligned to 4 KiB. What they hold
+/// before they are filled is unspecified. Dropping it frees the slot.
+pub struct SlotMut(Slot);
+
+impl SlotMut {
+    pub(crate) fn new(slot: Slot) -> Self {
+        Self(slot)
+    }
+
+    pub(crate) fn slot(&self) -> &Slot {
+        &self.0
+    }
+
+    pub(crate) fn into_slot(self) -> Slot {
+        self.0
+    }
+
+    /// Writes the footer, and zeroes between it and the payload: what a former owner left there is not
+    /// to reach the disk.
+    pub(crate) fn seal(&mut self, footer: &Footer) {
+        assert_eq!(footer.payload_len as usize, self.len(), "a footer describes its own record");
+        let tail = self.0.tail_mut();
+        let (padding, end) = tail.split_at_mut(tail.len() - FOOTER_BYTES);
+        padding.fill(0);
+        end.copy_from_slice(&footer.encode());
+    }
+
+    /// The bytes where the footer of a record is.
+    pub(crate) fn footer(&self) -> &[u8; FOOTER_BYTES] {
+        self.0.tail().last_chunk().expect("a slot ends with a footer")
+    }
+}
+
+impl Deref for SlotMut {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.payload()
+    }
+}
+
+impl DerefMut for SlotMut {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.0.payload_mut()
+    }
+}
+
+impl AsRef<[u8]> for SlotMut {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl AsMut<[u8]> for SlotMut {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self
+    }
+}
+
+impl fmt::Debug for SlotMut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SlotMut").field("payload_len", &self.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,73 @@
+//! What a store is opened with.
+
+use std::path::PathBuf;
+
+use hearth_proto::limits::{BLOCK_BYTES_MAX, EXTENT_BYTES, FIXED_BUFFER_BYTES_MAX, SECTOR_BYTES};
+
+use crate::error::OpenError;
+use crate::slab::FOOTER_BYTES;
+
+/// The sizes and places of one store.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Memory of the arena, rounded down to whole extents; at least one.
+    pub arena_bytes: u64,
+    /// Where the NVMe tier lies; `None` keeps blocks in memory alone.
+    pub nvme: Option<NvmeConfig>,
+    /// Unit in which memory and disk are given to a record size; a multiple of 4 KiB. It is fixed when
+    /// the NVMe tier is founded. A payload must fit into one extent together with its footer.
+    pub extent_bytes: usize,
+}
+
+/// Where the NVMe tier of a store lies.
+#[derive(Clone, Debug)]
+pub struct NvmeConfig {
+    /// Folder of the slab file and of the index; made if it is missing.
+    pub dir: PathBuf,
+    /// How far the slab file may grow, rounded down to whole extents. A file that is already longer
+    /// is used as it is.
+    pub capacity_bytes: u64,
+}
+
+impl StoreConfig {
+    /// An arena of `arena_bytes` without an NVMe tier, with extents of the default size.
+    pub fn in_memory(arena_bytes: u64) -> Self {
+        Self { arena_bytes, nvme: None, extent_bytes: EXTENT_BYTES }
+    }
+
+    /// The largest payload that this store takes.
+    pub(crate) fn payload_bytes_max(&self) -> usize {
+        BLOCK_BYTES_MAX.min(self.extent_bytes.saturating_sub(FOOTER_BYTES))
+    }
+
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
+        let refuse = |detail: String| Err(OpenError::Config { detail });
+        if self.extent_bytes == 0
+            || !self.extent_bytes.is_multiple_of(SECTOR_BYTES)
+            || self.extent_bytes > FIXED_BUFFER_BYTES_MAX
+        {
+            return refuse(format!(
+                "extent_bytes must be a multiple of {SECTOR_BYTES} up to {FIXED_BUFFER_BYTES_MAX}, got {}",
+                self.extent_bytes
+            ));
+        }
+        let extent_bytes = self.extent_bytes as u64;
+        if self.arena_bytes < extent_bytes {
+            return refuse(format!(
+                "arena_bytes must hold at least one extent of {extent_bytes} bytes, got {}",
+                self.arena_bytes
+            ));
+        }
+        let addressable = u64::from(u32::MAX) * SECTOR_BYTES as u64;
+        let nvme_bytes = self.nvme.as_ref().map_or(0, |nvme| nvme.capacity_bytes);
+        if self.arena_bytes > addressable || nvme_bytes > addressable {
+            return refuse(format!("a tier may have at most {addressable} bytes"));
+        }
+        if self.nvme.is_some() && nvme_bytes < extent_bytes {
+            return refuse(format!(
+                "nvme.capacity_bytes must hold at least one extent of {extent_bytes} bytes, got {nvme_bytes}"
+            ));
+        }
+        Ok(())
+    }
+}

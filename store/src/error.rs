@@ -1,0 +1,182 @@
+//! What can go wrong, one enum per operation.
+
+use std::io;
+use std::path::PathBuf;
+
+use hearth_proto::{Classified, ErrorKind};
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The configuration contradicts itself or a limit.
+    #[error("bad store configuration: {detail}")]
+    Config {
+        /// What is wrong and what is allowed.
+        detail: String,
+    },
+    /// Another process, or another store of this one, has the folder open.
+    #[error("the store at {dir} is in use by another process: {detail}")]
+    InUse {
+        /// The folder of the NVMe tier.
+        dir: PathBuf,
+        /// What the index said.
+        detail: String,
+    },
+    /// A newer version of Hearth wrote the folder.
+    #[error(
+        "the store at {dir} has format {found}, this version reads up to format {supported}: \
+         open it with a newer version of Hearth"
+    )]
+    NewerFormat {
+        /// The folder of the NVMe tier.
+        dir: PathBuf,
+        /// The format found there.
+        found: u32,
+        /// The newest format that this build reads.
+        supported: u32,
+    },
+    /// The store was founded with extents of another size.
+    #[error("the store at {dir} has extents of {found} bytes, the configuration asks for {asked}")]
+    ExtentBytesChanged {
+        /// The folder of the NVMe tier.
+        dir: PathBuf,
+        /// The size it was founded with.
+        found: u64,
+        /// The size in the configuration.
+        asked: u64,
+    },
+    /// The index cannot be read. The blocks are a cache: the folder may be deleted.
+    #[error("the index of the store at {dir} is damaged, delete the folder to start empty: {detail}")]
+    IndexDamaged {
+        /// The folder of the NVMe tier.
+        dir: PathBuf,
+        /// What is damaged.
+        detail: String,
+    },
+    /// The operating system refused something that the store cannot do without.
+    #[error("the store cannot {what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// The refusal.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
+
+impl Classified for OpenError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Config { .. } | Self::ExtentBytesChanged { .. } => ErrorKind::FixRequest,
+            Self::InUse { .. } => ErrorKind::Retry,
+            Self::NewerFormat { .. } | Self::IndexDamaged { .. } | Self::Io { .. } => ErrorKind::Stop,
+        }
+    }
+}
+
+/// Why no slot was given.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReserveError {
+    /// The payload can never fit.
+    #[error("a payload of {payload_len} bytes exceeds {limit_name} of {limit} bytes")]
+    TooLarge {
+        /// The length that was asked for.
+        payload_len: usize,
+        /// The largest that is possible.
+        limit: usize,
+        /// Which limit it is.
+        limit_name: &'static str,
+    },
+    /// Nothing could be evicted by the deadline: every slot is leased or waits to be written.
+    #[error("no slot became free by the deadline")]
+    Deadline,
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl Classified for ReserveError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::TooLarge { .. } => ErrorKind::FixRequest,
+            Self::Deadline => ErrorKind::Retry,
+            Self::Closed => ErrorKind::Reroute,
+        }
+    }
+}
+
+/// Why a put was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PutError {
+    /// The bytes in the slot are not those the caller took the checksum of. Nothing was stored.
+    #[error("the payload has crc32 {actual:08x}, the put said {expected:08x}")]
+    ChecksumMismatch {
+        /// The checksum the put named.
+        expected: u32,
+        /// The checksum of the bytes in the slot.
+        actual: u32,
+    },
+    /// The slot was reserved in another store. Nothing was stored.
+    #[error("the slot belongs to another store")]
+    ForeignSlot,
+    /// A durable put was asked of a store without an NVMe tier. Nothing was stored.
+    #[error("this store has no NVMe tier, so nothing can be durable")]
+    NoNvme,
+    /// The deadline passed before the block was taken. Nothing was stored.
+    #[error("the store was too busy to take the block by the deadline")]
+    Overloaded,
+    /// The deadline passed while the block was being made durable; it is in the arena and may yet
+    /// become durable. Putting it again is harmless and waits for the same write.
+    #[error("the block was not durable by the deadline; whether it becomes so is unknown")]
+    UnknownDurability,
+    /// The block is in the arena, and will not become durable: the device refused it or is full.
+    #[error("the block could not be made durable")]
+    NotDurable,
+    /// The block was removed while it was being made durable.
+    #[error("the block was removed before it was durable")]
+    Removed,
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl Classified for PutError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::ChecksumMismatch { .. } | Self::ForeignSlot | Self::NoNvme => ErrorKind::FixRequest,
+            Self::Overloaded | Self::UnknownDurability => ErrorKind::Retry,
+            Self::NotDurable | Self::Removed | Self::Closed => ErrorKind::Reroute,
+        }
+    }
+}
+
+/// Why a get gave neither bytes nor a miss.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GetError {
+    /// The block is stored but could not be read by the deadline.
+    #[error("the block could not be read by the deadline")]
+    Deadline,
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl Classified for GetError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Deadline => ErrorKind::Retry,
+            Self::Closed => ErrorKind::Reroute,
+        }
+    }
+}

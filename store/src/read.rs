@@ -1,0 +1,259 @@
+//! Gets: from the arena at once, from NVMe with one read however many ask.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hearth_proto::{BlockId, Generation, Tier};
+use tokio::sync::{oneshot, watch};
+
+use crate::arena::{HostBlock, Lease, SlotMut};
+use crate::core::Core;
+use crate::error::{GetError, ReserveError};
+use crate::index::NvmeReplica;
+use crate::nvme::Nvme;
+use crate::slab::Footer;
+use crate::space::Resident;
+use crate::store::{GetOutcome, MissReason, Store};
+use crate::sync::lock;
+
+/// Where a get has to go.
+enum Route {
+    Host(Lease),
+    /// Nobody reads the block yet: this get does.
+    Read(Record, watch::Sender<()>),
+    /// Somebody reads it: look again when that has ended.
+    Wait(watch::Receiver<()>),
+    Miss,
+}
+
+/// A record on NVMe as the index names it.
+#[derive(Clone, Copy)]
+struct Record {
+    resident: Resident,
+    sector: u32,
+    payload_len: u32,
+    crc32: u32,
+}
+
+/// What a record turned out to be.
+enum Judgement {
+    Good,
+    Corrupt,
+    Stale,
+}
+
+impl Store {
+    /// Leases a block that lies in the arena. Never waits: one probe of the index and one count.
+    ///
+    /// `None` says only that the block is not in the arena, or that the store is closed: [`Store::get`]
+    /// knows more.
+    pub fn get_host(&self, id: &BlockId) -> Option<Lease> {
+        let core = self.core();
+        if core.is_closed() {
+            return None;
+        }
+        let now_us = core.clock.now_us();
+        let mut shard = core.index.shard(id);
+        let entry = shard.entries.get_mut(id)?;
+        let lease = Lease::new(entry.host.as_ref()?, Tier::Host);
+        entry.used_at_us = now_us;
+        shard.gets_host += 1;
+        Some(lease)
+    }
+
+    /// Leases a block, reading it from NVMe into the arena if it is not there. However many ask for the
+    /// same block, one read is made.
+    ///
+    /// # Errors
+    /// [`GetError::Deadline`] if the block is stored but could not be read in time, [`GetError::Closed`].
+    /// Whatever is damaged or unreadable is a miss that says so, and is not found again.
+    ///
+    /// *Cancel safe*: a read that was begun is finished by the disk thread, and others who wait for it
+    /// begin their own.
+    pub async fn get(&self, id: &BlockId, deadline: Instant) -> Result<GetOutcome, GetError> {
+        let core = self.core();
+        let mut waited = false;
+        loop {
+            if core.is_closed() {
+                return Err(GetError::Closed);
+            }
+            match route(core, id, waited) {
+                Route::Host(lease) => return Ok(GetOutcome::Hit(lease)),
+                Route::Miss => {
+                    core.counters.gets_missed.add(1);
+                    return Ok(GetOutcome::Miss(MissReason::NeverStored));
+                }
+                Route::Wait(mut reading) => {
+                    waited = true;
+                    // The channel never carries a value: it closes when the read has ended.
+                    let ended = tokio::time::timeout_at(deadline.into(), reading.changed()).await;
+                    ended.map(drop).map_err(|_| GetError::Deadline)?;
+                }
+                Route::Read(record, ended) => {
+                    let _reading = Reading { core, id, _ended: ended };
+                    if let Some(outcome) = read(core, &record, deadline).await? {
+                        return Ok(outcome);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Ends a single-flight read, on whatever path: those who wait look again.
+struct Reading<'a> {
+    core: &'a Core,
+    id: &'a BlockId,
+    _ended: watch::Sender<()>,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.core.index.shard(self.id).reading.remove(self.id);
+    }
+}
+
+fn route(core: &Core, id: &BlockId, waited: bool) -> Route {
+    let now_us = core.clock.now_us();
+    let mut guard = core.index.shard(id);
+    let shard = &mut *guard;
+    let Some(entry) = shard.entries.get_mut(id) else { return Route::Miss };
+    entry.used_at_us = now_us;
+    if let Some(host) = &entry.host {
+        if waited {
+            core.counters.gets_nvme.add(1);
+            return Route::Host(Lease::new(host, Tier::Nvme));
+        }
+        shard.gets_host += 1;
+        return Route::Host(Lease::new(host, Tier::Host));
+    }
+    let NvmeReplica::Stored(sector) = entry.nvme else { return Route::Miss };
+    if let Some(reading) = shard.reading.get(id) {
+        return Route::Wait(reading.clone());
+    }
+    let (ended, reading) = watch::channel(());
+    shard.reading.insert(*id, reading);
+    let resident = Resident { id: *id, generation: entry.generation };
+    Route::Read(Record { resident, sector, payload_len: entry.payload_len, crc32: entry.crc32 }, ended)
+}
+
+/// Reads one record, checks it and promotes it. `None` if the record was replaced or evicted meanwhile,
+/// so that the index has to be asked again.
+async fn read(core: &Core, record: &Record, deadline: Instant) -> Result<Option<GetOutcome>, GetError> {
+    let Some(nvme) = &core.nvme else { return Ok(None) };
+    let until = deadline.into();
+    let permit = tokio::time::timeout_at(until, nvme.read_permits.acquire()).await;
+    let _permit = permit.map_err(|_| GetError::Deadline)?.map_err(|_| GetError::Closed)?;
+    let slot = match core.reserve(record.payload_len as usize, deadline).await {
+        Ok(slot) => slot,
+        Err(ReserveError::Closed) => return Err(GetError::Closed),
+        Err(ReserveError::Deadline) => return Err(GetError::Deadline),
+        // Recovery drops entries that are too large for an extent, and puts refuse them.
+        Err(ReserveError::TooLarge { .. }) => return Ok(Some(lose(core, nvme, record, MissReason::Corrupt))),
+    };
+    let (done, wait) = oneshot::channel();
+    let offset = Nvme::offset_of(record.sector);
+    let answer = move |slot, result| drop(done.send((slot, result)));
+    nvme.device.read(offset, slot, deadline, Box::new(answer));
+    let (slot, result) = match tokio::time::timeout_at(until, wait).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => return Err(GetError::Closed),
+        Err(_) => return Err(GetError::Deadline),
+    };
+    match result {
+        Ok(()) => Ok(settle(core, nvme, record, slot)),
+        Err(error) => {
+            drop(slot);
+            fail(core, nvme, record, &error)
+        }
+    }
+}
+
+/// Decides what a record is that was read in full.
+fn settle(core: &Core, nvme: &Nvme, record: &Record, slot: SlotMut) -> Option<GetOutcome> {
+    match judge(record, &slot) {
+        Judgement::Good => {
+            core.counters.gets_nvme.add(1);
+            let block = Arc::new(HostBlock::new(slot.into_slot(), record.resident.generation, record.crc32));
+            // Leased before it is entered, so that it cannot be evicted in between.
+            let lease = Lease::new(&block, Tier::Nvme);
+            promote(core, record, &block);
+            Some(GetOutcome::Hit(lease))
+        }
+        _ if !is_named(core, record) => None,
+        Judgement::Corrupt => {
+            core.counters.corrupt_blocks.add(1);
+            Some(lose(core, nvme, record, MissReason::Corrupt))
+        }
+        Judgement::Stale => {
+            core.counters.stale_blocks.add(1);
+            Some(lose(core, nvme, record, MissReason::Stale))
+        }
+    }
+}
+
+/// Compares a record with what the index said of it (INV-BYTES, INV-FENCE).
+fn judge(record: &Record, slot: &SlotMut) -> Judgement {
+    let Ok(footer) = Footer::decode(slot.footer()) else { return Judgement::Corrupt };
+    let named = (record.resident.id, record.resident.generation);
+    if (footer.id, footer.generation) != named {
+        return Judgement::Stale;
+    }
+    let lengths_agree = footer.payload_len == record.payload_len && footer.payload_crc == record.crc32;
+    if lengths_agree && crc32fast::hash(slot) == record.crc32 { Judgement::Good } else { Judgement::Corrupt }
+}
+
+/// Enters a block that was read into the index, if that still wants it.
+fn promote(core: &Core, record: &Record, block: &Arc<HostBlock>) {
+    let id = &record.resident.id;
+    let mut shard = core.index.shard(id);
+    let Some(entry) = shard.same(&record.resident).filter(|entry| entry.host.is_none()) else { return };
+    entry.host = Some(Arc::clone(block));
+    entry.verified = true;
+    core.announce(id, Tier::Host, true, record.payload_len);
+    drop(shard);
+    core.line_up_host(id, block);
+}
+
+/// True if the index still names the record. If it does not, the slot was reused while it was read.
+fn is_named(core: &Core, record: &Record) -> bool {
+    let mut shard = core.index.shard(&record.resident.id);
+    shard.same(&record.resident).is_some_and(|entry| entry.nvme == NvmeReplica::Stored(record.sector))
+}
+
+/// Removes a record that cannot be used.
+fn lose(core: &Core, nvme: &Nvme, record: &Record, reason: MissReason) -> GetOutcome {
+    let Generation(generation) = record.resident.generation;
+    // Stale entries are what a crash leaves behind; damage is news.
+    if reason == MissReason::Corrupt {
+        tracing::warn!(generation, sector = record.sector, "a record on NVMe is damaged");
+    }
+    core.retract_nvme(nvme, &record.resident, record.sector);
+    core.counters.gets_missed.add(1);
+    GetOutcome::Miss(reason)
+}
+
+/// Decides what to do about a read that failed.
+fn fail(
+    core: &Core,
+    nvme: &Nvme,
+    record: &Record,
+    error: &io::Error,
+) -> Result<Option<GetOutcome>, GetError> {
+    match error.kind() {
+        io::ErrorKind::TimedOut => return Err(GetError::Deadline),
+        io::ErrorKind::NotConnected => return Err(GetError::Closed),
+        _ => {}
+    }
+    core.counters.io_errors.add(1);
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        // The file ends before the record does: it was cut, but the device itself works.
+        core.counters.corrupt_blocks.add(1);
+        return Ok(Some(lose(core, nvme, record, MissReason::Corrupt)));
+    }
+    let extent = lock(&nvme.slots).extent_of(record.sector);
+    core.fence_extent(nvme, extent);
+    core.counters.gets_missed.add(1);
+    Ok(Some(GetOutcome::Miss(MissReason::Unreadable)))
+}

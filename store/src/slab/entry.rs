@@ -1,0 +1,162 @@
+//! Keys and values of the index, byte for byte. Numbers are little-endian in values, big-endian in keys.
+
+use hearth_proto::{BlockId, BlockKey, Generation, NamespaceId, Priority};
+
+/// Length of a block's key: namespace, block key.
+const BLOCK_KEY_BYTES: usize = 36;
+/// Length of a block's value.
+const BLOCK_VALUE_BYTES: usize = 40;
+/// Stands for a priority that never falls back.
+const NEVER: u64 = u64::MAX;
+
+/// Where a block lies, and how long it is kept.
+///
+/// ```text
+/// offset  0       4            8           16           20     24            32        33     40
+///         sector  payload_len  generation  payload_crc  depth  expires_at_ms priority  zeros
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlockEntry {
+    pub(crate) id: BlockId,
+    pub(crate) sector: u32,
+    pub(crate) payload_len: u32,
+    pub(crate) generation: Generation,
+    pub(crate) payload_crc: u32,
+    pub(crate) depth: u32,
+    pub(crate) priority: Priority,
+    /// Milliseconds since the Unix epoch at which the priority falls back; `None` is never.
+    pub(crate) expires_at_ms: Option<u64>,
+}
+
+impl BlockEntry {
+    pub(crate) fn key_of(id: &BlockId) -> [u8; BLOCK_KEY_BYTES] {
+        let mut key = [0; BLOCK_KEY_BYTES];
+        key[..4].copy_from_slice(&id.namespace.0.to_be_bytes());
+        key[4..].copy_from_slice(&id.key.0);
+        key
+    }
+
+    pub(crate) fn value(&self) -> [u8; BLOCK_VALUE_BYTES] {
+        let mut value = [0; BLOCK_VALUE_BYTES];
+        value[0..4].copy_from_slice(&self.sector.to_le_bytes());
+        value[4..8].copy_from_slice(&self.payload_len.to_le_bytes());
+        value[8..16].copy_from_slice(&self.generation.0.to_le_bytes());
+        value[16..20].copy_from_slice(&self.payload_crc.to_le_bytes());
+        value[20..24].copy_from_slice(&self.depth.to_le_bytes());
+        value[24..32].copy_from_slice(&self.expires_at_ms.unwrap_or(NEVER).to_le_bytes());
+        value[32] = self.priority.value();
+        value
+    }
+
+    /// Reads an entry back; `None` if the bytes are not one.
+    pub(crate) fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
+        let key: &[u8; BLOCK_KEY_BYTES] = key.try_into().ok()?;
+        let value: &[u8; BLOCK_VALUE_BYTES] = value.try_into().ok()?;
+        let (namespace, block) = key.split_first_chunk()?;
+        let u32_at = |at: usize| value[at..].first_chunk().copied().map(u32::from_le_bytes);
+        let u64_at = |at: usize| value[at..].first_chunk().copied().map(u64::from_le_bytes);
+        Some(Self {
+            id: BlockId {
+                namespace: NamespaceId(u32::from_be_bytes(*namespace)),
+                key: BlockKey::try_from(block).ok()?,
+            },
+            sector: u32_at(0)?,
+            payload_len: u32_at(4)?,
+            generation: Generation(u64_at(8)?),
+            payload_crc: u32_at(16)?,
+            depth: u32_at(20)?,
+            priority: Priority::new(value[32]).ok()?,
+            expires_at_ms: u64_at(24).filter(|ms| *ms != NEVER),
+        })
+    }
+}
+
+/// The record size that an extent serves, and whether it may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ExtentEntry {
+    pub(crate) extent: u32,
+    /// Sectors of one slot; zero if the extent was fenced before it served anyone.
+    pub(crate) class: u32,
+    pub(crate) fenced: bool,
+}
+
+impl ExtentEntry {
+    pub(crate) fn key(&self) -> [u8; 4] {
+        self.extent.to_be_bytes()
+    }
+
+    pub(crate) fn value(&self) -> [u8; 5] {
+        let class = self.class.to_le_bytes();
+        [class[0], class[1], class[2], class[3], u8::from(self.fenced)]
+    }
+
+    pub(crate) fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
+        let extent = u32::from_be_bytes(key.try_into().ok()?);
+        let (class, rest) = value.split_first_chunk()?;
+        let [fenced @ (0 | 1)] = rest else { return None };
+        Some(Self { extent, class: u32::from_le_bytes(*class), fenced: *fenced == 1 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_an_entry_never_change() {
+        let entry = BlockEntry {
+            id: BlockId { namespace: NamespaceId(0x0102_0304), key: BlockKey([9; 32]) },
+            sector: 0x0a0b_0c0d,
+            payload_len: 7,
+            generation: Generation(0x0102_0304_0506_0708),
+            payload_crc: 0x1112_1314,
+            depth: 3,
+            priority: Priority::new(80).unwrap(),
+            expires_at_ms: None,
+        };
+        let key = BlockEntry::key_of(&entry.id);
+        assert_eq!(key[..5], [1, 2, 3, 4, 9]);
+        let mut golden = vec![0x0d, 0x0c, 0x0b, 0x0a, 7, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1];
+        golden.extend([0x14, 0x13, 0x12, 0x11, 3, 0, 0, 0]);
+        golden.extend([0xff; 8]);
+        golden.extend([80, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(entry.value().to_vec(), golden);
+        assert_eq!(BlockEntry::decode(&key, &golden), Some(entry));
+    }
+
+    #[test]
+    fn an_extent_survives_its_bytes() {
+        let entry = ExtentEntry { extent: 5, class: 0x0102, fenced: true };
+        assert_eq!((entry.key(), entry.value()), ([0, 0, 0, 5], [2, 1, 0, 0, 1]));
+        assert_eq!(ExtentEntry::decode(&entry.key(), &entry.value()), Some(entry));
+        assert_eq!(ExtentEntry::decode(&entry.key(), &[2, 1, 0, 0, 2]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_anything_never_panics(
+            key in prop::collection::vec(any::<u8>(), 0..40),
+            value in prop::collection::vec(any::<u8>(), 0..44),
+        ) {
+            let _ = BlockEntry::decode(&key, &value);
+            let _ = ExtentEntry::decode(&key, &value);
+        }
+
+        #[test]
+        fn every_entry_survives(
+            key: [u8; 32], numbers: (u32, u32, u32, u64, u32, u32), priority in 0..=100_u8,
+            expires_at_ms in prop::option::of(0..u64::MAX),
+        ) {
+            let (namespace, sector, payload_len, generation, payload_crc, depth) = numbers;
+            let entry = BlockEntry {
+                id: BlockId { namespace: NamespaceId(namespace), key: BlockKey(key) },
+                sector, payload_len, payload_crc, depth, expires_at_ms,
+                generation: Generation(generation),
+                priority: Priority::new(priority).unwrap(),
+            };
+            prop_assert_eq!(BlockEntry::decode(&BlockEntry::key_of(&entry.id), &entry.value()), Some(entry));
+        }
+    }
+}

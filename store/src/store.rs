@@ -1,0 +1,268 @@
+//! The store's handle and the plain answers it gives; puts and reads have files of their own.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use hearth_proto::{BlockDelta, BlockId, Generation, Retention, Tier};
+use tokio::sync::oneshot;
+
+use crate::arena::{Lease, SlotMut};
+use crate::config::StoreConfig;
+use crate::core::Core;
+use crate::delta::DeltaStatus;
+use crate::error::{OpenError, ReserveError};
+use crate::index::NvmeReplica;
+use crate::recovery::{self, RecoveryReport, Threads};
+use crate::space::Resident;
+use crate::stats::StoreStats;
+use crate::sync::lock;
+use crate::writer::Message;
+
+/// One node's block store. Clones are handles to the same store.
+///
+/// When the last handle goes without [`Store::close`], dropping it blocks until everything that was put
+/// is written through; leases stay valid.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) core: Arc<Core>,
+    threads: Mutex<Option<Threads>>,
+}
+
+/// What a put says of its block besides the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PutMeta {
+    /// Checksum of the payload.
+    pub crc32: u32,
+    /// How long the block is kept.
+    pub retention: Retention,
+    /// Position in its chain; children are deeper.
+    pub depth: u32,
+}
+
+/// What became of a put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PutOutcome {
+    /// The number of the put that wrote the block: this one, or the one that came first.
+    pub generation: Generation,
+    /// True if the block was already there; the slot was dropped and the older bytes stay.
+    pub existed: bool,
+}
+
+/// What a get found.
+#[derive(Debug)]
+pub enum GetOutcome {
+    /// The bytes.
+    Hit(Lease),
+    /// Nothing that can be read.
+    Miss(MissReason),
+}
+
+/// Why a get found nothing. The store remembers no block that it let go of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissReason {
+    /// The index names no such block: it was never put here, or evicted, or removed.
+    NeverStored,
+    /// The index named a record whose footer or checksum is wrong. The entry was removed.
+    Corrupt,
+    /// The index named a record that by now belongs to another block, as it may after a crash. The
+    /// entry was removed.
+    Stale,
+    /// The device could not read the record. Its extent was taken out of service.
+    Unreadable,
+}
+
+/// The tiers of this store that hold a block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tiers {
+    /// Readable from the arena.
+    pub host: bool,
+    /// Durable on NVMe.
+    pub nvme: bool,
+}
+
+impl Tiers {
+    /// True if the block is held anywhere.
+    pub const fn any(self) -> bool {
+        self.host || self.nvme
+    }
+}
+
+impl Store {
+    /// Opens a store, founding it if its folder is empty, and loads the index into memory.
+    ///
+    /// Blocks the caller. What was recovered is in [`Store::inventory`], not in the deltas.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing was changed by a refused open.
+    pub fn open(config: StoreConfig) -> Result<(Self, RecoveryReport), OpenError> {
+        let (core, threads, report) = recovery::open(&config, None)?;
+        Ok((Self::new(core, threads), report))
+    }
+
+    pub(crate) fn new(core: Arc<Core>, threads: Option<Threads>) -> Self {
+        Self { inner: Arc::new(Inner { core, threads: Mutex::new(threads) }) }
+    }
+
+    pub(crate) fn core(&self) -> &Core {
+        &self.inner.core
+    }
+
+    /// Gives an exclusive, writable slot for a payload; evicts to make room and waits for it.
+    ///
+    /// # Errors
+    /// [`ReserveError`]: too large, no room by the deadline, or closed.
+    ///
+    /// *Cancel safe*: whoever gives up leaves the line, and no slot is lost.
+    pub async fn reserve(&self, payload_len: usize, deadline: Instant) -> Result<SlotMut, ReserveError> {
+        self.core().reserve(payload_len, deadline).await
+    }
+
+    /// The tiers that hold a block. Does not count as use.
+    pub fn contains(&self, id: &BlockId) -> Tiers {
+        let shard = self.core().index.shard(id);
+        shard.entries.get(id).map_or_else(Tiers::default, |entry| Tiers {
+            host: entry.host.is_some(),
+            nvme: matches!(entry.nvme, NvmeReplica::Stored(_)),
+        })
+    }
+
+    /// Forgets a block in every tier and waits until that is durable. Returns true if it was held.
+    ///
+    /// Leases on it stay valid. A put of it that still waits to be durable fails.
+    ///
+    /// *Cancel safe*: once polled the block is gone; only the wait for durability is lost.
+    pub async fn remove(&self, id: &BlockId) -> bool {
+        let core = self.core();
+        let entry = {
+            let mut shard = core.index.shard(id);
+            let Some(entry) = shard.entries.remove(id) else { return false };
+            if entry.host.is_some() {
+                core.announce(id, Tier::Host, false, entry.payload_len);
+            }
+            if matches!(entry.nvme, NvmeReplica::Stored(_)) {
+                core.announce(id, Tier::Nvme, false, entry.payload_len);
+            }
+            shard.answer_waiters(id, &Err(crate::error::PutError::Removed));
+            entry
+        };
+        if let Some(block) = &entry.host {
+            core.withdraw_host(id, block);
+        }
+        let resident = Resident { id: *id, generation: entry.generation };
+        let Some(nvme) = core.nvme.as_ref().filter(|_| entry.nvme != NvmeReplica::Absent) else {
+            return true;
+        };
+        if let NvmeReplica::Stored(sector) = entry.nvme {
+            core.free_nvme(nvme, &resident, sector, entry.payload_len);
+        }
+        drop(entry);
+        let (done, wait) = oneshot::channel();
+        if nvme.mailbox.send(Message::Delete { resident, done: Some(done) }).is_ok() {
+            // The sender goes away unanswered only when the index failed, which its thread has logged.
+            let _ = wait.await;
+        }
+        true
+    }
+
+    /// Moves up to `max` changes of what is held to `out`, oldest first.
+    pub fn take_deltas(&self, max: usize, out: &mut Vec<BlockDelta>) -> DeltaStatus {
+        self.core().deltas.take(max, out)
+    }
+
+    /// Waits until there are deltas to take. One task at a time may wait.
+    ///
+    /// *Cancel safe*.
+    pub async fn deltas_ready(&self) {
+        self.core().deltas.ready().await;
+    }
+
+    /// Everything that is held, as additions.
+    ///
+    /// Changes that happen meanwhile are in the deltas: report the inventory first, then those.
+    pub fn inventory(&self) -> Vec<BlockDelta> {
+        let mut held = Vec::new();
+        for shard in self.core().index.shards() {
+            for (id, entry) in &shard.entries {
+                let delta = |tier| BlockDelta { id: *id, tier, added: true, payload_len: entry.payload_len };
+                held.extend(entry.host.as_ref().map(|_| delta(Tier::Host)));
+                held.extend(matches!(entry.nvme, NvmeReplica::Stored(_)).then(|| delta(Tier::Nvme)));
+            }
+        }
+        held
+    }
+
+    /// The counters now.
+    pub fn stats(&self) -> StoreStats {
+        let core = self.core();
+        let counters = &core.counters;
+        let (nvme_capacity_bytes, nvme_used_bytes, fenced_extents) =
+            core.nvme.as_ref().map_or((0, 0, 0), |nvme| {
+                let slots = lock(&nvme.slots);
+                (nvme.capacity_bytes(), slots.used_bytes(), slots.fenced_count() as u64)
+            });
+        StoreStats {
+            host_capacity_bytes: core.arena.len_bytes(),
+            host_used_bytes: lock(core.arena.slots()).used_bytes(),
+            host_blocks: counters.host_blocks.value(),
+            nvme_capacity_bytes,
+            nvme_used_bytes,
+            nvme_blocks: counters.nvme_blocks.value(),
+            gets_host: core.index.shards().map(|shard| shard.gets_host).sum(),
+            gets_nvme: counters.gets_nvme.value(),
+            gets_missed: counters.gets_missed.value(),
+            puts: counters.puts.value(),
+            put_bytes: counters.put_bytes.value(),
+            evicted_host: counters.evicted_host.value(),
+            evicted_nvme: counters.evicted_nvme.value(),
+            corrupt_blocks: counters.corrupt_blocks.value(),
+            stale_blocks: counters.stale_blocks.value(),
+            io_errors: counters.io_errors.value(),
+            pending_writes: counters.pending_writes.value(),
+            writes_given_up: counters.writes_given_up.value(),
+            fenced_extents,
+            growth_failures: counters.growth_failures.value(),
+        }
+    }
+
+    /// Waits until everything that was put before is durable on NVMe, or given up.
+    ///
+    /// *Cancel safe*.
+    pub async fn flush(&self) {
+        let Some(nvme) = &self.core().nvme else { return };
+        let (done, wait) = oneshot::channel();
+        if nvme.mailbox.send(Message::Flush(done)).is_ok() {
+            let _ = wait.await;
+        }
+    }
+
+    /// Refuses further work, writes through what was put, and stops the threads. The folder may then be
+    /// opened again. Leases stay valid.
+    ///
+    /// *Cancel safe*: the store closes even if nobody waits for it.
+    pub async fn close(&self) {
+        self.core().closed.store(true, Ordering::SeqCst);
+        self.core().arena.made_room();
+        let threads = lock(&self.inner.threads).take();
+        if let Some(threads) = threads {
+            // Joining blocks until the last write is durable.
+            let stopped = tokio::task::spawn_blocking(move || threads.stop()).await;
+            if stopped.is_err() {
+                tracing::error!("closing the store panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.core.closed.store(true, Ordering::SeqCst);
+        if let Some(threads) = lock(&self.threads).take() {
+            threads.stop();
+        }
+    }
+}

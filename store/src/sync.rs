@@ -1,0 +1,64 @@
+//! Small pieces of synchronisation shared by the threads of the store.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Locks `mutex` even if a thread panicked while holding it.
+///
+/// Every critical section here leaves its data whole at each step that can panic, so a poisoned lock
+/// tells of a bug that was already reported and must not turn into a second one.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A queue into one thread.
+///
+/// It has no bound of its own: each message stands for a permit, a reserved slot or a request in
+/// flight, and those are bounded where they are given out (INV-BOUND).
+pub(crate) struct Mailbox<T> {
+    state: Mutex<State<T>>,
+    arrived: Condvar,
+}
+
+struct State<T> {
+    messages: VecDeque<T>,
+    closed: bool,
+}
+
+impl<T> Mailbox<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::new(State { messages: VecDeque::new(), closed: false }),
+            arrived: Condvar::new(),
+        }
+    }
+
+    /// Queues a message; gives it back if nobody will read it any more.
+    pub(crate) fn send(&self, message: T) -> Result<(), T> {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Err(message);
+        }
+        state.messages.push_back(message);
+        if state.messages.len() == 1 {
+            self.arrived.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Waits until there is a message and moves all of them to `into`.
+    pub(crate) fn receive_all(&self, into: &mut VecDeque<T>) {
+        let mut state = lock(&self.state);
+        while state.messages.is_empty() {
+            state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        into.append(&mut state.messages);
+    }
+
+    /// Refuses further messages and gives back those that were not read.
+    pub(crate) fn close(&self) -> VecDeque<T> {
+        let mut state = lock(&self.state);
+        state.closed = true;
+        std::mem::take(&mut state.messages)
+    }
+}

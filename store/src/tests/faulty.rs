@@ -1,0 +1,128 @@
+//! A real device with something in front of it that fails or holds back transfers on demand.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use crate::arena::{HostBlock, SlotMut};
+use crate::device::{Device, Done, ReadDone};
+use crate::sync::lock;
+
+pub(super) struct Faulty {
+    device: Arc<dyn Device>,
+    reads_to_fail: AtomicU32,
+    writes_to_fail: AtomicU32,
+    syncs_to_fail: AtomicU32,
+    limit_bytes: AtomicU64,
+    /// Transfers that are held back, while any are.
+    held: Mutex<Option<VecDeque<Held>>>,
+    came: Notify,
+}
+
+type Held = Box<dyn FnOnce(&dyn Device) + Send>;
+
+impl Faulty {
+    pub(super) fn new(device: Arc<dyn Device>) -> Self {
+        Self {
+            device,
+            reads_to_fail: AtomicU32::new(0),
+            writes_to_fail: AtomicU32::new(0),
+            syncs_to_fail: AtomicU32::new(0),
+            limit_bytes: AtomicU64::new(u64::MAX),
+            held: Mutex::new(None),
+            came: Notify::new(),
+        }
+    }
+
+    pub(super) fn fail_reads(&self, count: u32) {
+        self.reads_to_fail.store(count, Ordering::SeqCst);
+    }
+
+    pub(super) fn fail_writes(&self, count: u32) {
+        self.writes_to_fail.store(count, Ordering::SeqCst);
+    }
+
+    pub(super) fn fail_syncs(&self, count: u32) {
+        self.syncs_to_fail.store(count, Ordering::SeqCst);
+    }
+
+    pub(super) fn limit_bytes(&self, bytes: u64) {
+        self.limit_bytes.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Holds back every transfer from now on.
+    pub(super) fn hold(&self) {
+        lock(&self.held).get_or_insert_default();
+    }
+
+    /// Lets everything pass that was held back, and what comes later.
+    pub(super) fn release(&self) {
+        for transfer in lock(&self.held).take().into_iter().flatten() {
+            transfer(&*self.device);
+        }
+    }
+
+    pub(super) async fn wait_until_held(&self, count: usize) {
+        while lock(&self.held).as_ref().map_or(0, VecDeque::len) < count {
+            self.came.notified().await;
+        }
+    }
+
+    fn pass(&self, transfer: Held) {
+        let mut held = lock(&self.held);
+        if let Some(held) = held.as_mut() {
+            held.push_back(transfer);
+            self.came.notify_one();
+        } else {
+            drop(held);
+            transfer(&*self.device);
+        }
+    }
+}
+
+fn fails(count: &AtomicU32) -> bool {
+    let taken = count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1));
+    taken.is_ok()
+}
+
+fn eio() -> io::Error {
+    io::Error::from_raw_os_error(libc::EIO)
+}
+
+impl Device for Faulty {
+    fn len_bytes(&self) -> u64 {
+        self.device.len_bytes()
+    }
+
+    fn allocate(&self, len_bytes: u64) -> io::Result<()> {
+        if len_bytes > self.limit_bytes.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        self.device.allocate(len_bytes)
+    }
+
+    fn read(&self, offset: u64, slot: SlotMut, deadline: Instant, done: ReadDone) {
+        if fails(&self.reads_to_fail) {
+            return done(slot, Err(eio()));
+        }
+        self.pass(Box::new(move |device| device.read(offset, slot, deadline, done)));
+    }
+
+    fn write(&self, offset: u64, block: Arc<HostBlock>, done: Done) {
+        if fails(&self.writes_to_fail) {
+            return done(Err(eio()));
+        }
+        self.pass(Box::new(move |device| device.write(offset, block, done)));
+    }
+
+    fn sync(&self, done: Done) {
+        if fails(&self.syncs_to_fail) {
+            return done(Err(eio()));
+        }
+        self.pass(Box::new(move |device| device.sync(done)));
+    }
+}

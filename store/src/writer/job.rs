@@ -1,0 +1,75 @@
+//! One block on its way to NVMe.
+
+use std::sync::Arc;
+
+use hearth_proto::BlockId;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::arena::HostBlock;
+use crate::core::Core;
+use crate::error::PutError;
+use crate::index::NvmeReplica;
+use crate::slab::BlockEntry;
+use crate::space::Resident;
+
+/// A block that is in the arena and is to become durable. Ends in exactly one of
+/// [`WriteJob::end`] and [`WriteJob::give_up`].
+pub(crate) struct WriteJob {
+    id: BlockId,
+    block: Arc<HostBlock>,
+    attempts: u32,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl WriteJob {
+    pub(crate) fn new(id: BlockId, block: Arc<HostBlock>, permit: OwnedSemaphorePermit) -> Self {
+        Self { id, block, attempts: 0, _permit: permit }
+    }
+
+    pub(crate) fn block(&self) -> &Arc<HostBlock> {
+        &self.block
+    }
+
+    pub(crate) fn resident(&self) -> Resident {
+        Resident { id: self.id, generation: self.block.generation() }
+    }
+
+    /// True while the index waits for this write.
+    pub(super) fn is_wanted(&self, core: &Core) -> bool {
+        let mut shard = core.index.shard(&self.id);
+        shard.same(&self.resident()).is_some_and(|entry| entry.nvme == NvmeReplica::Pending)
+    }
+
+    /// The index entry of the block at `sector`; `None` if the block is no longer wanted.
+    pub(super) fn entry(&self, core: &Core, sector: u32) -> Option<BlockEntry> {
+        let mut shard = core.index.shard(&self.id);
+        let entry = shard.same(&self.resident()).filter(|entry| entry.nvme == NvmeReplica::Pending)?;
+        Some(BlockEntry {
+            id: self.id,
+            sector,
+            payload_len: entry.payload_len,
+            generation: entry.generation,
+            payload_crc: entry.crc32,
+            depth: entry.keep.depth,
+            priority: entry.keep.priority,
+            expires_at_ms: entry.keep.expires_at_us.map(|at_us| core.clock.unix_ms_at(at_us)),
+        })
+    }
+
+    /// Counts one more try that failed and says how many there were.
+    pub(super) fn count_attempt(&mut self) -> u32 {
+        self.attempts += 1;
+        self.attempts
+    }
+
+    /// The block is durable, or nobody wants it any more.
+    pub(super) fn end(self, core: &Core) {
+        core.counters.pending_writes.subtract(1);
+    }
+
+    /// The block stays in the arena alone.
+    pub(crate) fn give_up(self, core: &Core, why: PutError) {
+        core.counters.pending_writes.subtract(1);
+        core.give_up_writing(&self.resident(), &self.block, Err(why));
+    }
+}

@@ -1,0 +1,407 @@
+//! The durability thread: makes groups of writes durable and is the only one to touch RocksDB.
+//!
+//! A block goes from its slot to the device, then one sync covers every write that is done, then one
+//! synced batch enters them into the index, and only then is the NVMe replica named in memory, its delta
+//! queued and its putter answered (INV-ACK, INV-PUBLISH). While one group is being synced the next is
+//! being written.
+
+mod job;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::sync::Arc;
+
+use hearth_proto::BlockId;
+use hearth_proto::limits::DURABLE_GROUP_MAX;
+pub(crate) use job::WriteJob;
+use tokio::sync::oneshot;
+
+use crate::core::{Core, NvmeEvictor};
+use crate::error::PutError;
+use crate::index::NvmeReplica;
+use crate::nvme::Nvme;
+use crate::slab::{Catalog, Changes, ExtentEntry};
+use crate::space::Resident;
+use crate::sync::lock;
+
+/// Slots that are tried for one block before it stays in the arena alone.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// What the durability thread is told.
+pub(crate) enum Message {
+    /// A block is to be made durable.
+    Write(WriteJob),
+    /// A write ended.
+    Written(Record, io::Result<()>),
+    /// The sync of the current group ended.
+    Synced(io::Result<()>),
+    /// The index is to forget a replica that memory has forgotten.
+    Delete { resident: Resident, done: Option<oneshot::Sender<()>> },
+    /// An extent was taken out of service.
+    Fenced(u32),
+    /// More generations are to be set aside.
+    Generations,
+    /// Somebody waits for all blocks that came before.
+    Flush(oneshot::Sender<()>),
+    /// End when everything that came before is durable.
+    Stop,
+}
+
+/// A block with a place on the device.
+pub(crate) struct Record {
+    job: WriteJob,
+    sequence: u64,
+    sector: u32,
+}
+
+pub(crate) struct Writer {
+    core: Arc<Core>,
+    catalog: Catalog,
+    inbox: VecDeque<Message>,
+    /// Blocks without a place, with the order in which they came.
+    backlog: VecDeque<(u64, WriteJob)>,
+    in_flight: usize,
+    /// Written, and not covered by a sync that has begun.
+    written: Vec<Record>,
+    /// Covered by the sync that runs.
+    syncing: Option<Vec<Record>>,
+    deletes: Vec<(Resident, Option<oneshot::Sender<()>>)>,
+    extents: Vec<ExtentEntry>,
+    next_sequence: u64,
+    /// Blocks that came and are neither durable nor given up.
+    outstanding: BTreeSet<u64>,
+    flushes: Vec<(u64, oneshot::Sender<()>)>,
+    stopping: bool,
+}
+
+impl Writer {
+    pub(crate) fn new(core: Arc<Core>, catalog: Catalog) -> Self {
+        Self {
+            core,
+            catalog,
+            inbox: VecDeque::new(),
+            backlog: VecDeque::new(),
+            in_flight: 0,
+            written: Vec::new(),
+            syncing: None,
+            deletes: Vec::new(),
+            extents: Vec::new(),
+            next_sequence: 0,
+            outstanding: BTreeSet::new(),
+            flushes: Vec::new(),
+            stopping: false,
+        }
+    }
+
+    pub(crate) fn run(mut self) {
+        let core = Arc::clone(&self.core);
+        let nvme = core.nvme.as_ref().expect("a store without an NVMe tier has no durability thread");
+        let _guard = CloseOnExit { core: &core, nvme };
+        while !(self.stopping && self.is_idle()) {
+            nvme.mailbox.receive_all(&mut self.inbox);
+            while let Some(message) = self.inbox.pop_front() {
+                self.handle(nvme, message);
+            }
+            self.start_writes(nvme);
+            self.start_sync(nvme);
+            self.commit_loose_changes();
+            self.answer_flushes();
+        }
+        // The last failures may have fenced extents and retracted replicas.
+        for message in nvme.mailbox.close() {
+            match message {
+                Message::Write(job) => job.give_up(&core, PutError::Closed),
+                message => self.handle(nvme, message),
+            }
+        }
+        self.commit_loose_changes();
+    }
+
+    fn is_idle(&self) -> bool {
+        let changes = self.deletes.len() + self.extents.len();
+        self.outstanding.is_empty() && self.syncing.is_none() && changes == 0
+    }
+
+    fn handle(&mut self, nvme: &Nvme, message: Message) {
+        match message {
+            Message::Write(job) => {
+                let sequence = self.next_sequence;
+                self.next_sequence += 1;
+                self.outstanding.insert(sequence);
+                self.backlog.push_back((sequence, job));
+            }
+            Message::Written(record, result) => {
+                self.in_flight -= 1;
+                match result {
+                    Ok(()) => self.written.push(record),
+                    Err(error) => self.write_failed(nvme, record, &error),
+                }
+            }
+            Message::Synced(result) => {
+                let group = self.syncing.take().expect("one sync runs at a time");
+                match result {
+                    Ok(()) => self.commit(nvme, group),
+                    Err(error) => {
+                        for record in group {
+                            self.write_failed(nvme, record, &error);
+                        }
+                    }
+                }
+            }
+            Message::Delete { resident, done } => self.deletes.push((resident, done)),
+            Message::Fenced(extent) => self.extents.push(ExtentEntry { extent, class: 0, fenced: true }),
+            Message::Generations => self.reserve_generations(nvme),
+            Message::Flush(done) => self.flushes.push((self.next_sequence, done)),
+            Message::Stop => self.stopping = true,
+        }
+    }
+
+    /// Gives blocks of the backlog places and hands them to the device.
+    fn start_writes(&mut self, nvme: &Nvme) {
+        while self.in_flight + self.written.len() < DURABLE_GROUP_MAX
+            && let Some((sequence, job)) = self.backlog.pop_front()
+        {
+            if !job.is_wanted(&self.core) {
+                self.outstanding.remove(&sequence);
+                job.end(&self.core);
+                continue;
+            }
+            let Some(sector) = self.allocate(nvme, job.block().slot().class()) else {
+                if self.in_flight > 0 || !self.written.is_empty() || self.syncing.is_some() {
+                    // What is being written becomes evictable soon.
+                    self.backlog.push_front((sequence, job));
+                    return;
+                }
+                self.outstanding.remove(&sequence);
+                job.give_up(&self.core, PutError::NotDurable);
+                continue;
+            };
+            self.in_flight += 1;
+            let block = Arc::clone(job.block());
+            let record = Record { job, sequence, sector };
+            let mailbox = Arc::clone(&nvme.mailbox);
+            let done = move |result| {
+                // This thread reads its mailbox until every write has ended.
+                let _ = mailbox.send(Message::Written(record, result));
+            };
+            nvme.device.write(Nvme::offset_of(sector), block, Box::new(done));
+        }
+    }
+
+    /// Finds a slot on the device: a free one, else a longer file, else an evicted block's.
+    fn allocate(&mut self, nvme: &Nvme, class: u32) -> Option<u32> {
+        loop {
+            if let Some(given) = lock(&nvme.slots).allocate(class) {
+                let assigned = given.assigned.map(|extent| ExtentEntry { extent, class, fenced: false });
+                self.extents.extend(assigned);
+                return Some(given.sector);
+            }
+            if grow(&self.core, nvme) {
+                continue;
+            }
+            let evictor = NvmeEvictor(&self.core, nvme);
+            let now_us = self.core.clock.now_us();
+            if !lock(&nvme.lines).make_room(&nvme.slots, class, now_us, &evictor) {
+                return None;
+            }
+        }
+    }
+
+    fn start_sync(&mut self, nvme: &Nvme) {
+        if self.syncing.is_some() || self.written.is_empty() {
+            return;
+        }
+        self.syncing = Some(std::mem::take(&mut self.written));
+        let mailbox = Arc::clone(&nvme.mailbox);
+        let done = move |result| {
+            // This thread reads its mailbox until every sync has ended.
+            let _ = mailbox.send(Message::Synced(result));
+        };
+        nvme.device.sync(Box::new(done));
+    }
+
+    /// Enters a group whose bytes are durable into the index, then names it in memory.
+    fn commit(&mut self, nvme: &Nvme, group: Vec<Record>) {
+        let catalog = &self.catalog;
+        let mut changes = catalog.changes();
+        add_loose_changes(&self.core, &mut changes, &self.deletes, &self.extents);
+        for record in &group {
+            if let Some(entry) = record.job.entry(&self.core, record.sector) {
+                changes.put_block(&entry);
+            }
+        }
+        if let Err(error) = changes.commit() {
+            tracing::error!(%error, "the index on disk refuses changes: blocks stay in memory alone");
+            self.core.counters.io_errors.add(1);
+            for record in group {
+                lock(&nvme.slots).release(record.sector);
+                self.outstanding.remove(&record.sequence);
+                record.job.give_up(&self.core, PutError::NotDurable);
+            }
+            self.drop_loose_changes();
+            return;
+        }
+        self.loose_changes_are_durable();
+        for record in group {
+            self.publish(nvme, record);
+        }
+    }
+
+    fn publish(&mut self, nvme: &Nvme, record: Record) {
+        let resident = record.job.resident();
+        if self.core.publish_nvme(nvme, &resident, record.sector) {
+            self.outstanding.remove(&record.sequence);
+            self.core.line_up_host(&resident.id, record.job.block());
+            record.job.end(&self.core);
+            return;
+        }
+        self.deletes.push((resident, None));
+        self.discard(nvme, record);
+    }
+
+    /// Takes back the place of a record that is not to be used, and tries another if the block is still
+    /// wanted.
+    fn discard(&mut self, nvme: &Nvme, mut record: Record) {
+        lock(&nvme.slots).release(record.sector);
+        if !record.job.is_wanted(&self.core) {
+            self.outstanding.remove(&record.sequence);
+            record.job.end(&self.core);
+        } else if record.job.count_attempt() < ATTEMPTS_MAX && !self.stopping {
+            self.backlog.push_back((record.sequence, record.job));
+        } else {
+            self.outstanding.remove(&record.sequence);
+            record.job.give_up(&self.core, PutError::NotDurable);
+        }
+    }
+
+    /// Never takes the bytes of a failed write or sync as written: the extent is fenced (INV-EIO).
+    fn write_failed(&mut self, nvme: &Nvme, record: Record, error: &io::Error) {
+        self.core.counters.io_errors.add(1);
+        match error.raw_os_error() {
+            // No space in a file system that cannot set blocks aside: the extent itself is sound.
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => {
+                tracing::warn!(%error, "a record could not be written");
+                nvme.stop_growing(&self.core.counters, error);
+            }
+            // The device was stopped.
+            None if error.kind() == io::ErrorKind::NotConnected => {}
+            _ => {
+                let extent = lock(&nvme.slots).extent_of(record.sector);
+                self.core.fence_extent(nvme, extent);
+            }
+        }
+        self.discard(nvme, record);
+    }
+
+    /// Commits what has no group to go with.
+    fn commit_loose_changes(&mut self) {
+        let group_comes = self.in_flight > 0 || !self.written.is_empty() || self.syncing.is_some();
+        if group_comes || (self.deletes.is_empty() && self.extents.is_empty()) {
+            return;
+        }
+        let mut changes = self.catalog.changes();
+        add_loose_changes(&self.core, &mut changes, &self.deletes, &self.extents);
+        match changes.commit() {
+            Ok(()) => self.loose_changes_are_durable(),
+            Err(error) => {
+                tracing::error!(%error, "the index on disk refuses changes");
+                self.core.counters.io_errors.add(1);
+                self.drop_loose_changes();
+            }
+        }
+    }
+
+    fn loose_changes_are_durable(&mut self) {
+        self.extents.clear();
+        for (_, done) in self.deletes.drain(..) {
+            // One who no longer waits does not need the answer.
+            let _ = done.map(|done| done.send(()));
+        }
+    }
+
+    /// Forgets changes that the index on disk refused. Whoever finds a replica there that memory had
+    /// forgotten reads its footer and knows.
+    fn drop_loose_changes(&mut self) {
+        self.deletes.clear();
+        self.extents.clear();
+    }
+
+    fn reserve_generations(&mut self, nvme: &Nvme) {
+        let until = nvme.generations.next_until();
+        match self.catalog.reserve_generations(until) {
+            Ok(()) => nvme.generations.extend(until),
+            Err(error) => {
+                tracing::error!(%error, "no more generations could be set aside");
+                nvme.generations.extend_failed();
+            }
+        }
+    }
+
+    fn answer_flushes(&mut self) {
+        let oldest = self.outstanding.first().copied().unwrap_or(u64::MAX);
+        let (done, waiting) =
+            std::mem::take(&mut self.flushes).into_iter().partition(|(until, _)| *until <= oldest);
+        self.flushes = waiting;
+        let done: Vec<(u64, oneshot::Sender<()>)> = done;
+        for (_, done) in done {
+            // One who no longer waits does not need the answer.
+            let _ = done.send(());
+        }
+    }
+}
+
+/// Sees to it that whoever comes after the thread's end, even by a panic, is told so at once.
+struct CloseOnExit<'a> {
+    core: &'a Core,
+    nvme: &'a Nvme,
+}
+
+impl Drop for CloseOnExit<'_> {
+    fn drop(&mut self) {
+        for message in self.nvme.mailbox.close() {
+            if let Message::Write(job) = message {
+                job.give_up(self.core, PutError::Closed);
+            }
+        }
+    }
+}
+
+/// Lengthens the file by an extent, if it may grow and the file system has room.
+fn grow(core: &Core, nvme: &Nvme) -> bool {
+    let count = lock(&nvme.slots).count();
+    if count >= nvme.extents_max || nvme.growth_has_stopped() {
+        return false;
+    }
+    let len_bytes = u64::from(count + 1) * nvme.extent_bytes;
+    if nvme.device.len_bytes() < len_bytes
+        && let Err(error) = nvme.device.allocate(len_bytes)
+    {
+        nvme.stop_growing(&core.counters, &error);
+        return false;
+    }
+    lock(&nvme.slots).grow();
+    true
+}
+
+fn add_loose_changes(
+    core: &Core,
+    changes: &mut Changes<'_>,
+    deletes: &[(Resident, Option<oneshot::Sender<()>>)],
+    extents: &[ExtentEntry],
+) {
+    for (resident, _) in deletes {
+        if !is_stored(core, &resident.id) {
+            changes.delete_block(&resident.id);
+        }
+    }
+    for extent in extents {
+        changes.put_extent(extent);
+    }
+}
+
+/// True if memory names a durable replica. A replica is deleted after memory forgot it, so the one that
+/// is named now is a later one, and the entry on disk is its.
+fn is_stored(core: &Core, id: &BlockId) -> bool {
+    let shard = core.index.shard(id);
+    shard.entries.get(id).is_some_and(|entry| matches!(entry.nvme, NvmeReplica::Stored(_)))
+}
