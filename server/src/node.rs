@@ -14,8 +14,8 @@ use hearth_store::{NvmeConfig, Store, StoreConfig};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
 
 use crate::block_service::StoreService;
 use crate::block_source::StoreSource;
@@ -224,14 +224,16 @@ impl Node {
             .services()
             .add_service(DirectoryServer::new(grpc.clone()).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(AdminServer::new(grpc));
+        // The server's own setting does not reach connections of a listener it is given: without this,
+        // each answer may wait 40 ms for the peer's delayed acknowledgement.
+        let incoming = TcpIncoming::from(control).with_nodelay(Some(true));
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             tonic::transport::Server::builder()
                 .http2_keepalive_interval(Some(Duration::from_secs(5)))
                 .http2_keepalive_timeout(Some(Duration::from_secs(5)))
-                .tcp_nodelay(true)
                 .add_routes(routes)
-                .serve_with_incoming_shutdown(TcpListenerStream::new(control), stop.cancelled_owned())
+                .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
                 .await
                 .map_err(|e| NodeError::Listener { service: "gRPC", problem: e.to_string() })
         });
