@@ -136,7 +136,10 @@ mod tests {
     #[test]
     fn a_key_is_the_same_on_every_version() {
         let hash = PrefixHash::new(&[7; 8]).expect("8 bytes are a prefix hash");
-        assert_eq!(BlockKey::derive(LayoutId([9; 32]), &hash).to_string(), "ed96c513f280de994fb306c5e9787ad5d062ddae04b380ceac9cd7519ae0e133");
+        assert_eq!(
+            BlockKey::derive(LayoutId([9; 32]), &hash).to_string(),
+            "ed96c513f280de994fb306c5e9787ad5d062ddae04b380ceac9cd7519ae0e133"
+        );
     }
 
     #[test]

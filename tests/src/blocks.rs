@@ -39,8 +39,7 @@ pub fn blocks(chain: &Chain, len: usize) -> Vec<PutBlock> {
 /// # Errors
 /// If one is not stored.
 pub async fn put_all(client: &Client, chain: &Chain, len: usize, ack: AckLevel) -> anyhow::Result<()> {
-    let options =
-        PutOptions { ack, patience: Some(Duration::from_secs(20)) };
+    let options = PutOptions { ack, patience: Some(Duration::from_secs(20)) };
     let results = client.put(chain, &blocks(chain, len), options).await?;
     match results.iter().position(|result| !matches!(result, PutResult::Stored { .. })) {
         Some(index) => bail!("block {index} of {} was not stored: {:?}", results.len(), results[index]),

@@ -1,0 +1,194 @@
+//! [`Cluster`]: the handle of a running member.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hearth_proto::limits::GRPC_MESSAGE_BYTES_MAX;
+use hearth_proto::v1::cluster_server::ClusterServer;
+use hearth_proto::v1::command::Body;
+use hearth_proto::v1::raft_server::RaftServer;
+use hearth_proto::{BlockKey, ClusterId, GroupId, Incarnation, NamespaceId, NodeId, v1};
+use tokio::sync::watch;
+use tonic::service::Routes;
+
+use crate::config::{ClusterConfig, Tuning};
+use crate::error::{FoundError, StartError};
+use crate::liveness::Liveness;
+use crate::lookup::{self, LookupAnswer};
+use crate::raft::{Database, Group, Identity, Peers, RaftService};
+use crate::service::ClusterService;
+use crate::state::{State, command};
+
+/// How long founding may take: an election among one voter and one commit.
+const FOUND_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A running member of the cluster. Clones are handles to the same member.
+#[derive(Clone, Debug)]
+pub struct Cluster(pub(crate) Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: ClusterConfig,
+    pub(crate) tuning: Tuning,
+    pub(crate) control: Arc<Group>,
+    pub(crate) directory: Arc<Group>,
+    pub(crate) peers: Peers,
+    pub(crate) liveness: Liveness,
+    /// The incarnation under which this process is registered.
+    pub(crate) registered: watch::Sender<Option<Incarnation>>,
+    /// The number of the last block report; it only grows, whatever the incarnation.
+    pub(crate) report_sequence: AtomicU64,
+}
+
+impl Cluster {
+    /// Opens the metadata folder and runs the groups. The node takes part in elections at once; it
+    /// is reachable once [`Self::services`] are mounted, and a member once [`Self::run_member`] runs.
+    ///
+    /// # Errors
+    /// [`StartError`]; none of them goes away by itself.
+    pub async fn start(config: ClusterConfig) -> Result<Self, StartError> {
+        Self::start_tuned(config, Tuning::default()).await
+    }
+
+    pub(crate) async fn start_tuned(config: ClusterConfig, tuning: Tuning) -> Result<Self, StartError> {
+        let identity = Identity { node: config.node_id, cluster: config.cluster_id };
+        let dir = config.dir.clone();
+        // Recovery reads the whole state from disk, which is not for an async thread to wait on.
+        let load = move || -> Result<_, StartError> {
+            let database = Arc::new(Database::open(&dir, identity)?);
+            let sync = Group::sync(&database).map_err(StartError::Io)?;
+            let control = Group::prepare(GroupId::CONTROL, &database, &sync)?;
+            let directory = Group::prepare(GroupId::DIRECTORY, &database, &sync)?;
+            Ok((control, directory))
+        };
+        let (control, directory) = tokio::task::spawn_blocking(load)
+            .await
+            .map_err(|error| StartError::Io(std::io::Error::other(error)))??;
+        let peers = Peers::new(config.cluster_id, control.replicated());
+        let control = Group::run(control, config.node_id, peers.clone(), &tuning).await?;
+        let directory = Group::run(directory, config.node_id, peers.clone(), &tuning).await?;
+        Ok(Self(Arc::new(Inner {
+            config,
+            tuning,
+            control: Arc::new(control),
+            directory: Arc::new(directory),
+            peers,
+            liveness: Liveness::default(),
+            registered: watch::Sender::new(None),
+            report_sequence: AtomicU64::new(0),
+        })))
+    }
+
+    /// Founds the cluster: makes this node the only voter of every group and commits the cluster's
+    /// identity and this node as node 1. Founding again with the same identity is harmless.
+    ///
+    /// # Errors
+    /// [`FoundError`]; after `Commit` the caller may found again.
+    pub async fn found(&self, node_uuid: [u8; 16]) -> Result<(), FoundError> {
+        let config = &self.0.config;
+        if config.node_id != NodeId(1) {
+            return Err(FoundError::NotFirst(config.node_id));
+        }
+        for group in [&self.0.control, &self.0.directory] {
+            let initialized = group.initialize(config.node_id, &config.addresses.control).await;
+            initialized.map_err(|error| FoundError::Raft(error.to_string()))?;
+        }
+        let first_node = v1::AdmitNode {
+            node_uuid: node_uuid.to_vec().into(),
+            name: config.name.clone(),
+            control_address: config.addresses.control.clone(),
+            data_address: config.addresses.data.clone(),
+        };
+        let found = v1::FoundCluster {
+            cluster_id: config.cluster_id.0.to_vec().into(),
+            first_node: Some(first_node),
+        };
+        let command = command::new(Body::FoundCluster(found));
+        self.propose(GroupId::CONTROL, command, Instant::now() + FOUND_DEADLINE).await?;
+        Ok(())
+    }
+
+    /// The gRPC services that other members call, to be mounted on the node's listener.
+    pub fn services(&self) -> Routes {
+        let groups: Arc<[Arc<Group>]> = [self.0.control.clone(), self.0.directory.clone()].into();
+        let raft = RaftService::new(self.0.config.cluster_id, self.0.config.node_id, groups);
+        let raft = RaftServer::new(raft)
+            .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
+        let cluster = ClusterServer::new(ClusterService::new(self.clone()))
+            .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX);
+        Routes::new(raft).add_service(cluster)
+    }
+
+    /// The incarnation under which this process is registered; `None` until it is, and again after it
+    /// was declared down, until it has registered anew.
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        *self.0.registered.borrow()
+    }
+
+    /// Whether this node is registered and knows a leader of every group.
+    pub fn is_ready(&self) -> bool {
+        self.incarnation().is_some()
+            && self.0.control.leader().is_some()
+            && self.0.directory.leader().is_some()
+    }
+
+    /// Finds the replicas of blocks in this node's copy of the directory.
+    ///
+    /// The answer may be stale by `staleness`; a claim counts only while its node is up under the
+    /// claim's incarnation.
+    pub fn lookup(&self, namespace: NamespaceId, keys: &[BlockKey]) -> LookupAnswer {
+        lookup::lookup(&self.0.control, &self.0.directory, namespace, keys)
+    }
+
+    /// Every node of the cluster, by id, as this node's copy of the control state has it.
+    pub fn nodes(&self) -> Vec<v1::Node> {
+        let (voters, _) = self.0.control.members();
+        let replicated = self.0.control.replicated();
+        let State::Control(control) = &replicated.state else { return Vec::new() };
+        let view = |node: &v1::NodeRecord| v1::Node {
+            node_id: node.node_id,
+            name: node.name.clone(),
+            incarnation: node.incarnation,
+            state: node.state,
+            control_address: node.control_address.clone(),
+            data_address: node.data_address.clone(),
+            voter: voters.contains(&NodeId(node.node_id)),
+            host_capacity_bytes: node.host_capacity_bytes,
+            nvme_capacity_bytes: node.nvme_capacity_bytes,
+        };
+        control.nodes().map(view).collect()
+    }
+
+    /// The state of every group on this node.
+    pub fn groups(&self) -> Vec<v1::GroupStatus> {
+        [&self.0.control, &self.0.directory].map(|group| group.status()).into()
+    }
+
+    /// The cluster that this node belongs to.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.0.config.cluster_id
+    }
+
+    /// This node.
+    pub fn node_id(&self) -> NodeId {
+        self.0.config.node_id
+    }
+
+    /// Stops the groups. What was acknowledged is on disk; the folder is free again once every handle
+    /// is dropped.
+    pub async fn shutdown(&self) {
+        futures::join!(self.0.control.shutdown(), self.0.directory.shutdown());
+    }
+
+    pub(crate) fn group(&self, id: GroupId) -> Option<&Arc<Group>> {
+        [&self.0.control, &self.0.directory].into_iter().find(|group| group.id() == id)
+    }
+}
+
+/// The time that a leader stamps its commands with.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,165 @@
+//! Brings a command to the leader of its group, wherever that is, and back an outcome.
+
+use std::time::{Duration, Instant};
+
+use hearth_proto::limits::{PROPOSE_ATTEMPT_MS, PROPOSE_RETRY_MS};
+use hearth_proto::{GroupId, LogIndex, NodeId, v1};
+use tonic::{Code, Request};
+use v1::outcome::Kind;
+use v1::propose_response::Result as Answer;
+
+use crate::cluster::{Cluster, now_ms};
+use crate::error::ProposeError;
+use crate::raft::{Group, LocalProposal};
+
+/// What came of one attempt.
+enum Attempt {
+    Applied(LogIndex, v1::Outcome),
+    /// Certainly not committed; perhaps somebody else leads.
+    NotLeader(Option<(NodeId, String)>),
+    Unknown,
+    Stopped(String),
+}
+
+impl Cluster {
+    /// Commits a command, asking leader after leader until the deadline. The command may be committed
+    /// more than once, which changes nothing (INV-IDEMPOTENT).
+    ///
+    /// # Errors
+    /// [`ProposeError`]; after `Unknown` the caller repeats the same command.
+    ///
+    /// # Cancel safety
+    /// A proposal that is dropped may still be committed.
+    pub(crate) async fn propose(
+        &self,
+        group_id: GroupId,
+        command: v1::Command,
+        deadline: Instant,
+    ) -> Result<(LogIndex, Kind), ProposeError> {
+        let Some(group) = self.group(group_id) else {
+            return Err(ProposeError::NoLeader { group: group_id });
+        };
+        let mut unknown = false;
+        let mut hint: Option<(NodeId, String)> = None;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(match unknown {
+                    true => ProposeError::Unknown { group: group_id },
+                    false => ProposeError::NoLeader { group: group_id },
+                });
+            }
+            let limit = left.min(Duration::from_millis(PROPOSE_ATTEMPT_MS));
+            let attempt = match hint.take().or_else(|| self.known_leader(group)) {
+                Some((leader, _)) if leader == self.node_id() => {
+                    propose_here(group, command.clone(), limit).await
+                }
+                Some((leader, address)) => {
+                    self.propose_there(group_id, leader, &address, command.clone(), limit).await
+                }
+                None => Attempt::NotLeader(None),
+            };
+            match attempt {
+                Attempt::Applied(index, outcome) => return answer(index, outcome),
+                Attempt::NotLeader(leader) => hint = leader,
+                Attempt::Unknown => unknown = true,
+                Attempt::Stopped(detail) => return Err(ProposeError::Stopped { group: group_id, detail }),
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            tokio::time::sleep(left.min(Duration::from_millis(PROPOSE_RETRY_MS))).await;
+        }
+    }
+
+    /// Answers another node's proposal: here or nowhere, so that no proposal goes in circles.
+    pub(crate) async fn propose_for_peer(&self, group: &Group, command: v1::Command) -> v1::ProposeResponse {
+        let limit = Duration::from_millis(PROPOSE_ATTEMPT_MS);
+        let result = match propose_here(group, command, limit).await {
+            Attempt::Applied(index, outcome) => {
+                Answer::Applied(v1::ProposalApplied { log_index: index.0, outcome: Some(outcome) })
+            }
+            Attempt::NotLeader(leader) => Answer::NotLeader(not_leader(leader)),
+            Attempt::Unknown => Answer::Unknown(v1::NotLeader::default()),
+            Attempt::Stopped(_) => Answer::NotLeader(v1::NotLeader::default()),
+        };
+        v1::ProposeResponse { result: Some(result) }
+    }
+
+    /// The leader of a group as this node knows it, with its address.
+    pub(crate) fn known_leader(&self, group: &Group) -> Option<(NodeId, String)> {
+        let leader = group.leader()?;
+        let address = self.0.peers.known_address(leader).or_else(|| group.member_address(leader));
+        Some((leader, address.unwrap_or_default()))
+    }
+
+    async fn propose_there(
+        &self,
+        group: GroupId,
+        leader: NodeId,
+        address: &str,
+        command: v1::Command,
+        limit: Duration,
+    ) -> Attempt {
+        let Ok(mut client) = self.0.peers.cluster_service(leader, address) else {
+            return Attempt::NotLeader(None);
+        };
+        let mut request = Request::new(v1::ProposeRequest {
+            cluster_id: self.cluster_id().0.to_vec().into(),
+            group_id: group.0,
+            command: Some(command),
+        });
+        request.set_timeout(limit);
+        let response = match tokio::time::timeout(limit, client.propose(request)).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) if is_refusal(status.code()) => {
+                tracing::warn!(%leader, %status, "a proposal was not taken");
+                return Attempt::NotLeader(None);
+            }
+            // The request may have arrived although no answer did.
+            Ok(Err(_)) | Err(_) => return Attempt::Unknown,
+        };
+        match response.result {
+            Some(Answer::Applied(applied)) => {
+                Attempt::Applied(LogIndex(applied.log_index), applied.outcome.unwrap_or_default())
+            }
+            Some(Answer::NotLeader(other)) => Attempt::NotLeader(
+                Some((NodeId(other.leader_id), other.leader_address)).filter(|(leader, _)| leader.0 != 0),
+            ),
+            Some(Answer::Unknown(_)) | None => Attempt::Unknown,
+        }
+    }
+}
+
+/// The wire form of a leader hint.
+pub(crate) fn not_leader(leader: Option<(NodeId, String)>) -> v1::NotLeader {
+    let (leader_id, leader_address) = leader.unwrap_or_default();
+    v1::NotLeader { leader_id: leader_id.0, leader_address }
+}
+
+async fn propose_here(group: &Group, command: v1::Command, limit: Duration) -> Attempt {
+    match tokio::time::timeout(limit, group.propose(command, now_ms())).await {
+        Ok(LocalProposal::Applied(index, outcome)) => Attempt::Applied(index, outcome),
+        Ok(LocalProposal::NotLeader(leader)) => Attempt::NotLeader(leader),
+        Ok(LocalProposal::Unknown) | Err(_) => Attempt::Unknown,
+        Ok(LocalProposal::Stopped(detail)) => Attempt::Stopped(detail),
+    }
+}
+
+fn answer(index: LogIndex, outcome: v1::Outcome) -> Result<(LogIndex, Kind), ProposeError> {
+    match outcome.kind {
+        Some(Kind::Refused(refused)) => Err(ProposeError::Refused { detail: refused.detail }),
+        Some(kind) => Ok((index, kind)),
+        None => Err(ProposeError::Refused { detail: "the leader gave an outcome of a later version".into() }),
+    }
+}
+
+/// Codes that a receiver gives before it does anything.
+fn is_refusal(code: Code) -> bool {
+    matches!(
+        code,
+        Code::FailedPrecondition
+            | Code::InvalidArgument
+            | Code::NotFound
+            | Code::Unimplemented
+            | Code::ResourceExhausted
+    )
+}

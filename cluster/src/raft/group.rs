@@ -1,0 +1,321 @@
+//! One Raft group on this node: what the rest of the crate may ask of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
+
+use hearth_proto::limits::{
+    RAFT_APPEND_ENTRIES_MAX, RAFT_ELECTION_MS_MAX, RAFT_ELECTION_MS_MIN, RAFT_HEARTBEAT_MS, SNAPSHOT_SEND_MS,
+    VOTER_LAG_ENTRIES_MAX,
+};
+use hearth_proto::{GroupId, LogIndex, NodeId, v1};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, RaftError};
+use openraft::impls::BasicNode;
+use openraft::raft::AppendEntriesResponse;
+use openraft::{ChangeMembers, Config, Instant as _, Raft, RaftMetrics, SnapshotPolicy};
+use prost::Message;
+
+use super::database::Database;
+use super::log_store::LogStore;
+use super::machine::{Replicated, StateMachine, read};
+use super::network::Network;
+use super::peers::Peers;
+use super::snapshot::SnapshotFolder;
+use super::types::{Proposal, TypeConfig};
+use super::wal_sync::WalSync;
+use crate::config::Tuning;
+use crate::state::State;
+
+/// The group cannot do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GroupError {
+    #[error("the store of group {group} cannot be read")]
+    Store { group: GroupId, source: io::Error },
+    #[error("group {group} cannot run: {detail}")]
+    Raft { group: GroupId, detail: String },
+}
+
+/// What came of a proposal on this node.
+#[derive(Debug)]
+pub(crate) enum LocalProposal {
+    Applied(LogIndex, v1::Outcome),
+    /// Certainly not committed; the leader that this node knows, if any.
+    NotLeader(Option<(NodeId, String)>),
+    /// May or may not be committed (INV-IDEMPOTENT).
+    Unknown,
+    /// The group has stopped on this node for good.
+    Stopped(String),
+}
+
+/// A running group.
+#[derive(Debug)]
+pub(crate) struct Group {
+    id: GroupId,
+    raft: Raft<TypeConfig, StateMachine>,
+    replicated: Arc<RwLock<Replicated>>,
+    snapshots: Arc<SnapshotFolder>,
+    arrival: tokio::sync::Mutex<()>,
+    started: Instant,
+    /// Milliseconds from `started` to when a leader was last heard.
+    heard_ms: AtomicU64,
+}
+
+/// The parts of a group that are ready before the group runs.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    id: GroupId,
+    log: LogStore,
+    machine: StateMachine,
+}
+
+impl Prepared {
+    pub(crate) fn replicated(&self) -> Arc<RwLock<Replicated>> {
+        self.machine.replicated()
+    }
+}
+
+impl Group {
+    /// Starts the thread that all groups of `database` sync through.
+    pub(crate) fn sync(database: &Arc<Database>) -> io::Result<WalSync> {
+        WalSync::start(database.clone())
+    }
+
+    /// Loads the group's state.
+    ///
+    /// # Errors
+    /// [`GroupError::Store`] if it cannot be read; the operator restores the data or joins anew.
+    pub(crate) fn prepare(
+        id: GroupId,
+        database: &Arc<Database>,
+        sync: &WalSync,
+    ) -> Result<Prepared, GroupError> {
+        let machine = StateMachine::open(id, database.clone())
+            .map_err(|source| GroupError::Store { group: id, source })?;
+        Ok(Prepared { id, log: LogStore::new(id, database.clone(), sync.clone()), machine })
+    }
+
+    /// Runs the group.
+    ///
+    /// # Errors
+    /// [`GroupError::Raft`] if openraft refuses the stored log.
+    pub(crate) async fn run(
+        prepared: Prepared,
+        node: NodeId,
+        peers: Peers,
+        tuning: &Tuning,
+    ) -> Result<Self, GroupError> {
+        let Prepared { id, log, machine } = prepared;
+        let failed = |detail: String| GroupError::Raft { group: id, detail };
+        let config = raft_config(id, tuning).map_err(failed)?;
+        let (replicated, snapshots) = (machine.replicated(), machine.snapshots());
+        let network = Network { group: id, node, peers };
+        let raft = Raft::new(node.0, Arc::new(config), network, log, machine)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(Self {
+            id,
+            raft,
+            replicated,
+            snapshots,
+            arrival: tokio::sync::Mutex::new(()),
+            started: Instant::now(),
+            heard_ms: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// The replicated state, for as short as possible: entries wait while it is held.
+    pub(crate) fn replicated(&self) -> RwLockReadGuard<'_, Replicated> {
+        read(&self.replicated)
+    }
+
+    pub(super) fn raft(&self) -> &Raft<TypeConfig, StateMachine> {
+        &self.raft
+    }
+
+    pub(super) fn arrival(&self) -> &tokio::sync::Mutex<()> {
+        &self.arrival
+    }
+
+    pub(super) fn arrival_path(&self) -> PathBuf {
+        self.snapshots.unfinished_path("arrival")
+    }
+
+    /// Notes that a leader was heard, unless its append was refused as outdated.
+    pub(super) fn note_append(&self, answer: &AppendEntriesResponse<TypeConfig>) {
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.heard_ms.fetch_max(now, Ordering::Relaxed);
+        }
+    }
+
+    /// How long ago a leader was last known to be one: by its appends, or here by a quorum's answers.
+    pub(crate) fn staleness(&self) -> Duration {
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        if metrics.state.is_leader() {
+            let alone = metrics.membership_config.voter_ids().eq([metrics.id]);
+            if alone {
+                return Duration::ZERO;
+            }
+            if let Some(acked) = metrics.last_quorum_acked {
+                return acked.elapsed();
+            }
+        }
+        let heard = Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(heard)
+    }
+
+    /// The leader that this node knows.
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        self.raft.metrics().borrow_watched().current_leader.map(NodeId)
+    }
+
+    /// The term in which this node leads now.
+    pub(crate) fn leading_term(&self) -> Option<u64> {
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        (metrics.state.is_leader() && metrics.current_leader == Some(metrics.id))
+            .then_some(metrics.current_term)
+    }
+
+    /// The address of a member, as the membership has it.
+    pub(crate) fn member_address(&self, node: NodeId) -> Option<String> {
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        metrics.membership_config.membership().get_node(&node.0).map(|node| node.addr.clone())
+    }
+
+    /// Makes this node the first and only voter. Without effect if the group has members.
+    pub(crate) async fn initialize(&self, node: NodeId, address: &str) -> Result<(), GroupError> {
+        let members = BTreeMap::from([(node.0, BasicNode::new(address))]);
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    /// Stamps and proposes a command, if this node leads.
+    ///
+    /// # Cancel safety
+    /// A proposal that is dropped may still be committed.
+    pub(crate) async fn propose(&self, mut command: v1::Command, stamp_ms: u64) -> LocalProposal {
+        command.stamp_ms = stamp_ms;
+        match self.raft.client_write(Proposal(command.encode_to_vec().into())).await {
+            Ok(written) => LocalProposal::Applied(LogIndex(written.log_id.index), written.data.0),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                LocalProposal::NotLeader(leader_of(&forward))
+            }
+            Err(RaftError::APIError(_)) => LocalProposal::Unknown,
+            Err(RaftError::Fatal(error)) => LocalProposal::Stopped(error.to_string()),
+        }
+    }
+
+    /// Adds a member that gets the log and does not vote.
+    pub(crate) async fn add_learner(&self, node: NodeId, address: &str) -> Result<(), GroupError> {
+        self.raft
+            .add_learner(node.0, BasicNode::new(address), false)
+            .await
+            .map(drop)
+            .map_err(|error| self.failed(&error))
+    }
+
+    /// Lets a learner vote.
+    pub(crate) async fn add_voter(&self, node: NodeId) -> Result<(), GroupError> {
+        let change = ChangeMembers::AddVoterIds(BTreeSet::from([node.0]));
+        self.raft.change_membership(change, true).await.map(drop).map_err(|error| self.failed(&error))
+    }
+
+    /// The members as this node knows them: voters, then learners.
+    pub(crate) fn members(&self) -> (Vec<NodeId>, Vec<NodeId>) {
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        let voters = metrics.membership_config.voter_ids().map(NodeId).collect();
+        (voters, metrics.membership_config.membership().learner_ids().map(NodeId).collect())
+    }
+
+    /// Whether a member's log is close enough to the leader's for it to vote; asked of the leader.
+    pub(crate) fn is_caught_up(&self, node: NodeId) -> bool {
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let matched =
+            metrics.replication.as_ref().and_then(|progress| progress.get(&node.0).copied().flatten());
+        matched.is_some_and(|matched| matched.index + VOTER_LAG_ENTRIES_MAX >= last)
+    }
+
+    /// What an operator wants to know of the group.
+    pub(crate) fn status(&self) -> v1::GroupStatus {
+        let metrics = self.metrics();
+        let replicated = self.replicated();
+        let blocks = match &replicated.state {
+            State::Directory(directory) => directory.block_count() as u64,
+            State::Control(_) => 0,
+        };
+        v1::GroupStatus {
+            group_id: self.id.0,
+            leader: metrics.current_leader.unwrap_or(0),
+            term: metrics.current_term,
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            applied_index: replicated.applied_index(),
+            voters: metrics.membership_config.voter_ids().collect(),
+            learners: metrics.membership_config.membership().learner_ids().collect(),
+            blocks,
+        }
+    }
+
+    /// Why the group no longer runs on this node, if it does not.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.raft.metrics().borrow_watched().running_state.as_ref().err().map(ToString::to_string)
+    }
+
+    /// Stops the group; the log and the state stay as they are.
+    pub(crate) async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(group = %self.id, %error, "a group did not stop cleanly");
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn purged_index(&self) -> Option<u64> {
+        self.metrics().purged.map(|purged| purged.index)
+    }
+
+    fn metrics(&self) -> RaftMetrics<TypeConfig> {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    fn failed(&self, error: &dyn std::error::Error) -> GroupError {
+        GroupError::Raft { group: self.id, detail: error.to_string() }
+    }
+}
+
+fn leader_of(forward: &ForwardToLeader<TypeConfig>) -> Option<(NodeId, String)> {
+    let address = forward.leader_node.as_ref().map(|node| node.addr.clone()).unwrap_or_default();
+    forward.leader_id.map(|leader| (NodeId(leader), address))
+}
+
+fn raft_config(id: GroupId, tuning: &Tuning) -> Result<Config, String> {
+    let config = Config {
+        cluster_name: format!("group-{id}"),
+        heartbeat_interval: RAFT_HEARTBEAT_MS,
+        election_timeout_min: RAFT_ELECTION_MS_MIN,
+        election_timeout_max: RAFT_ELECTION_MS_MAX,
+        install_snapshot_timeout: SNAPSHOT_SEND_MS,
+        max_payload_entries: RAFT_APPEND_ENTRIES_MAX,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(tuning.snapshot_every_entries),
+        max_in_snapshot_log_to_keep: tuning.snapshot_keep_entries,
+        // A follower that is too far behind for the kept log gets a snapshot.
+        replication_lag_threshold: tuning.snapshot_every_entries,
+        enable_pre_vote: Some(true),
+        ..Config::default()
+    };
+    config.validate().map_err(|error| error.to_string())
+}

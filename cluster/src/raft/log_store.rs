@@ -1,0 +1,206 @@
+//! The Raft log, vote and pointers of one group, in the shared database.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use hearth_proto::GroupId;
+use hearth_proto::limits::RAFT_APPEND_BYTES_MAX;
+use openraft::OptionalSend;
+use openraft::entry::RaftEntry;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use rocksdb::{ReadOptions, WriteBatch};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::database::{Database, group_key};
+use super::types::{Entry, LogId, TypeConfig, Vote};
+use super::wal_sync::WalSync;
+
+const VOTE: u8 = b'V';
+const COMMITTED: u8 = b'C';
+const PURGED: u8 = b'P';
+
+/// One group's log. Clones read and write the same log.
+#[derive(Clone, Debug)]
+pub(crate) struct LogStore {
+    group: GroupId,
+    database: Arc<Database>,
+    sync: WalSync,
+}
+
+impl LogStore {
+    pub(crate) fn new(group: GroupId, database: Arc<Database>, sync: WalSync) -> Self {
+        Self { group, database, sync }
+    }
+
+    fn entry_key(&self, index: u64) -> [u8; 12] {
+        let mut key = [0; 12];
+        key[..4].copy_from_slice(&group_key(self.group));
+        key[4..].copy_from_slice(&index.to_be_bytes());
+        key
+    }
+
+    fn pointer_key(&self, name: u8) -> [u8; 5] {
+        let mut key = [0; 5];
+        key[..4].copy_from_slice(&group_key(self.group));
+        key[4] = name;
+        key
+    }
+
+    fn read_pointer<T: DeserializeOwned>(&self, name: u8) -> io::Result<Option<T>> {
+        let family = self.database.vote();
+        let value =
+            self.database.db().get_pinned_cf(family, self.pointer_key(name)).map_err(io::Error::other)?;
+        value.map(|bytes| decode(&bytes)).transpose()
+    }
+
+    fn write_pointer<T: Serialize>(&self, batch: &mut WriteBatch, name: u8, value: &T) -> io::Result<()> {
+        batch.put_cf(self.database.vote(), self.pointer_key(name), encode(value)?);
+        Ok(())
+    }
+
+    /// Reads entries from `start` up to `end`, exclusive, and stops early once it has `bytes_max`.
+    ///
+    /// # Errors
+    /// `InvalidData` if an entry within the range is missing or damaged.
+    fn read_entries(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(self.entry_key(end).to_vec());
+        let mut iterator = self.database.db().raw_iterator_cf_opt(self.database.log(), options);
+        iterator.seek(self.entry_key(start));
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut bytes = 0;
+        while let Some((key, value)) = iterator.item() {
+            let entry: Entry = decode(value)?;
+            let index = entry.log_id().index;
+            let follows = entries.last().is_none_or(|last| last.log_id().index + 1 == index);
+            if key != self.entry_key(index) || !follows {
+                let group = self.group;
+                let detail = format!("the log of group {group} has a hole or a misplaced entry at {index}");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, detail));
+            }
+            bytes += value.len();
+            entries.push(entry);
+            if bytes >= bytes_max {
+                break;
+            }
+            iterator.next();
+        }
+        iterator.status().map_err(io::Error::other)?;
+        Ok(entries)
+    }
+
+    fn last_entry_id(&self) -> io::Result<Option<LogId>> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(self.entry_key(0).to_vec());
+        let mut iterator = self.database.db().raw_iterator_cf_opt(self.database.log(), options);
+        iterator.seek_for_prev(self.entry_key(u64::MAX));
+        let last = iterator.value().map(decode::<Entry>).transpose()?.map(|entry| entry.log_id());
+        iterator.status().map_err(io::Error::other)?;
+        Ok(last)
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        let start = match range.start_bound() {
+            Bound::Included(index) => *index,
+            Bound::Excluded(index) => index + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(index) => index + 1,
+            Bound::Excluded(index) => *index,
+            Bound::Unbounded => u64::MAX,
+        };
+        self.read_entries(start, end, usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read_entries(start, end, RAFT_APPEND_BYTES_MAX)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        self.read_pointer(VOTE)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let last_purged_log_id = self.read_pointer(PURGED)?;
+        let last_log_id = self.last_entry_id()?.or(last_purged_log_id);
+        Ok(LogState { last_purged_log_id, last_log_id })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let mut batch = WriteBatch::default();
+        self.write_pointer(&mut batch, VOTE, vote)?;
+        self.database.write_unsynced(batch)?;
+        self.sync.wait().await
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        // Unsynced: an older pointer after a crash only means that more of the log is applied later.
+        let mut batch = WriteBatch::default();
+        self.write_pointer(&mut batch, COMMITTED, &committed)?;
+        self.database.write_unsynced(batch)
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.read_pointer::<Option<LogId>>(COMMITTED)?.flatten())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut batch = WriteBatch::default();
+        for entry in entries {
+            batch.put_cf(self.database.log(), self.entry_key(entry.log_id().index), encode(&entry)?);
+        }
+        // Readable now; acknowledged only after the sync (INV-ACK).
+        self.database.write_unsynced(batch)?;
+        self.sync.notify(callback).await;
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
+        let from = last_log_id.map_or(0, |last| last.index + 1);
+        let mut batch = WriteBatch::default();
+        batch.delete_range_cf(self.database.log(), self.entry_key(from), self.entry_key(u64::MAX));
+        // Later appends follow it in the same write-ahead log, so it cannot be lost before them.
+        self.database.write_unsynced(batch)
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        let mut batch = WriteBatch::default();
+        self.write_pointer(&mut batch, PURGED, &log_id)?;
+        batch.delete_range_cf(self.database.log(), self.entry_key(0), self.entry_key(log_id.index + 1));
+        self.database.write_unsynced(batch)
+    }
+}
+
+/// Postcard, for what only this node reads back.
+pub(super) fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
+    postcard::to_stdvec(value).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// The inverse of [`encode`]; bytes that it did not write are `InvalidData`.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    postcard::from_bytes(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}

@@ -1,0 +1,98 @@
+//! One multiplexed HTTP/2 connection per peer, at the address that the control state knows.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use hearth_proto::limits::{
+    GRPC_MESSAGE_BYTES_MAX, NODES_MAX, RAFT_ELECTION_MS_MAX, RAFT_ELECTION_MS_MIN, RAFT_HEARTBEAT_MS,
+};
+use hearth_proto::v1::cluster_client::ClusterClient;
+use hearth_proto::v1::raft_client::RaftClient;
+use hearth_proto::{ClusterId, NodeId};
+use rustc_hash::FxHashMap;
+use tonic::transport::{Channel, Endpoint};
+
+use super::machine::{Replicated, read};
+use crate::state::State;
+
+/// The way to the other nodes. Clones share the connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Peers(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    cluster: ClusterId,
+    control: Arc<RwLock<Replicated>>,
+    channels: Mutex<FxHashMap<NodeId, (String, Channel)>>,
+}
+
+/// An address that is not one.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{address:?} is not an address of the form host:port")]
+pub(crate) struct AddressError {
+    pub(crate) address: String,
+}
+
+impl Peers {
+    pub(crate) fn new(cluster: ClusterId, control: Arc<RwLock<Replicated>>) -> Self {
+        Self(Arc::new(Inner { cluster, control, channels: Mutex::default() }))
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterId {
+        self.0.cluster
+    }
+
+    /// The node's address in the control state, which follows it when it restarts elsewhere.
+    pub(crate) fn known_address(&self, node: NodeId) -> Option<String> {
+        let control = read(&self.0.control);
+        let State::Control(control) = &control.state else { return None };
+        control.node(node).map(|node| node.control_address.clone()).filter(|address| !address.is_empty())
+    }
+
+    pub(super) fn raft(&self, node: NodeId, fallback: &str) -> Result<RaftClient<Channel>, AddressError> {
+        let client = RaftClient::new(self.channel(node, fallback)?);
+        Ok(client
+            .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+    }
+
+    pub(crate) fn cluster_service(
+        &self,
+        node: NodeId,
+        fallback: &str,
+    ) -> Result<ClusterClient<Channel>, AddressError> {
+        let client = ClusterClient::new(self.channel(node, fallback)?);
+        Ok(client.max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+    }
+
+    fn channel(&self, node: NodeId, fallback: &str) -> Result<Channel, AddressError> {
+        let address = self.known_address(node).unwrap_or_else(|| fallback.to_owned());
+        let mut channels = self.0.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((held, channel)) = channels.get(&node)
+            && *held == address
+        {
+            return Ok(channel.clone());
+        }
+        let channel = endpoint(&address)?.connect_lazy();
+        if channels.len() >= NODES_MAX {
+            channels.clear();
+        }
+        channels.insert(node, (address, channel.clone()));
+        Ok(channel)
+    }
+}
+
+/// How this node connects to another one.
+pub(crate) fn endpoint(address: &str) -> Result<Endpoint, AddressError> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|_| AddressError { address: address.to_owned() })?;
+    Ok(endpoint
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_millis(RAFT_ELECTION_MS_MIN))
+        // Without keep-alive a connection that a partition cut is never given up.
+        .http2_keep_alive_interval(Duration::from_millis(RAFT_HEARTBEAT_MS * 4))
+        .keep_alive_timeout(Duration::from_millis(RAFT_ELECTION_MS_MAX))
+        .keep_alive_while_idle(true)
+        .initial_connection_window_size(16 << 20)
+        .initial_stream_window_size(8 << 20))
+}

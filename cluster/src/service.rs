@@ -1,0 +1,120 @@
+//! What other nodes ask of this one outside Raft: joining, proposals, heartbeats.
+
+use std::time::{Duration, Instant};
+
+use hearth_proto::limits::{COMMAND_BYTES_MAX, PROPOSE_ATTEMPT_MS};
+use hearth_proto::v1::cluster_server::Cluster as ClusterRpc;
+use hearth_proto::v1::command::Body;
+use hearth_proto::v1::outcome::Kind;
+use hearth_proto::{GroupId, Incarnation, NodeId, v1};
+use prost::Message;
+use tonic::{Request, Response, Status};
+use v1::heartbeat_response::Result as Beat;
+use v1::join_response::Result as Joined;
+
+use crate::cluster::Cluster;
+use crate::error::ProposeError;
+use crate::propose::not_leader;
+use crate::raft::check_cluster;
+use crate::state::{State, command};
+
+/// Serves [`ClusterRpc`] for one member.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterService {
+    cluster: Cluster,
+}
+
+impl ClusterService {
+    pub(crate) fn new(cluster: Cluster) -> Self {
+        Self { cluster }
+    }
+}
+
+#[tonic::async_trait]
+impl ClusterRpc for ClusterService {
+    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
+        let request = request.into_inner();
+        let ours = self.cluster.cluster_id();
+        let respond = |result| {
+            let cluster_id = ours.0.to_vec().into();
+            Ok(Response::new(v1::JoinResponse { cluster_id, result }))
+        };
+        if !request.expected_cluster_id.is_empty() && request.expected_cluster_id[..] != ours.0 {
+            // The cluster id alone says it; the node compares and names both.
+            return respond(None);
+        }
+        let admit = command::new(Body::AdmitNode(v1::AdmitNode {
+            node_uuid: request.node_uuid,
+            name: request.name,
+            control_address: request.control_address,
+            data_address: request.data_address,
+        }));
+        let deadline = Instant::now() + Duration::from_millis(PROPOSE_ATTEMPT_MS);
+        match self.cluster.propose(GroupId::CONTROL, admit, deadline).await {
+            Ok((_, Kind::Admitted(admitted))) => respond(Some(Joined::NodeId(admitted.node_id))),
+            Ok(_) => Err(Status::internal("an admission had the outcome of another command")),
+            Err(ProposeError::Refused { detail }) => {
+                respond(Some(Joined::Refused(v1::CommandRefused { reason: 0, detail })))
+            }
+            Err(error) => Err(Status::unavailable(error.to_string())),
+        }
+    }
+
+    async fn propose(
+        &self,
+        request: Request<v1::ProposeRequest>,
+    ) -> Result<Response<v1::ProposeResponse>, Status> {
+        let request = request.into_inner();
+        check_cluster(self.cluster.cluster_id(), &request.cluster_id)?;
+        let group = self.cluster.group(GroupId(request.group_id));
+        let group = group.ok_or_else(|| Status::not_found("this node does not have the group"))?;
+        let command = request.command.ok_or_else(|| Status::invalid_argument("there is no command"))?;
+        let size = command.encoded_len();
+        if size > COMMAND_BYTES_MAX {
+            let detail = format!("a command of {size} bytes is over the limit of {COMMAND_BYTES_MAX}");
+            return Err(Status::invalid_argument(detail));
+        }
+        // In the log it would stop every replica that is as old as this one (INV-WIRE).
+        if command.version > command::VERSION {
+            let detail =
+                format!("the command has version {}, this build knows {}", command.version, command::VERSION);
+            return Err(Status::failed_precondition(detail));
+        }
+        Ok(Response::new(self.cluster.propose_for_peer(group, command).await))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<v1::HeartbeatRequest>,
+    ) -> Result<Response<v1::HeartbeatResponse>, Status> {
+        check_cluster(self.cluster.cluster_id(), &request.get_ref().cluster_id)?;
+        let result = self.cluster.hear(request.get_ref());
+        Ok(Response::new(v1::HeartbeatResponse { result: Some(result) }))
+    }
+}
+
+impl Cluster {
+    /// Takes a heartbeat as the control leader, or says who that is.
+    pub(crate) fn hear(&self, beat: &v1::HeartbeatRequest) -> Beat {
+        let control = &self.0.control;
+        let Some(term) = control.leading_term() else {
+            return Beat::NotLeader(not_leader(self.known_leader(control)));
+        };
+        let (id, incarnation) = (NodeId(beat.node_id), Incarnation(beat.incarnation));
+        let replicated = control.replicated();
+        let State::Control(state) = &replicated.state else {
+            return Beat::RegisterAgain(v1::RegisterAgain {});
+        };
+        let Some(known) = state.node(id) else { return Beat::RegisterAgain(v1::RegisterAgain {}) };
+        let registered = known.incarnation;
+        if registered > incarnation.0 && known.boot_id != beat.boot_id {
+            return Beat::Superseded(v1::NodeSuperseded { incarnation: registered });
+        }
+        // An incarnation that this leader has not applied yet is one that it will: it was committed.
+        if registered < incarnation.0 || state.serving_incarnation(id) == Some(incarnation) {
+            self.0.liveness.hear(term, id, incarnation, Instant::now());
+            return Beat::Heard(v1::HeartbeatHeard {});
+        }
+        Beat::RegisterAgain(v1::RegisterAgain {})
+    }
+}

@@ -1,0 +1,32 @@
+//! Where the block reports of this node come from.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use hearth_proto::BlockDelta;
+
+/// What [`BlockSource::take_deltas`] left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeltaStatus {
+    /// Nothing more is waiting.
+    Complete,
+    /// More deltas are waiting.
+    More,
+    /// Deltas were lost since the last call, and those waiting are dropped: only the inventory is right.
+    Overflowed,
+}
+
+/// The node's store, as far as the directory is concerned with it.
+///
+/// *Invariants*: a delta is queued only after the store's own index has changed (INV-PUBLISH), and
+/// deltas of one block and tier come in the order of the changes.
+pub trait BlockSource: Send + Sync + 'static {
+    /// Everything that is readable now, each as an added delta. Changes that are queued already may show in it.
+    fn inventory(&self) -> Vec<BlockDelta>;
+
+    /// Appends up to `max` of the oldest waiting deltas to `out`.
+    fn take_deltas(&self, max: usize, out: &mut Vec<BlockDelta>) -> DeltaStatus;
+
+    /// Resolves once there is something to take. *Cancel safety*: dropping it loses nothing.
+    fn ready<'a>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+}

@@ -1,0 +1,56 @@
+//! Builds commands, and packs and unpacks the deltas of a block report.
+
+use bytes::Bytes;
+use hearth_proto::{BlockDelta, BlockId, BlockKey, NamespaceId, Tier, v1};
+use v1::command::Body;
+
+/// The newest command format that this build applies.
+pub(crate) const VERSION: u32 = 1;
+
+/// Bytes of one packed delta.
+pub(crate) const DELTA_BYTES: usize = 42;
+
+/// A command that a leader can stamp and propose.
+pub(crate) fn new(body: Body) -> v1::Command {
+    v1::Command { version: VERSION, stamp_ms: 0, body: Some(body) }
+}
+
+/// Packs deltas in the order given.
+pub(crate) fn pack_deltas(deltas: &[BlockDelta]) -> Bytes {
+    let mut out = Vec::with_capacity(deltas.len() * DELTA_BYTES);
+    for delta in deltas {
+        out.extend_from_slice(&delta.id.namespace.0.to_le_bytes());
+        out.extend_from_slice(&delta.id.key.0);
+        out.push(delta.tier as u8);
+        out.push(u8::from(delta.added));
+        out.extend_from_slice(&delta.payload_len.to_le_bytes());
+    }
+    out.into()
+}
+
+/// Reads packed deltas one after the other, without copying the whole; `None` if they are malformed.
+pub(crate) fn unpack_deltas(bytes: &[u8]) -> Option<impl Iterator<Item = BlockDelta>> {
+    let (records, rest) = bytes.as_chunks::<DELTA_BYTES>();
+    if !rest.is_empty() || records.iter().any(|record| unpack(record).is_none()) {
+        return None;
+    }
+    Some(records.iter().filter_map(unpack))
+}
+
+fn unpack(record: &[u8; DELTA_BYTES]) -> Option<BlockDelta> {
+    let (namespace, rest) = record.split_first_chunk::<4>()?;
+    let (key, rest) = rest.split_first_chunk::<32>()?;
+    let (&[tier, added], rest) = rest.split_first_chunk::<2>()?;
+    let payload_len = u32::from_le_bytes(*rest.first_chunk::<4>()?);
+    let added = match added {
+        0 => false,
+        1 => true,
+        _ => return None,
+    };
+    Some(BlockDelta {
+        id: BlockId { namespace: NamespaceId(u32::from_le_bytes(*namespace)), key: BlockKey(*key) },
+        tier: Tier::from_wire(tier)?,
+        added,
+        payload_len,
+    })
+}

@@ -1,0 +1,54 @@
+//! Short ways to write outcomes.
+
+use hearth_proto::{Incarnation, NodeId, v1};
+use v1::outcome::Kind;
+
+use super::command;
+
+fn of(kind: Kind) -> v1::Outcome {
+    v1::Outcome { kind: Some(kind) }
+}
+
+pub(super) fn refused(reason: v1::RefusalReason, detail: impl Into<String>) -> v1::Outcome {
+    of(Kind::Refused(v1::CommandRefused { reason: reason.into(), detail: detail.into() }))
+}
+
+pub(super) fn future_version(version: u32) -> v1::Outcome {
+    let known = command::VERSION;
+    refused(
+        v1::RefusalReason::FutureVersion,
+        format!("the command has version {version}, this build knows {known}"),
+    )
+}
+
+pub(super) fn wrong_group() -> v1::Outcome {
+    refused(v1::RefusalReason::WrongGroup, "the command belongs to another group")
+}
+
+pub(super) fn admitted(node: NodeId) -> v1::Outcome {
+    of(Kind::Admitted(v1::NodeAdmitted { node_id: node.0 }))
+}
+
+pub(super) fn registered(incarnation: u64) -> v1::Outcome {
+    of(Kind::Registered(v1::NodeRegistered { incarnation }))
+}
+
+pub(super) fn superseded(incarnation: Incarnation) -> v1::Outcome {
+    of(Kind::Superseded(v1::NodeSuperseded { incarnation: incarnation.0 }))
+}
+
+pub(super) fn marked(changed: bool) -> v1::Outcome {
+    of(Kind::Marked(v1::NodeMarked { changed }))
+}
+
+pub(super) fn report_applied(next_sequence: u64) -> v1::Outcome {
+    of(Kind::ReportApplied(v1::ReportApplied { next_sequence }))
+}
+
+pub(super) fn report_gap(next_sequence: u64) -> v1::Outcome {
+    of(Kind::ReportGap(v1::ReportGap { next_sequence }))
+}
+
+pub(super) fn purged(blocks: u64) -> v1::Outcome {
+    of(Kind::ClaimsPurged(v1::ClaimsPurged { blocks }))
+}

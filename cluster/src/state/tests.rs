@@ -1,0 +1,335 @@
+//! The pure state machines: tables of transitions.
+
+use hearth_proto::{BlockDelta, BlockId, BlockKey, GroupId, Incarnation, NamespaceId, NodeId, Tier, v1};
+use v1::command::Body;
+use v1::outcome::Kind;
+use v1::{NodeState, RefusalReason};
+
+use super::directory::tier_bit;
+use super::{Control, Directory, RecordKey, State, command};
+
+pub(super) const CLUSTER: [u8; 16] = [9; 16];
+
+pub(super) fn control() -> State {
+    let mut state = State::new(GroupId::CONTROL);
+    assert_eq!(found(&mut state, CLUSTER), Kind::Admitted(v1::NodeAdmitted { node_id: 1 }));
+    state
+}
+
+pub(super) fn apply(state: &mut State, stamp_ms: u64, body: Body) -> Kind {
+    let command = v1::Command { stamp_ms, ..command::new(body) };
+    state.apply(&command).kind.expect("every outcome has a kind")
+}
+
+pub(super) fn found(state: &mut State, cluster: [u8; 16]) -> Kind {
+    let first_node = Some(admission(1));
+    apply(state, 5, Body::FoundCluster(v1::FoundCluster { cluster_id: cluster.to_vec().into(), first_node }))
+}
+
+fn admission(uuid: u8) -> v1::AdmitNode {
+    v1::AdmitNode {
+        node_uuid: vec![uuid; 16].into(),
+        name: format!("n{uuid}"),
+        control_address: format!("h{uuid}:1"),
+        data_address: format!("h{uuid}:2"),
+    }
+}
+
+pub(super) fn admit(state: &mut State, uuid: u8) -> Kind {
+    apply(state, 6, Body::AdmitNode(admission(uuid)))
+}
+
+pub(super) fn register(state: &mut State, node: u64, boot: u8) -> Kind {
+    let register = v1::RegisterNode {
+        node_id: node,
+        boot_id: vec![boot; 16].into(),
+        control_address: format!("boot{boot}:1"),
+        ..Default::default()
+    };
+    apply(state, 7, Body::RegisterNode(register))
+}
+
+pub(super) fn down(state: &mut State, node: u64, incarnation: u64) -> Kind {
+    apply(state, 8, Body::NodeDown(v1::NodeDown { node_id: node, incarnation }))
+}
+
+pub(super) fn as_control(state: &State) -> &Control {
+    let State::Control(control) = state else { panic!("not a control state") };
+    control
+}
+
+fn as_directory(state: &State) -> &Directory {
+    let State::Directory(directory) = state else { panic!("not a directory state") };
+    directory
+}
+
+fn registered(incarnation: u64) -> Kind {
+    Kind::Registered(v1::NodeRegistered { incarnation })
+}
+
+fn superseded(incarnation: u64) -> Kind {
+    Kind::Superseded(v1::NodeSuperseded { incarnation })
+}
+
+fn refusal(kind: &Kind) -> RefusalReason {
+    let Kind::Refused(refused) = kind else { panic!("not refused: {kind:?}") };
+    refused.reason()
+}
+
+#[test]
+fn founding_fixes_the_cluster_once() {
+    let mut state = State::new(GroupId::CONTROL);
+    assert_eq!(refusal(&admit(&mut state, 1)), RefusalReason::NotFounded);
+    assert_eq!(refusal(&register(&mut state, 1, 1)), RefusalReason::NotFounded);
+    for _ in 0..2 {
+        assert_eq!(found(&mut state, CLUSTER), Kind::Admitted(v1::NodeAdmitted { node_id: 1 }));
+    }
+    assert_eq!(refusal(&found(&mut state, [8; 16])), RefusalReason::OtherCluster);
+    assert_eq!(as_control(&state).cluster_id().unwrap().0, CLUSTER);
+}
+
+#[test]
+fn a_uuid_always_gets_the_same_node_id_and_ids_are_not_reused() {
+    let mut state = control();
+    for (uuid, id) in [(2, 2), (3, 3), (2, 2), (1, 1), (4, 4)] {
+        assert_eq!(admit(&mut state, uuid), Kind::Admitted(v1::NodeAdmitted { node_id: id }), "uuid {uuid}");
+    }
+    let short = v1::AdmitNode { node_uuid: vec![1; 15].into(), ..admission(5) };
+    assert_eq!(refusal(&apply(&mut state, 1, Body::AdmitNode(short))), RefusalReason::Malformed);
+}
+
+#[test]
+fn texts_without_end_are_refused() {
+    let mut state = control();
+    let long = "x".repeat(hearth_proto::limits::NODE_TEXT_BYTES_MAX + 1);
+    for admit in [
+        v1::AdmitNode { name: long.clone(), ..admission(2) },
+        v1::AdmitNode { control_address: long.clone(), ..admission(2) },
+        v1::AdmitNode { data_address: long.clone(), ..admission(2) },
+    ] {
+        assert_eq!(refusal(&apply(&mut state, 1, Body::AdmitNode(admit))), RefusalReason::Malformed);
+    }
+    let register =
+        v1::RegisterNode { node_id: 1, boot_id: vec![1; 16].into(), name: long, ..Default::default() };
+    assert_eq!(refusal(&apply(&mut state, 1, Body::RegisterNode(register))), RefusalReason::Malformed);
+}
+
+#[test]
+fn a_full_cluster_refuses_strangers_and_knows_its_own() {
+    let mut state = control();
+    let wide = |number: u16| v1::AdmitNode {
+        node_uuid: [&number.to_le_bytes()[..], &[0xff; 14]].concat().into(),
+        ..admission(0)
+    };
+    let nodes = u16::try_from(hearth_proto::limits::NODES_MAX).unwrap();
+    for number in 1..nodes {
+        assert!(matches!(apply(&mut state, 1, Body::AdmitNode(wide(number))), Kind::Admitted(_)));
+    }
+    let refused = apply(&mut state, 1, Body::AdmitNode(wide(nodes)));
+    assert_eq!(refusal(&refused), RefusalReason::ClusterFull);
+    assert!(matches!(apply(&mut state, 1, Body::AdmitNode(wide(7))), Kind::Admitted(_)));
+}
+
+#[test]
+fn registering_is_idempotent_by_boot_id_and_fences_by_incarnation() {
+    let mut state = control();
+    let node = NodeId(1);
+    assert_eq!(as_control(&state).serving_incarnation(node), None);
+    assert_eq!(register(&mut state, 1, 0xa), registered(1));
+    assert_eq!(register(&mut state, 1, 0xa), registered(1));
+    assert_eq!(as_control(&state).serving_incarnation(node), Some(Incarnation(1)));
+    // A restart takes over; the process before it stays out for good, however late it asks (INV-FENCE).
+    assert_eq!(register(&mut state, 1, 0xb), registered(2));
+    assert_eq!(register(&mut state, 1, 0xa), superseded(2));
+    assert_eq!(as_control(&state).serving_incarnation(node), Some(Incarnation(2)));
+    assert_eq!(as_control(&state).node(node).unwrap().control_address, "boot11:1");
+    assert_eq!(refusal(&register(&mut state, 7, 1)), RefusalReason::UnknownNode);
+}
+
+#[test]
+fn a_node_declared_down_comes_back_with_a_new_incarnation() {
+    let mut state = control();
+    let node = NodeId(1);
+    register(&mut state, 1, 0xa);
+    let changed = |changed| Kind::Marked(v1::NodeMarked { changed });
+    assert_eq!(down(&mut state, 1, 2), changed(false), "an incarnation that is not there yet");
+    assert_eq!(down(&mut state, 1, 1), changed(true));
+    assert_eq!(down(&mut state, 1, 1), changed(false));
+    assert_eq!(as_control(&state).serving_incarnation(node), None);
+    assert_eq!(as_control(&state).node(node).unwrap().state(), NodeState::Down);
+    assert_eq!(register(&mut state, 1, 0xa), registered(2));
+    assert_eq!(down(&mut state, 1, 1), changed(false), "a late verdict on the old incarnation");
+    assert_eq!(as_control(&state).serving_incarnation(node), Some(Incarnation(2)));
+}
+
+#[test]
+fn remembered_boots_are_bounded() {
+    let mut state = control();
+    for boot in 0..100 {
+        register(&mut state, 1, boot);
+    }
+    assert_eq!(as_control(&state).node(NodeId(1)).unwrap().retired_boot_ids.len(), 16);
+    assert_eq!(register(&mut state, 1, 98), superseded(100));
+}
+
+#[test]
+fn foreign_future_and_empty_commands_are_refused_and_change_nothing() {
+    for group in [GroupId::CONTROL, GroupId::DIRECTORY] {
+        let mut state = State::new(group);
+        let future = v1::Command { version: command::VERSION + 1, ..Default::default() };
+        assert_eq!(refusal(&state.apply(&future).kind.unwrap()), RefusalReason::FutureVersion);
+        let empty = v1::Command { version: command::VERSION, ..Default::default() };
+        assert_eq!(refusal(&state.apply(&empty).kind.unwrap()), RefusalReason::Malformed);
+        assert!(state.encode().is_empty());
+    }
+    let purge = v1::PurgeClaims { node_id: 1, incarnation: 1 };
+    assert_eq!(refusal(&apply(&mut control(), 1, Body::PurgeClaims(purge))), RefusalReason::WrongGroup);
+    let mut directory = State::new(GroupId::DIRECTORY);
+    assert_eq!(refusal(&admit(&mut directory, 1)), RefusalReason::WrongGroup);
+}
+
+fn block(number: u8) -> BlockId {
+    BlockId { namespace: NamespaceId(u32::from(number % 3)), key: BlockKey([number; 32]) }
+}
+
+pub(super) fn delta(number: u8, tier: Tier, added: bool) -> BlockDelta {
+    BlockDelta { id: block(number), tier, added, payload_len: 1_000 + u32::from(number) }
+}
+
+pub(super) fn report(node: u64, incarnation: u64, sequence: u64, reset: bool, deltas: &[BlockDelta]) -> Body {
+    Body::BlockReport(v1::BlockReport {
+        node_id: node,
+        incarnation,
+        sequence,
+        reset,
+        deltas: command::pack_deltas(deltas),
+    })
+}
+
+fn next(next_sequence: u64) -> Kind {
+    Kind::ReportApplied(v1::ReportApplied { next_sequence })
+}
+
+fn gap(next_sequence: u64) -> Kind {
+    Kind::ReportGap(v1::ReportGap { next_sequence })
+}
+
+/// (node, tiers) of each replica of a block.
+pub(super) fn held(state: &State, number: u8) -> Vec<(u64, u8)> {
+    as_directory(state)
+        .replicas(&block(number))
+        .iter()
+        .map(|replica| (replica.node.0, replica.tiers))
+        .collect()
+}
+
+#[test]
+fn reports_are_applied_once_and_in_order() {
+    let mut state = State::new(GroupId::DIRECTORY);
+    let host = tier_bit(Tier::Host);
+    let add = [delta(1, Tier::Host, true)];
+    let take = [delta(1, Tier::Host, false)];
+    // Without an inventory there is nothing that a change could change.
+    assert_eq!(apply(&mut state, 1, report(2, 1, 1, false, &add)), gap(0));
+    assert_eq!(apply(&mut state, 1, report(2, 1, 1, true, &add)), next(2));
+    assert_eq!(held(&state, 1), [(2, host)]);
+    assert_eq!(apply(&mut state, 1, report(2, 1, 2, false, &take)), next(3));
+    // Repeated and late reports change nothing, and tell how far the directory is.
+    assert_eq!(apply(&mut state, 1, report(2, 1, 1, true, &add)), next(3));
+    assert_eq!(apply(&mut state, 1, report(2, 1, 2, false, &add)), next(3));
+    assert_eq!(held(&state, 1), []);
+    assert_eq!(apply(&mut state, 1, report(2, 1, 4, false, &add)), gap(3));
+    assert_eq!(held(&state, 1), []);
+    assert_eq!(apply(&mut state, 1, report(2, 1, 9, true, &add)), next(10));
+    assert_eq!(held(&state, 1), [(2, host)]);
+}
+
+#[test]
+fn a_new_incarnation_needs_an_inventory_and_drops_what_was_said_before() {
+    let mut state = State::new(GroupId::DIRECTORY);
+    let nvme = tier_bit(Tier::Nvme);
+    let both = [delta(1, Tier::Host, true), delta(1, Tier::Nvme, true), delta(2, Tier::Nvme, true)];
+    apply(&mut state, 1, report(2, 1, 1, true, &both));
+    apply(&mut state, 1, report(3, 4, 1, true, &both[1..]));
+    assert_eq!(held(&state, 1), [(2, tier_bit(Tier::Host) | nvme), (3, nvme)]);
+    assert_eq!(apply(&mut state, 1, report(2, 2, 2, false, &both)), gap(0));
+    assert_eq!(apply(&mut state, 1, report(2, 2, 1, true, &both[2..])), next(2));
+    assert_eq!(held(&state, 1), [(3, nvme)]);
+    assert_eq!(held(&state, 2), [(2, nvme), (3, nvme)]);
+    assert_eq!(apply(&mut state, 1, report(2, 1, 2, false, &both)), superseded(2));
+}
+
+#[test]
+fn a_purge_drops_and_fences_up_to_its_incarnation_only() {
+    let mut state = State::new(GroupId::DIRECTORY);
+    let add = [delta(1, Tier::Host, true), delta(2, Tier::Nvme, true)];
+    let purge = |incarnation| Body::PurgeClaims(v1::PurgeClaims { node_id: 2, incarnation });
+    let purged = |blocks| Kind::ClaimsPurged(v1::ClaimsPurged { blocks });
+    assert_eq!(apply(&mut state, 1, purge(1)), purged(0));
+    apply(&mut state, 1, report(2, 2, 1, true, &add));
+    assert_eq!(apply(&mut state, 1, purge(1)), purged(0));
+    assert_eq!(as_directory(&state).block_count(), 2);
+    assert_eq!(apply(&mut state, 1, purge(2)), purged(2));
+    assert_eq!(apply(&mut state, 1, purge(2)), purged(0));
+    assert_eq!(as_directory(&state).block_count(), 0);
+    assert!(matches!(apply(&mut state, 1, report(2, 2, 2, true, &add)), Kind::Superseded(_)));
+    assert_eq!(apply(&mut state, 1, report(2, 3, 1, true, &add)), next(2));
+    assert_eq!(as_directory(&state).block_count(), 2);
+}
+
+#[test]
+fn malformed_reports_are_refused() {
+    let mut state = State::new(GroupId::DIRECTORY);
+    let good = command::pack_deltas(&[delta(1, Tier::Host, true)]);
+    let with = |deltas: Vec<u8>, sequence| {
+        Body::BlockReport(v1::BlockReport {
+            node_id: 1,
+            incarnation: 1,
+            sequence,
+            reset: true,
+            deltas: deltas.into(),
+        })
+    };
+    let flip = |at: usize, value: u8| {
+        let mut bad = good.to_vec();
+        bad[at] = value;
+        bad
+    };
+    let bad = [good[1..].to_vec(), flip(36, 0), flip(36, 5), flip(37, 2), [&good[..], &[0]].concat()];
+    for deltas in bad {
+        assert_eq!(refusal(&apply(&mut state, 1, with(deltas, 1))), RefusalReason::Malformed);
+    }
+    for sequence in [0, u64::MAX] {
+        assert_eq!(refusal(&apply(&mut state, 1, with(good.to_vec(), sequence))), RefusalReason::Malformed);
+    }
+    assert!(state.encode().is_empty());
+}
+
+#[test]
+fn records_of_another_group_or_shape_are_refused() {
+    let mut directory = State::new(GroupId::DIRECTORY);
+    let mut control = State::new(GroupId::CONTROL);
+    let key = |key: RecordKey| key.encode();
+    let id = NodeId(1);
+    for (bad_key, value) in [
+        (key(RecordKey::Node(id)), vec![]),
+        (key(RecordKey::Cluster), vec![]),
+        (key(RecordKey::Holder(id)), vec![0; 15]),
+        (key(RecordKey::Block(block(1))), vec![]),
+        (key(RecordKey::Block(block(1))), vec![0; 14]),
+        (vec![], vec![]),
+        (vec![77], vec![]),
+        (vec![3, 0], vec![0; 16]),
+        (vec![4, 0, 0, 0, 0], vec![0; 13]),
+    ] {
+        assert!(directory.restore(&bad_key, &value).is_err(), "{bad_key:?} {value:?}");
+    }
+    for (bad_key, value) in [
+        (key(RecordKey::Holder(id)), vec![0; 16]),
+        (key(RecordKey::Node(id)), vec![]),
+        (key(RecordKey::Cluster), vec![]),
+        (key(RecordKey::Node(id)), vec![0xff; 4]),
+    ] {
+        assert!(control.restore(&bad_key, &value).is_err(), "{bad_key:?} {value:?}");
+    }
+}
