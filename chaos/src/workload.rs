@@ -18,7 +18,7 @@ pub(crate) const CHAIN_BLOCKS: usize = 16;
 /// Size of each.
 pub(crate) const BLOCK_BYTES: usize = 32 << 10;
 /// Chains that the load moves among.
-const CHAINS: u64 = 200;
+const CHAINS: u64 = 1_000;
 
 /// Which blocks of which chains were acknowledged durable.
 #[derive(Debug, Default)]

@@ -125,7 +125,7 @@ impl Client {
             if batches.is_empty() {
                 return Ok(());
             }
-            let other_copies = batches.iter().flat_map(|b| &b.wanted).any(|w| replicas[&w.index].len() > 1);
+            let other_copies = batches.iter().flat_map(|b| &b.wanted).any(|w| !w.is_spent(&replicas));
             let until = if last || !other_copies { deadline } else { share_of(deadline, 2) };
             wanted = self.round(lookup, batches, until, &mut done).await;
             if last || Instant::now() >= deadline {

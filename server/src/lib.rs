@@ -4,6 +4,7 @@
 mod block_service;
 mod block_source;
 pub mod config;
+mod data_plane;
 mod grpc;
 mod http;
 pub mod identity;

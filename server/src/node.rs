@@ -20,6 +20,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::block_service::StoreService;
 use crate::block_source::StoreSource;
 use crate::config::Config;
+use crate::data_plane::DataPlane;
 use crate::grpc::GrpcService;
 use crate::http::{self, HttpState};
 use crate::identity::{DataDir, IdentityError, Member};
@@ -110,6 +111,7 @@ pub struct Node {
     store: Store,
     cluster: Cluster,
     vitals: Arc<Vitals>,
+    data_plane: DataPlane,
     stop: CancellationToken,
     tasks: JoinSet<Result<(), NodeError>>,
     _data_dir: DataDir,
@@ -157,7 +159,9 @@ impl Node {
         .await?;
         let vitals = Arc::new(Vitals { cluster: cluster.clone(), stopping: AtomicBool::new(false) });
         let tasks = JoinSet::new();
-        let mut node = Self { endpoints, store, cluster, vitals, stop, tasks, _data_dir: data_dir };
+        let data_plane = DataPlane::start()?;
+        let mut node =
+            Self { endpoints, store, cluster, vitals, data_plane, stop, tasks, _data_dir: data_dir };
         node.serve(listeners, member)?;
         if member.founder {
             node.cluster.found(node._data_dir.identity().uuid_bytes()).await?;
@@ -194,6 +198,7 @@ impl Node {
             tracing::warn!("some requests did not end within {DRAIN_PATIENCE:?}; they are cut off");
             self.tasks.abort_all();
         }
+        self.data_plane.stop().await;
         self.cluster.shutdown().await;
         self.store.close().await;
         tracing::info!("stopped");
@@ -239,10 +244,9 @@ impl Node {
         });
         let blocks =
             Arc::new(StoreService { store: self.store.clone(), cluster: self.cluster.clone(), member });
-        let stop = self.stop.clone();
+        let serve_blocks = self.data_plane.serve(data, blocks, self.stop.clone())?;
         self.tasks.spawn(async move {
-            hearth_fabric::serve_tcp(data, blocks, stop).await;
-            Ok(())
+            serve_blocks.await.map_err(|e| NodeError::Listener { service: "block", problem: e.to_string() })
         });
         let state = HttpState {
             vitals: self.vitals.clone(),
