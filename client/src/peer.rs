@@ -63,12 +63,18 @@ impl DataPeer {
         lock(&self.breaker).admits(now)
     }
 
-    /// Takes in how a call went: whether the node was heard at all.
+    /// Takes in how a call went: whether the node was heard at all. A node that was silent is left
+    /// alone for a while and then reached by a new connection, since nothing tells a slow peer from
+    /// one whose packets have come to be lost.
     pub(crate) fn judge(&self, heard: bool) {
         if heard {
             lock(&self.breaker).succeeded();
         } else {
             self.failed();
+            // Whoever holds the lock is connecting anew already.
+            if let Ok(mut mover) = self.mover.try_lock() {
+                mover.take();
+            }
         }
     }
 
