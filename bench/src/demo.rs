@@ -1,10 +1,18 @@
 //! The main job, from nothing: three nodes, an agent workload, every byte checked.
 
+use std::path::PathBuf;
+
+use anyhow::Context;
 use clap::Args;
 use hearth_replay::ReplayArgs;
 use hearth_tests::{ClusterOptions, NodeOptions, TestCluster};
 
 use crate::replay::replay_through;
+
+/// Sessions that are generated when nothing else is asked for: a minute or two.
+const AGENTS: usize = 8;
+/// Requests that are taken of a trace when no other part is asked for: a minute or two.
+const TRACE_REQUESTS: usize = 1_500;
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
@@ -17,12 +25,16 @@ pub(crate) struct DemoArgs {
     /// Disk space for blocks on each node.
     #[arg(long, default_value = "4GiB", value_name = "SIZE")]
     nvme_capacity: String,
+    /// Folder of the plot and the report.
+    #[arg(long, default_value = "demo", value_name = "DIR")]
+    out: PathBuf,
     #[command(flatten)]
     replay: ReplayArgs,
 }
 
 /// Starts the cluster, replays, stops everything whatever happened. True when every byte was right.
 pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<bool> {
+    let replay = sized(args.replay, &args.out)?;
     eprintln!("starting {} hearthd processes on loopback with temporary data", args.nodes);
     let node = NodeOptions {
         host_capacity: args.host_capacity,
@@ -36,7 +48,7 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<bool> {
         clients.push(cluster.client(home).await?);
     }
     let outcome = tokio::select! {
-        outcome = replay_through(clients, &args.replay) => outcome,
+        outcome = replay_through(clients, &replay) => outcome,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     eprintln!("stopping the nodes");
@@ -47,4 +59,22 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<bool> {
         }
     }
     outcome
+}
+
+/// Fills in what was not said: a part of the workload that ends soon, and where plot and report go.
+fn sized(mut replay: ReplayArgs, out: &std::path::Path) -> anyhow::Result<ReplayArgs> {
+    std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    replay.plot.get_or_insert_with(|| out.join("replay.svg"));
+    replay.json.get_or_insert_with(|| out.join("replay.json"));
+    if replay.trace.is_none() {
+        if !replay.quick {
+            replay.agents.get_or_insert(AGENTS);
+        }
+    } else if replay.sessions.is_none() && replay.requests.is_none() {
+        eprintln!(
+            "taking the first {TRACE_REQUESTS} requests of the trace; --requests or --sessions says otherwise"
+        );
+        replay.requests = Some(TRACE_REQUESTS);
+    }
+    Ok(replay)
 }

@@ -30,7 +30,10 @@ pub(crate) async fn replay_through(workers: Vec<Client>, args: &ReplayArgs) -> a
     let report = hearth_replay::run(args, stores, Progress::detect()).await?;
     println!("{}", report.table());
     if let Some(plot) = &args.plot {
-        println!("plot: {}", plot.display());
+        println!("plot:   {}", plot.display());
+    }
+    if let Some(report) = &args.json {
+        println!("report: {}", report.display());
     }
     match report.check() {
         Err(failure) if args.check || report.total.wrong_blocks > 0 => {
