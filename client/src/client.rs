@@ -78,6 +78,10 @@ impl Client {
         let mut last = None;
         let routers = self.inner.topology.routers();
         for (position, router) in routers.iter().enumerate() {
+            if !router.admits(Instant::now()) {
+                last.get_or_insert((router, "it failed a moment ago and is left alone".to_owned()));
+                continue;
+            }
             let until = share_of(deadline, routers.len() - position);
             let mut service = DirectoryClient::new(router.channel.clone());
             let call = service.nodes(v1::NodesRequest {});

@@ -74,14 +74,17 @@ impl Client {
 
     pub(crate) async fn lookup_by(&self, chain: &Chain, deadline: Instant) -> Lookup {
         self.refresh_nodes_if_old();
-        let now = Instant::now();
-        let mut routers = self.inner.topology.routers();
-        routers.retain(|router| router.admits(now));
-        routers.truncate(CALL_ATTEMPTS_MAX as usize);
+        let routers = self.inner.topology.routers();
+        let mut attempts = CALL_ATTEMPTS_MAX as usize;
         let request =
             v1::LookupRequest { keys: chain.keys().iter().map(|key| key.0.to_vec().into()).collect() };
         for (position, router) in routers.iter().enumerate() {
-            let until = share_of(deadline, routers.len() - position);
+            // Asked only when it is this router's turn: being admitted may be the one try of a pause.
+            if attempts == 0 || !router.admits(Instant::now()) {
+                continue;
+            }
+            let until = share_of(deadline, attempts.min(routers.len() - position));
+            attempts -= 1;
             let mut service = DirectoryClient::new(router.channel.clone())
                 .max_decoding_message_size(hearth_proto::limits::GRPC_MESSAGE_BYTES_MAX);
             match tokio::time::timeout_at(until.into(), service.lookup(request.clone())).await {

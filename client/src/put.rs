@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hearth_fabric::{Mover, PutItem};
+use hearth_fabric::{Mover, PutAck, PutItem, TcpMover};
 use hearth_proto::frame::BlockStatus;
 use hearth_proto::limits::{BLOCK_BYTES_MAX, CALL_ATTEMPTS_MAX};
 use hearth_proto::{AckLevel, Generation, NodeId, Retention};
@@ -96,78 +96,94 @@ impl Client {
     ) -> Result<Vec<PutResult>, RequestError> {
         blocks.iter().try_for_each(|block| check(chain, block))?;
         let deadline = self.deadline(options.patience);
-        let mut results = vec![PutResult::NotStored(NotStoredReason::Unreachable); blocks.len()];
+        let mut put = Put {
+            chain,
+            blocks,
+            options,
+            left: (0..blocks.len()).collect(),
+            results: vec![PutResult::NotStored(NotStoredReason::Unreachable); blocks.len()],
+        };
         if blocks.is_empty() {
-            return Ok(results);
+            return Ok(put.results);
         }
-        let mut left: Vec<usize> = (0..blocks.len()).collect();
         let targets = self.targets(chain, deadline).await;
-        for (attempt, peer) in targets.iter().enumerate() {
-            let until = share_of(deadline, targets.len() - attempt);
-            self.put_on(peer, chain, blocks, options, until, &mut left, &mut results).await;
-            if left.is_empty() || Instant::now() >= deadline {
+        let mut attempts = CALL_ATTEMPTS_MAX as usize;
+        for (position, peer) in targets.iter().enumerate() {
+            if attempts == 0 || put.left.is_empty() || Instant::now() >= deadline {
                 break;
             }
+            // Asked only when it is this node's turn: being admitted may be the one try of a pause.
+            if !peer.admits(Instant::now()) {
+                continue;
+            }
+            let until = share_of(deadline, attempts.min(targets.len() - position));
+            attempts -= 1;
+            match peer.mover(self.inner.config.cluster, until).await {
+                Some(mover) => put.send(peer, &mover, until).await,
+                None => peer.failed(),
+            }
         }
-        Ok(results)
+        Ok(put.results)
     }
 
     /// The nodes to try, the caller's own first. Asks for them once if none is known yet.
     async fn targets(&self, chain: &Chain, deadline: Instant) -> Vec<Arc<DataPeer>> {
         let spread = u64::from_le_bytes(chain.keys()[0].0[..8].try_into().expect("a key has 32 bytes"));
-        let now = Instant::now();
-        let usable = || {
-            let mut peers = self.inner.topology.writable(spread);
-            peers.retain(|peer| peer.admits(now));
-            peers.truncate(CALL_ATTEMPTS_MAX as usize);
-            peers
-        };
-        if self.inner.topology.home().is_none() {
-            // A failure to discover shows as "unreachable" in every result.
-            let _ = tokio::time::timeout_at(share_of(deadline, 2).into(), self.nodes()).await;
+        let known = self.inner.topology.writable(spread);
+        if !known.is_empty() {
+            self.refresh_nodes_if_old();
+            return known;
         }
-        self.refresh_nodes_if_old();
-        usable()
+        // A failure to discover shows as "unreachable" in every result.
+        let _ = tokio::time::timeout_at(share_of(deadline, 2).into(), self.nodes()).await;
+        self.inner.topology.writable(spread)
     }
+}
 
-    #[allow(clippy::too_many_arguments)]
-    async fn put_on(
-        &self,
-        peer: &DataPeer,
-        chain: &Chain,
-        blocks: &[PutBlock],
-        options: PutOptions,
-        until: Instant,
-        left: &mut Vec<usize>,
-        results: &mut [PutResult],
-    ) {
-        let Some(mover) = peer.mover(self.inner.config.cluster, until).await else {
-            peer.failed();
-            return;
-        };
-        let sent = std::mem::take(left);
-        let items = sent.iter().map(|&i| item(chain, &blocks[i], options)).collect();
+/// A put on its way: what is still to be stored, and what became of the rest.
+struct Put<'a> {
+    chain: &'a Chain,
+    blocks: &'a [PutBlock],
+    options: PutOptions,
+    /// Positions in `blocks` that no node has acknowledged.
+    left: Vec<usize>,
+    results: Vec<PutResult>,
+}
+
+impl Put<'_> {
+    /// Sends what is left to one node.
+    async fn send(&mut self, peer: &DataPeer, mover: &TcpMover, until: Instant) {
+        let sent = std::mem::take(&mut self.left);
+        let items = sent.iter().map(|&position| self.item(position)).collect();
         let mut completions = mover.put(items, until);
         let mut heard = false;
         while let Some(completion) = completions.next().await {
             let Some(&position) = sent.get(completion.index as usize) else { continue };
             match completion.result {
-                Ok(ack) => {
+                Ok(PutAck { generation, existed }) => {
                     heard = true;
-                    results[position] = PutResult::Stored {
-                        node: peer.node,
-                        generation: ack.generation,
-                        existed: ack.existed,
-                    };
+                    self.results[position] = PutResult::Stored { node: peer.node, generation, existed };
                 }
                 Err(status) => {
                     heard |= !matches!(status, BlockStatus::DeadlineExceeded | BlockStatus::Disconnected);
-                    results[position] = PutResult::NotStored(reason_of(status));
-                    left.push(position);
+                    self.results[position] = PutResult::NotStored(reason_of(status));
+                    self.left.push(position);
                 }
             }
         }
         peer.judge(heard);
+    }
+
+    fn item(&self, position: usize) -> PutItem {
+        let block = &self.blocks[position];
+        PutItem {
+            key: self.chain.keys()[block.index],
+            payload: block.payload.clone(),
+            crc32: crc32fast::hash(&block.payload),
+            ack: self.options.ack,
+            retention: block.retention,
+            depth: self.chain.depth(block.index),
+        }
     }
 }
 
@@ -181,17 +197,6 @@ fn check(chain: &Chain, block: &PutBlock) -> Result<(), RequestError> {
         Err(RequestError::BlockTooLarge { index, len })
     } else {
         Ok(())
-    }
-}
-
-fn item(chain: &Chain, block: &PutBlock, options: PutOptions) -> PutItem {
-    PutItem {
-        key: chain.keys()[block.index],
-        payload: block.payload.clone(),
-        crc32: crc32fast::hash(&block.payload),
-        ack: options.ack,
-        retention: block.retention,
-        depth: chain.depth(block.index),
     }
 }
 

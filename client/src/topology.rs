@@ -132,3 +132,72 @@ impl KnownNode {
         self.router.as_ref().is_some_and(|router| router.address == address)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: u64, state: v1::NodeState, port: u16) -> v1::Node {
+        v1::Node {
+            node_id: id,
+            state: state.into(),
+            control_address: format!("127.0.0.1:{port}"),
+            data_address: format!("127.0.0.1:{}", port + 1),
+            ..v1::Node::default()
+        }
+    }
+
+    fn topology() -> Topology {
+        let seed = Router::new("127.0.0.1:7400").map(Arc::new).expect("an address");
+        let topology = Topology::new(vec![seed.clone()]);
+        topology.learn(&[
+            node(1, v1::NodeState::Up, 7400),
+            node(2, v1::NodeState::Up, 7410),
+            node(3, v1::NodeState::Up, 7420),
+        ]);
+        topology.learn_home(&seed, NodeId(1));
+        topology
+    }
+
+    fn ids(peers: &[Arc<DataPeer>]) -> Vec<u64> {
+        peers.iter().map(|peer| peer.node.0).collect()
+    }
+
+    #[tokio::test]
+    async fn the_own_node_is_first_and_the_others_take_turns() {
+        let topology = topology();
+        assert_eq!(ids(&topology.writable(0)), [1, 2, 3]);
+        assert_eq!(ids(&topology.writable(2)), [1, 3, 2]);
+        let routers: Vec<_> = topology.routers().iter().map(|r| r.address.clone()).collect();
+        assert_eq!(routers, ["127.0.0.1:7400", "127.0.0.1:7410", "127.0.0.1:7420"]);
+    }
+
+    #[tokio::test]
+    async fn nodes_that_are_down_or_removed_are_not_used() {
+        let topology = topology();
+        topology.learn(&[node(2, v1::NodeState::Down, 7410), node(3, v1::NodeState::Removed, 7420)]);
+        assert_eq!(ids(&topology.writable(0)), [1]);
+        assert!(topology.data(NodeId(2)).is_none() && topology.data(NodeId(3)).is_none());
+        topology.learn(&[node(2, v1::NodeState::Up, 7410)]);
+        assert!(topology.data(NodeId(2)).is_some(), "a node that is up again is used again");
+    }
+
+    #[tokio::test]
+    async fn a_node_keeps_its_connection_until_its_address_changes() {
+        let topology = topology();
+        let before = topology.data(NodeId(2)).expect("node 2 is up");
+        topology.learn(&[node(2, v1::NodeState::Up, 7410)]);
+        assert!(Arc::ptr_eq(&before, &topology.data(NodeId(2)).expect("node 2 is up")));
+        topology.learn(&[node(2, v1::NodeState::Up, 7500)]);
+        assert_eq!(topology.data(NodeId(2)).expect("node 2 is up").address, "127.0.0.1:7501");
+    }
+
+    #[tokio::test]
+    async fn the_list_is_refreshed_by_one_caller_per_period() {
+        let topology = topology();
+        let now = Instant::now();
+        assert!(topology.take_refresh(now));
+        assert!(!topology.take_refresh(now + REFRESH_AFTER / 2));
+        assert!(topology.take_refresh(now + REFRESH_AFTER));
+    }
+}

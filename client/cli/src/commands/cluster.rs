@@ -133,7 +133,7 @@ fn status_tables(
                 vec![
                     group.group_id.to_string(),
                     node.node_id.to_string(),
-                    if group.leader == 0 { "none".into() } else { group.leader.to_string() },
+                    leader(group),
                     group.term.to_string(),
                     group.applied_index.to_string(),
                     format!("{:?}", group.voters),
@@ -145,11 +145,20 @@ fn status_tables(
     );
 }
 
+fn leader(group: &v1::GroupStatus) -> String {
+    match group.leader {
+        _ if !group.stopped.is_empty() => format!("stopped here: {}", group.stopped),
+        0 => "none".into(),
+        leader => leader.to_string(),
+    }
+}
+
 fn groups_json(status: &v1::StatusResponse) -> Vec<serde_json::Value> {
     let group = |g: &v1::GroupStatus| {
         json!({
             "group_id": g.group_id, "leader": g.leader, "term": g.term, "last_log_index": g.last_log_index,
             "applied_index": g.applied_index, "voters": g.voters, "learners": g.learners, "blocks": g.blocks,
+            "stopped": g.stopped,
         })
     };
     status.groups.iter().map(group).collect()
