@@ -145,3 +145,50 @@ fn every_command_teaches_and_every_shell_completes() {
         assert!(script.code == Some(0) && script.text().contains("locate"), "{shell}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_checks_every_byte_and_reports() {
+    let cluster = TestCluster::start(ClusterOptions::default()).await.expect("three nodes start");
+    let address = cluster.nodes[0].control_address();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (plot, trace) = (folder.path().join("replay.svg"), folder.path().join("trace.jsonl"));
+    let requests: Vec<String> = (0..20)
+        .map(|i| {
+            let ids: Vec<String> = (0..=i).map(|id| id.to_string()).collect();
+            let (ids, tokens) = (ids.join(","), (i + 1) * 512);
+            format!(r#"{{"timestamp":{i},"input_length":{tokens},"output_length":1,"hash_ids":[{ids}]}}"#)
+        })
+        .collect();
+    std::fs::write(&trace, requests.join("\n")).expect("writable");
+    let run = hearth(
+        &address,
+        &[
+            "replay",
+            "--trace",
+            trace.to_str().expect("a printable path"),
+            "--plot",
+            plot.to_str().expect("a printable path"),
+            "--concurrency",
+            "1",
+            "-o",
+            "json",
+        ],
+    );
+    assert_eq!(run.code, Some(0), "{}", run.error);
+    let report = run.json();
+    assert_eq!(report["wrong"], 0);
+    let figure = |name: &str| {
+        let figures = report["figures"].as_array().expect("a list");
+        figures.iter().find(|f| f["name"] == name).unwrap_or_else(|| panic!("no {name} in {report}")).clone()
+    };
+    let hits = figure("hit rate, blocks");
+    assert!(hits["ours"].as_f64().expect("a number") > 0.0, "{hits}");
+    let drawn = std::fs::read_to_string(&plot).expect("the plot was written");
+    assert!(drawn.starts_with("<svg") && drawn.trim_end().ends_with("</svg>"));
+
+    let broken = folder.path().join("broken.jsonl");
+    std::fs::write(&broken, format!("{}\nnot a request\n", requests[0])).expect("writable");
+    let run = hearth(&address, &["replay", "--trace", broken.to_str().expect("a printable path")]);
+    assert_eq!(run.code, Some(2), "{}", run.error);
+    assert!(run.error.contains("line 2"), "{}", run.error);
+}

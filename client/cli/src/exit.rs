@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use hearth_client::{DiscoverError, RequestError, StatusError};
 use hearth_proto::IdError;
+use hearth_replay::RunError;
 
 /// The meaning of each exit status; clap itself exits with 2 on a bad command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +41,7 @@ impl Exit {
             if cause.is::<StatusError>() {
                 return Self::Unreachable;
             }
-            if cause.is::<RequestError>() || cause.is::<IdError>() {
+            if cause.is::<RequestError>() || cause.is::<IdError>() || cause.is::<RunError>() {
                 return Self::BadRequest;
             }
         }
