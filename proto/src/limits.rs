@@ -25,6 +25,16 @@ pub const RING_IN_FLIGHT_MAX: usize = 64;
 pub const DISK_QUEUE_MAX: usize = 8_192;
 /// Blocks on their way from the arena to NVMe; beyond it puts wait.
 pub const WRITE_THROUGH_MAX: usize = 65_536;
+/// Part of a file system, as a divisor, that the slab leaves to the metadata beside it: an entry of the
+/// index takes some 120 bytes, so this is the index of a disk full of blocks of 16 KiB.
+pub const METADATA_RESERVE_DIVISOR: u64 = 128;
+/// What the slab leaves at the least: the write-ahead logs of both databases at their longest, what
+/// flushing them takes, and a compaction.
+pub const METADATA_RESERVE_BYTES: u64 = 512 << 20;
+/// What the slab leaves of a file system so small that a quarter of it is less than the reserve.
+pub const METADATA_RESERVE_BYTES_MIN: u64 = 64 << 20;
+/// How long the slab makes do with its size after growing failed, before it tries again.
+pub const GROWTH_RETRY_MS: u64 = 5_000;
 /// Durable puts that share one sync.
 pub const DURABLE_GROUP_MAX: usize = 1_024;
 /// Changes of holdings that wait to be reported; beyond it the inventory is sent anew.
@@ -69,6 +79,21 @@ pub const REFUSALS_MAX: usize = 32;
 pub const REPORT_DELTAS_MAX: usize = 8_192;
 /// Largest Raft message or gRPC message.
 pub const GRPC_MESSAGE_BYTES_MAX: usize = 32 << 20;
+/// Blocks in one announcement to the other nodes.
+pub const ANNOUNCE_BLOCKS_MAX: usize = 8_192;
+/// Blocks that may wait to be announced; beyond it the directory alone spreads the news.
+pub const ANNOUNCE_QUEUE_MAX: usize = 65_536;
+/// How long an acknowledgement waits for the other nodes to have heard of the block.
+pub const ANNOUNCE_WAIT_MS: u64 = 20;
+/// How long a node that did not answer an announcement is left out.
+pub const ANNOUNCE_PAUSE_MS: u64 = 1_000;
+/// Nodes up to which each announces to all others; in larger clusters the directory alone does it.
+pub const ANNOUNCE_NODES_MAX: usize = 16;
+/// Announced blocks that a node remembers.
+pub const EARLY_CLAIMS_MAX: usize = 262_144;
+/// How long an announcement counts; the directory has the block long before.
+pub const EARLY_CLAIM_MS: u64 = 5_000;
+
 /// Nodes of one cluster.
 pub const NODES_MAX: usize = 1_024;
 /// Voters that a cluster fills up to by itself.
@@ -84,6 +109,8 @@ pub const DEADLINE_GRACE_MS: u64 = 50;
 pub const CALL_ATTEMPTS_MAX: u32 = 3;
 /// How long a client leaves a node alone after it failed; doubles with each failure.
 pub const BREAKER_PAUSE_MS_MIN: u64 = 100;
+/// What a node must have had to answer before its silence counts against it.
+pub const ANSWER_MS_MIN: u64 = 50;
 /// The longest that a client leaves a failed node alone.
 pub const BREAKER_PAUSE_MS_MAX: u64 = 5_000;
 
@@ -148,4 +175,5 @@ const _: () = {
     assert!(REPORT_DELTAS_MAX * 64 <= COMMAND_BYTES_MAX);
     assert!(COMMAND_BYTES_MAX <= RAFT_APPEND_BYTES_MAX);
     assert!(SNAPSHOT_KEEP_ENTRIES < SNAPSHOT_EVERY_ENTRIES);
+    assert!(METADATA_RESERVE_BYTES_MIN <= METADATA_RESERVE_BYTES);
 };

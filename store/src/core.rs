@@ -39,6 +39,9 @@ pub(crate) struct Core {
     /// Numbers of puts of a store without an NVMe tier: its life ends with the process.
     pub(crate) volatile_generation: AtomicU64,
     pub(crate) closed: AtomicBool,
+    /// How many changes of the index on disk are to be refused, as a full disk would.
+    #[cfg(test)]
+    pub(crate) index_commits_to_fail: std::sync::atomic::AtomicU32,
 }
 
 /// The store's own time: microseconds since an origin that lies before every recovered block.

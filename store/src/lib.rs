@@ -17,6 +17,7 @@ mod delta;
 mod device;
 mod error;
 mod extents;
+mod growth;
 mod index;
 mod nvme;
 mod policy;

@@ -1,15 +1,16 @@
 //! The NVMe tier as callers see it: the device, who lies where, and the way to the durability thread.
 
-use std::io;
+use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hearth_proto::Generation;
-use hearth_proto::limits::{DISK_QUEUE_MAX, SECTOR_BYTES, WRITE_THROUGH_MAX};
+use hearth_proto::limits::{DISK_QUEUE_MAX, GROWTH_RETRY_MS, SECTOR_BYTES, WRITE_THROUGH_MAX};
 use tokio::sync::Semaphore;
 
 use crate::device::Device;
 use crate::extents::ExtentMap;
+use crate::growth::Growth;
 use crate::space::Lines;
 use crate::stats::Counters;
 use crate::sync::{Mailbox, lock};
@@ -27,7 +28,7 @@ pub(crate) struct Nvme {
     pub(crate) read_permits: Semaphore,
     pub(crate) extent_bytes: u64,
     pub(crate) extents_max: u32,
-    growth_stopped: AtomicBool,
+    pub(crate) growth: Mutex<Growth>,
 }
 
 impl Nvme {
@@ -49,20 +50,27 @@ impl Nvme {
             read_permits: Semaphore::new(DISK_QUEUE_MAX),
             extent_bytes,
             extents_max,
-            growth_stopped: AtomicBool::new(false),
+            growth: Mutex::new(Growth::default()),
         }
     }
 
-    pub(crate) fn growth_has_stopped(&self) -> bool {
-        self.growth_stopped.load(Ordering::Relaxed)
+    /// Makes do with the extents that there are: the file system has no room for more.
+    pub(crate) fn growth_refused(&self, counters: &Counters, now_us: u64, error: &dyn Display) {
+        counters.growth_failures.add(1);
+        if lock(&self.growth).refused(now_us) {
+            let extents = lock(&self.slots).count();
+            tracing::warn!(
+                %error, extents, retry_ms = GROWTH_RETRY_MS,
+                "the slab cannot grow: blocks are evicted within the extents that there are; free space on \
+                 the file system of the data folder, or give this node a smaller NVMe capacity"
+            );
+        }
     }
 
-    /// Makes do with the extents that there are: the file system has no room for more.
-    pub(crate) fn stop_growing(&self, counters: &Counters, error: &io::Error) {
-        counters.growth_failures.add(1);
-        if !self.growth_stopped.swap(true, Ordering::Relaxed) {
-            let extents = lock(&self.slots).count();
-            tracing::warn!(%error, extents, "the slab cannot grow further: blocks are evicted instead");
+    pub(crate) fn grew(&self) {
+        let extents = lock(&self.slots).grow() + 1;
+        if lock(&self.growth).succeeded() {
+            tracing::info!(extents, "the slab grows again");
         }
     }
 

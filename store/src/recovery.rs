@@ -84,6 +84,8 @@ pub(crate) fn open(
         payload_bytes_max: config.payload_bytes_max(),
         volatile_generation: AtomicU64::new(1),
         closed: AtomicBool::new(false),
+        #[cfg(test)]
+        index_commits_to_fail: std::sync::atomic::AtomicU32::new(0),
     };
     let mut report = RecoveryReport::default();
     let mut threads = None;

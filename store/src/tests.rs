@@ -3,14 +3,18 @@
 mod faulty;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use faulty::Faulty;
 use hearth_proto::{AckLevel, BlockId, BlockKey, Generation, NamespaceId, Retention};
 use tempfile::{TempDir, tempdir};
 
+use crate::device::Device;
+use crate::growth::{Growth, reserve_bytes};
 use crate::recovery;
 use crate::slab::{BlockEntry, Catalog};
+use crate::sync::lock;
 use crate::writer::Message;
 use crate::{
     GetError, GetOutcome, MissReason, NvmeConfig, PutError, PutMeta, PutOutcome, Store, StoreConfig, Tiers,
@@ -49,7 +53,7 @@ fn open(dir: &TempDir, arena_extents: u64, nvme_extents: u64) -> (Store, Arc<Fau
     let interpose = |device| {
         let wrapped = Arc::new(Faulty::new(device));
         assert!(faulty.set(Arc::clone(&wrapped)).is_ok(), "a store has one device");
-        wrapped as Arc<dyn crate::device::Device>
+        wrapped as Arc<dyn Device>
     };
     let (core, threads, _) = recovery::open(&config, Some(&interpose)).unwrap();
     (Store::new(core, threads), faulty.into_inner().unwrap())
@@ -190,6 +194,119 @@ async fn a_full_file_system_makes_the_slab_stop_growing_and_evict() {
     assert_eq!(stats.nvme_blocks, BLOCKS_PER_EXTENT * 2);
     assert_eq!((stats.growth_failures, stats.evicted_nvme), (1, BLOCKS_PER_EXTENT * 2), "{stats:?}");
     assert!(matches!(get(&store, BLOCKS_PER_EXTENT * 4 - 1).await, GetOutcome::Hit(_)));
+}
+
+#[tokio::test]
+async fn the_slab_leaves_room_for_metadata_and_grows_again_when_there_is_more() {
+    let dir = tempdir().unwrap();
+    let (store, device) = open(&dir, 2, 100);
+    let total_bytes = 1 << 30;
+    let reserve_bytes = reserve_bytes(total_bytes);
+    // One byte less than the third extent takes.
+    device.pretend_space(total_bytes, reserve_bytes + 3 * EXTENT_BYTES - 1);
+    for n in 0..BLOCKS_PER_EXTENT * 4 {
+        put(&store, n, AckLevel::Durable, soon()).await.unwrap();
+    }
+    let stats = store.stats();
+    assert_eq!(device.len_bytes(), 2 * EXTENT_BYTES);
+    assert_eq!((stats.nvme_blocks, stats.evicted_nvme), (BLOCKS_PER_EXTENT * 2, BLOCKS_PER_EXTENT * 2));
+    // However many puts there were, the file system was asked once.
+    assert_eq!(stats.growth_failures, 1);
+    device.pretend_space(total_bytes, reserve_bytes + 3 * EXTENT_BYTES);
+    put(&store, 1_000, AckLevel::Durable, soon()).await.unwrap();
+    assert_eq!(device.len_bytes(), 2 * EXTENT_BYTES, "not before the pause has passed");
+    // The pause has passed.
+    *lock(&store.core().nvme.as_ref().unwrap().growth) = Growth::default();
+    for n in 1_001..1_001 + BLOCKS_PER_EXTENT {
+        put(&store, n, AckLevel::Durable, soon()).await.unwrap();
+    }
+    assert_eq!(device.len_bytes(), 3 * EXTENT_BYTES);
+    assert_eq!(store.stats().nvme_blocks, BLOCKS_PER_EXTENT * 3);
+    for n in 1_000..1_001 + BLOCKS_PER_EXTENT {
+        assert!(matches!(get(&store, n).await, GetOutcome::Hit(lease) if *lease == *bytes(n)), "block {n}");
+    }
+}
+
+#[tokio::test]
+async fn an_index_that_refuses_changes_refuses_durable_puts_until_it_takes_them_again() {
+    let dir = tempdir().unwrap();
+    let (store, _) = open(&dir, 1, 4);
+    put(&store, 1, AckLevel::Durable, soon()).await.unwrap();
+    store.core().index_commits_to_fail.store(u32::MAX, Ordering::SeqCst);
+    assert_eq!(put(&store, 2, AckLevel::Durable, soon()).await, Err(PutError::NotDurable));
+    assert_eq!(store.contains(&id(2)), Tiers { host: true, nvme: false });
+    for n in 100..100 + BLOCKS_PER_EXTENT * 2 {
+        put(&store, n, AckLevel::Host, soon()).await.unwrap();
+    }
+    store.flush().await;
+    assert!(store.remove(&id(1)).await, "removing does not wait for the index");
+    store.core().index_commits_to_fail.store(0, Ordering::SeqCst);
+    put(&store, 3, AckLevel::Durable, soon()).await.unwrap();
+    store.flush().await;
+    store.close().await;
+    drop(store);
+    let (store, report) = Store::open(config(&dir, 1, 4)).unwrap();
+    assert_eq!((report.blocks, report.dropped), (1, 0), "what was removed meanwhile stays removed");
+    assert!(matches!(get(&store, 3).await, GetOutcome::Hit(lease) if *lease == *bytes(3)));
+}
+
+#[tokio::test]
+async fn closing_ends_although_the_index_refuses_everything() {
+    let dir = tempdir().unwrap();
+    let (store, device) = open(&dir, 2, 4);
+    put(&store, 1, AckLevel::Durable, soon()).await.unwrap();
+    store.core().index_commits_to_fail.store(u32::MAX, Ordering::SeqCst);
+    device.fail_writes(1);
+    put(&store, 2, AckLevel::Host, soon()).await.unwrap();
+    store.remove(&id(1)).await;
+    let closed = tokio::time::timeout_at(soon().into(), store.close()).await;
+    assert!(closed.is_ok(), "nobody is left to take what the index refused");
+}
+
+/// What an extent serves is written with its first block. If the index refuses just that, the blocks that
+/// follow must not contradict what it says of the extent (INV-ACK).
+#[tokio::test]
+async fn blocks_of_an_extent_whose_new_class_was_refused_at_first_survive() {
+    let dir = tempdir().unwrap();
+    let (store, device) = open(&dir, 2, 1);
+    let large = store.reserve(500_000, soon()).await.unwrap();
+    let meta = PutMeta { crc32: crc32fast::hash(&large), retention: Retention::default(), depth: 0 };
+    store.put(id(9), large, meta, AckLevel::Durable, soon()).await.unwrap();
+    assert!(store.remove(&id(9)).await);
+    // The only extent serves another class now. While its first block is refused, a second is on its way,
+    // so that the extent is not emptied in between.
+    device.hold();
+    put(&store, 1, AckLevel::Host, soon()).await.unwrap();
+    device.wait_until_held(1).await;
+    device.release_one();
+    // The sync of the first block's group.
+    device.wait_until_held(1).await;
+    put(&store, 2, AckLevel::Host, soon()).await.unwrap();
+    device.wait_until_held(2).await;
+    store.core().index_commits_to_fail.store(1, Ordering::SeqCst);
+    device.release();
+    store.flush().await;
+    assert_eq!(store.contains(&id(1)), Tiers { host: true, nvme: false });
+    assert_eq!(store.contains(&id(2)), Tiers { host: true, nvme: true });
+    store.close().await;
+    drop(store);
+    let (store, report) = Store::open(config(&dir, 2, 1)).unwrap();
+    assert_eq!((report.blocks, report.dropped), (1, 0));
+    assert!(matches!(get(&store, 2).await, GetOutcome::Hit(lease) if *lease == *bytes(2)));
+}
+
+#[tokio::test]
+async fn a_fence_that_the_index_refuses_is_remembered_once_it_takes_changes_again() {
+    let dir = tempdir().unwrap();
+    let (store, device) = open(&dir, 2, 4);
+    store.core().index_commits_to_fail.store(1, Ordering::SeqCst);
+    device.fail_writes(1);
+    assert_eq!(put(&store, 1, AckLevel::Durable, soon()).await, Err(PutError::NotDurable));
+    put(&store, 2, AckLevel::Durable, soon()).await.unwrap();
+    store.close().await;
+    drop(store);
+    let (store, _) = open(&dir, 2, 4);
+    assert_eq!(store.stats().fenced_extents, 1, "INV-EIO");
 }
 
 #[tokio::test]

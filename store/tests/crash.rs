@@ -2,6 +2,7 @@
 //! read is wrong (INV-ACK, INV-BYTES).
 
 #![allow(clippy::unwrap_used)] // A test ends where it cannot go on.
+#![allow(clippy::print_stdout)] // The process that is killed tells its acknowledgements on its output.
 
 mod common;
 
@@ -21,18 +22,30 @@ use tempfile::tempdir;
 const DIR: &str = "HEARTH_STORE_CRASH_DIR";
 const FIRST: &str = "HEARTH_STORE_CRASH_FIRST";
 const EXTENTS: &str = "HEARTH_STORE_CRASH_EXTENTS";
+/// The test that a process started to be killed runs: it finds its orders and does nothing else.
+const WRITING_TEST: &str = "durable_blocks_survive_kill_9";
 
-/// Puts blocks without end and prints the number of each that was acknowledged as durable.
-#[test]
-#[ignore = "this is the process that the other tests of this file kill"]
-fn child() {
-    let dir = std::env::var(DIR).expect("the parent names the folder");
-    let first: u64 = std::env::var(FIRST).unwrap().parse().unwrap();
-    let extents: u64 = std::env::var(EXTENTS).unwrap().parse().unwrap();
+/// What a process that is to be killed was started with.
+struct Orders {
+    dir: String,
+    first: u64,
+    extents: u64,
+}
+
+impl Orders {
+    fn from_environment() -> Option<Self> {
+        let dir = std::env::var(DIR).ok()?;
+        let number = |name| std::env::var(name).unwrap().parse().unwrap();
+        Some(Self { dir, first: number(FIRST), extents: number(EXTENTS) })
+    }
+}
+
+/// Puts blocks until the process is killed and prints the number of each that was acknowledged as durable.
+fn write_until_killed(orders: &Orders) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let (store, _) = open(Some(Path::new(&dir)), 4, extents);
-        let next = Arc::new(AtomicU64::new(first));
+        let (store, _) = open(Some(Path::new(&orders.dir)), 4, orders.extents);
+        let next = Arc::new(AtomicU64::new(orders.first));
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..32 {
             tasks.spawn(put_without_end(store.clone(), Arc::clone(&next)));
@@ -55,7 +68,7 @@ async fn put_without_end(store: Store, next: Arc<AtomicU64>) {
 /// numbers it acknowledged.
 fn run_and_kill(dir: &Path, first: u64, extents: u64) -> Vec<u64> {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture"])
+        .args(["--exact", WRITING_TEST, "--nocapture"])
         .env(DIR, dir)
         .env(FIRST, first.to_string())
         .env(EXTENTS, extents.to_string())
@@ -82,8 +95,15 @@ fn run_and_kill(dir: &Path, first: u64, extents: u64) -> Vec<u64> {
     acked
 }
 
-#[tokio::test]
-async fn durable_blocks_survive_kill_9() {
+#[test]
+fn durable_blocks_survive_kill_9() {
+    match Orders::from_environment() {
+        Some(orders) => write_until_killed(&orders),
+        None => tokio::runtime::Runtime::new().unwrap().block_on(kill_and_read_all()),
+    }
+}
+
+async fn kill_and_read_all() {
     let dir = tempdir().unwrap();
     let mut acked = Vec::new();
     for round in 0..5 {

@@ -1,4 +1,4 @@
-//! The disk under the slab: five operations, so that a simulated device can stand in.
+//! The disk under the slab: six operations, so that a simulated device can stand in.
 //!
 //! Whatever memory a transfer uses is given to the device and comes back with the completion. Dropping
 //! the future that waits for a transfer therefore never frees memory that the kernel still uses.
@@ -20,6 +20,14 @@ pub(crate) type ReadDone = Box<dyn FnOnce(SlotMut, io::Result<()>) + Send>;
 /// Called once, on the device's thread, when a write or a sync ended.
 pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
+/// Room on the file system that a device lies on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Space {
+    /// What is free and not promised to parts of the device that have no blocks yet.
+    pub(crate) free_bytes: u64,
+    pub(crate) total_bytes: u64,
+}
+
 /// A device that holds records.
 ///
 /// Completions come in any order. Callers bound what they have in flight. An error is final: the device
@@ -27,6 +35,9 @@ pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 pub(crate) trait Device: Send + Sync {
     /// Length of the device now.
     fn len_bytes(&self) -> u64;
+
+    /// Asks the file system; blocks the caller, which is no tokio thread.
+    fn space(&self) -> io::Result<Space>;
 
     /// Lengthens the device; blocks the caller, which is no tokio thread.
     fn allocate(&self, len_bytes: u64) -> io::Result<()>;

@@ -14,8 +14,8 @@ use hearth_proto::limits::RING_IN_FLIGHT_MAX;
 use io_uring::types::{Fd, Fixed, FsyncFlags};
 use io_uring::{IoUring, opcode, squeue};
 
-use super::file::extend;
-use super::{Device, Done, ReadDone, stopped};
+use super::file::{extend, space};
+use super::{Device, Done, ReadDone, Space, stopped};
 use crate::arena::{Arena, HostBlock, SlotMut};
 use crate::sync::lock;
 
@@ -122,6 +122,10 @@ impl Ring {
 impl Device for Ring {
     fn len_bytes(&self) -> u64 {
         self.shared.len_bytes.load(Ordering::Acquire)
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        space(&self.shared.file)
     }
 
     fn allocate(&self, len_bytes: u64) -> io::Result<()> {

@@ -19,6 +19,10 @@ const EXTENTS: &str = "extents";
 const FORMAT_KEY: &[u8] = b"format";
 const EXTENT_BYTES_KEY: &[u8] = b"extent_bytes";
 const GENERATION_KEY: &[u8] = b"generation";
+const WRITE_BUFFER_BYTES: usize = 32 << 20;
+/// Write-ahead log size at which families are flushed so that old logs can go. Families that seldom
+/// change would otherwise keep every log since their last change.
+const WAL_BYTES_MAX: u64 = 64 << 20;
 
 /// The index of one slab file.
 pub(crate) struct Catalog {
@@ -49,8 +53,8 @@ impl Catalog {
         options.set_paranoid_checks(true);
         options.set_keep_log_file_num(2);
         options.set_max_open_files(256);
-        options.set_write_buffer_size(32 << 20);
-        options.set_max_total_wal_size(128 << 20);
+        options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+        options.set_max_total_wal_size(WAL_BYTES_MAX);
         // Families that a newer version added are opened too, so that its format can be named.
         let mut names = match path.join("CURRENT").exists() {
             true => DB::list_cf(&options, &path).map_err(|error| open_error(dir, &error))?,
@@ -61,7 +65,7 @@ impl Catalog {
                 names.push(name.into());
             }
         }
-        let families = names.into_iter().map(|name| ColumnFamilyDescriptor::new(name, Options::default()));
+        let families = names.into_iter().map(|name| ColumnFamilyDescriptor::new(name, options.clone()));
         let db =
             DB::open_cf_descriptors(&options, &path, families).map_err(|error| open_error(dir, &error))?;
         let catalog = Self { db, dir: dir.to_path_buf() };

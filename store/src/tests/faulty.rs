@@ -9,7 +9,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use crate::arena::{HostBlock, SlotMut};
-use crate::device::{Device, Done, ReadDone};
+use crate::device::{Device, Done, ReadDone, Space};
 use crate::sync::lock;
 
 pub(super) struct Faulty {
@@ -18,6 +18,8 @@ pub(super) struct Faulty {
     writes_to_fail: AtomicU32,
     syncs_to_fail: AtomicU32,
     limit_bytes: AtomicU64,
+    /// Bytes of the whole file system, and those of it that the device and what is free share.
+    space: Mutex<Option<(u64, u64)>>,
     /// Transfers that are held back, while any are.
     held: Mutex<Option<VecDeque<Held>>>,
     came: Notify,
@@ -33,6 +35,7 @@ impl Faulty {
             writes_to_fail: AtomicU32::new(0),
             syncs_to_fail: AtomicU32::new(0),
             limit_bytes: AtomicU64::new(u64::MAX),
+            space: Mutex::new(None),
             held: Mutex::new(None),
             came: Notify::new(),
         }
@@ -54,6 +57,11 @@ impl Faulty {
         self.limit_bytes.store(bytes, Ordering::SeqCst);
     }
 
+    /// Pretends that the file system has `total_bytes`, of which the device may take `room_bytes`.
+    pub(super) fn pretend_space(&self, total_bytes: u64, room_bytes: u64) {
+        *lock(&self.space) = Some((total_bytes, room_bytes));
+    }
+
     /// Holds back every transfer from now on.
     pub(super) fn hold(&self) {
         lock(&self.held).get_or_insert_default();
@@ -62,6 +70,14 @@ impl Faulty {
     /// Lets everything pass that was held back, and what comes later.
     pub(super) fn release(&self) {
         for transfer in lock(&self.held).take().into_iter().flatten() {
+            transfer(&*self.device);
+        }
+    }
+
+    /// Lets the oldest transfer pass that was held back.
+    pub(super) fn release_one(&self) {
+        let oldest = lock(&self.held).as_mut().and_then(VecDeque::pop_front);
+        if let Some(transfer) = oldest {
             transfer(&*self.device);
         }
     }
@@ -96,6 +112,11 @@ fn eio() -> io::Error {
 impl Device for Faulty {
     fn len_bytes(&self) -> u64 {
         self.device.len_bytes()
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let Some((total_bytes, room_bytes)) = *lock(&self.space) else { return self.device.space() };
+        Ok(Space { free_bytes: room_bytes.saturating_sub(self.len_bytes()), total_bytes })
     }
 
     fn allocate(&self, len_bytes: u64) -> io::Result<()> {

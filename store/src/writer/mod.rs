@@ -6,19 +6,22 @@
 //! being written.
 
 mod job;
+mod loose;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
+#[cfg(test)]
+use std::sync::atomic::Ordering::SeqCst;
 
-use hearth_proto::BlockId;
 use hearth_proto::limits::DURABLE_GROUP_MAX;
 pub(crate) use job::WriteJob;
+use loose::LooseChanges;
 use tokio::sync::oneshot;
 
 use crate::core::{Core, NvmeEvictor};
 use crate::error::PutError;
-use crate::index::NvmeReplica;
+use crate::growth::lengthen;
 use crate::nvme::Nvme;
 use crate::slab::{Catalog, Changes, ExtentEntry};
 use crate::space::Resident;
@@ -65,8 +68,9 @@ pub(crate) struct Writer {
     written: Vec<Record>,
     /// Covered by the sync that runs.
     syncing: Option<Vec<Record>>,
-    deletes: Vec<(Resident, Option<oneshot::Sender<()>>)>,
-    extents: Vec<ExtentEntry>,
+    loose: LooseChanges,
+    /// True since the index on disk refused changes; told once.
+    index_refuses: bool,
     next_sequence: u64,
     /// Blocks that came and are neither durable nor given up.
     outstanding: BTreeSet<u64>,
@@ -84,8 +88,8 @@ impl Writer {
             in_flight: 0,
             written: Vec::new(),
             syncing: None,
-            deletes: Vec::new(),
-            extents: Vec::new(),
+            loose: LooseChanges::default(),
+            index_refuses: false,
             next_sequence: 0,
             outstanding: BTreeSet::new(),
             flushes: Vec::new(),
@@ -118,8 +122,7 @@ impl Writer {
     }
 
     fn is_idle(&self) -> bool {
-        let changes = self.deletes.len() + self.extents.len();
-        self.outstanding.is_empty() && self.syncing.is_none() && changes == 0
+        self.outstanding.is_empty() && self.syncing.is_none() && self.loose.is_empty()
     }
 
     fn handle(&mut self, nvme: &Nvme, message: Message) {
@@ -148,8 +151,8 @@ impl Writer {
                     }
                 }
             }
-            Message::Delete { resident, done } => self.deletes.push((resident, done)),
-            Message::Fenced(extent) => self.extents.push(ExtentEntry { extent, class: 0, fenced: true }),
+            Message::Delete { resident, done } => self.loose.delete(resident, done),
+            Message::Fenced(extent) => self.loose.set_extent(ExtentEntry { extent, class: 0, fenced: true }),
             Message::Generations => self.reserve_generations(nvme),
             Message::Flush(done) => self.flushes.push((self.next_sequence, done)),
             Message::Stop => self.stopping = true,
@@ -192,8 +195,9 @@ impl Writer {
     fn allocate(&mut self, nvme: &Nvme, class: u32) -> Option<u32> {
         loop {
             if let Some(given) = lock(&nvme.slots).allocate(class) {
-                let assigned = given.assigned.map(|extent| ExtentEntry { extent, class, fenced: false });
-                self.extents.extend(assigned);
+                if let Some(extent) = given.assigned {
+                    self.loose.set_extent(ExtentEntry { extent, class, fenced: false });
+                }
                 return Some(given.sector);
             }
             if grow(&self.core, nvme) {
@@ -222,26 +226,22 @@ impl Writer {
 
     /// Enters a group whose bytes are durable into the index, then names it in memory.
     fn commit(&mut self, nvme: &Nvme, group: Vec<Record>) {
-        let catalog = &self.catalog;
-        let mut changes = catalog.changes();
-        add_loose_changes(&self.core, &mut changes, &self.deletes, &self.extents);
+        let mut changes = self.catalog.changes();
+        self.loose.add_to(&self.core, &mut changes);
         for record in &group {
             if let Some(entry) = record.job.entry(&self.core, record.sector) {
                 changes.put_block(&entry);
             }
         }
-        if let Err(error) = changes.commit() {
-            tracing::error!(%error, "the index on disk refuses changes: blocks stay in memory alone");
-            self.core.counters.io_errors.add(1);
+        let result = self.commit_to_index(changes);
+        if !self.loose_changes_end(result) {
             for record in group {
                 lock(&nvme.slots).release(record.sector);
                 self.outstanding.remove(&record.sequence);
                 record.job.give_up(&self.core, PutError::NotDurable);
             }
-            self.drop_loose_changes();
             return;
         }
-        self.loose_changes_are_durable();
         for record in group {
             self.publish(nvme, record);
         }
@@ -255,7 +255,7 @@ impl Writer {
             record.job.end(&self.core);
             return;
         }
-        self.deletes.push((resident, None));
+        self.loose.delete(resident, None);
         self.discard(nvme, record);
     }
 
@@ -281,7 +281,7 @@ impl Writer {
             // No space in a file system that cannot set blocks aside: the extent itself is sound.
             Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => {
                 tracing::warn!(%error, "a record could not be written");
-                nvme.stop_growing(&self.core.counters, error);
+                nvme.growth_refused(&self.core.counters, self.core.clock.now_us(), error);
             }
             // The device was stopped.
             None if error.kind() == io::ErrorKind::NotConnected => {}
@@ -296,34 +296,50 @@ impl Writer {
     /// Commits what has no group to go with.
     fn commit_loose_changes(&mut self) {
         let group_comes = self.in_flight > 0 || !self.written.is_empty() || self.syncing.is_some();
-        if group_comes || (self.deletes.is_empty() && self.extents.is_empty()) {
+        if group_comes || self.loose.is_empty() {
             return;
         }
         let mut changes = self.catalog.changes();
-        add_loose_changes(&self.core, &mut changes, &self.deletes, &self.extents);
-        match changes.commit() {
-            Ok(()) => self.loose_changes_are_durable(),
+        self.loose.add_to(&self.core, &mut changes);
+        let result = self.commit_to_index(changes);
+        self.loose_changes_end(result);
+    }
+
+    fn commit_to_index(&self, changes: Changes<'_>) -> io::Result<()> {
+        #[cfg(test)]
+        if self.core.index_commits_to_fail.fetch_update(SeqCst, SeqCst, |count| count.checked_sub(1)).is_ok()
+        {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        changes.commit().map_err(io::Error::other)
+    }
+
+    /// Settles the loose changes after a commit that held them; true if it succeeded.
+    fn loose_changes_end(&mut self, result: io::Result<()>) -> bool {
+        match result {
+            Ok(()) => {
+                if std::mem::take(&mut self.index_refuses) {
+                    tracing::info!("the index on disk takes changes again: blocks go to NVMe again");
+                }
+                self.loose.are_durable();
+                true
+            }
             Err(error) => {
-                tracing::error!(%error, "the index on disk refuses changes");
                 self.core.counters.io_errors.add(1);
-                self.drop_loose_changes();
+                if !std::mem::replace(&mut self.index_refuses, true) {
+                    tracing::error!(
+                        %error,
+                        "the index on disk refuses changes: new blocks stay in memory alone, durable puts are \
+                         refused; if the disk is full, free space on the file system of the data folder"
+                    );
+                }
+                match self.stopping {
+                    true => self.loose.drop_all(),
+                    false => self.loose.were_refused(),
+                }
+                false
             }
         }
-    }
-
-    fn loose_changes_are_durable(&mut self) {
-        self.extents.clear();
-        for (_, done) in self.deletes.drain(..) {
-            // One who no longer waits does not need the answer.
-            let _ = done.map(|done| done.send(()));
-        }
-    }
-
-    /// Forgets changes that the index on disk refused. Whoever finds a replica there that memory had
-    /// forgotten reads its footer and knows.
-    fn drop_loose_changes(&mut self) {
-        self.deletes.clear();
-        self.extents.clear();
     }
 
     fn reserve_generations(&mut self, nvme: &Nvme) {
@@ -369,39 +385,17 @@ impl Drop for CloseOnExit<'_> {
 /// Lengthens the file by an extent, if it may grow and the file system has room.
 fn grow(core: &Core, nvme: &Nvme) -> bool {
     let count = lock(&nvme.slots).count();
-    if count >= nvme.extents_max || nvme.growth_has_stopped() {
+    let now_us = core.clock.now_us();
+    if count >= nvme.extents_max || !lock(&nvme.growth).may_try(now_us) {
         return false;
     }
     let len_bytes = u64::from(count + 1) * nvme.extent_bytes;
     if nvme.device.len_bytes() < len_bytes
-        && let Err(error) = nvme.device.allocate(len_bytes)
+        && let Err(error) = lengthen(&*nvme.device, len_bytes, nvme.extent_bytes)
     {
-        nvme.stop_growing(&core.counters, &error);
+        nvme.growth_refused(&core.counters, now_us, &error);
         return false;
     }
-    lock(&nvme.slots).grow();
+    nvme.grew();
     true
-}
-
-fn add_loose_changes(
-    core: &Core,
-    changes: &mut Changes<'_>,
-    deletes: &[(Resident, Option<oneshot::Sender<()>>)],
-    extents: &[ExtentEntry],
-) {
-    for (resident, _) in deletes {
-        if !is_stored(core, &resident.id) {
-            changes.delete_block(&resident.id);
-        }
-    }
-    for extent in extents {
-        changes.put_extent(extent);
-    }
-}
-
-/// True if memory names a durable replica. A replica is deleted after memory forgot it, so the one that
-/// is named now is a later one, and the entry on disk is its.
-fn is_stored(core: &Core, id: &BlockId) -> bool {
-    let shard = core.index.shard(id);
-    shard.entries.get(id).is_some_and(|entry| matches!(entry.nvme, NvmeReplica::Stored(_)))
 }
