@@ -10,12 +10,14 @@ use hearth_store::{
     GetError, GetOutcome, Lease, MissReason, PutError, PutMeta, ReserveError, SlotMut, Store,
 };
 
+use crate::announce::Announcer;
 use crate::identity::Member;
 
 /// One node's blocks, as the data plane serves them.
 pub(crate) struct StoreService {
     pub(crate) store: Store,
     pub(crate) cluster: Cluster,
+    pub(crate) announcer: Announcer,
     pub(crate) member: Member,
 }
 
@@ -69,7 +71,12 @@ impl BlockService for StoreService {
         let id = BlockId { namespace, key: request.key };
         let meta = PutMeta { crc32: request.crc32, retention: request.retention, depth: request.depth };
         match self.store.put(id, slot, meta, request.ack, deadline).await {
-            Ok(outcome) => Ok(PutAck { generation: outcome.generation, existed: outcome.existed }),
+            Ok(outcome) => {
+                if !outcome.existed {
+                    self.announcer.announce(id).await;
+                }
+                Ok(PutAck { generation: outcome.generation, existed: outcome.existed })
+            }
             Err(error) => Err(put_status(&error)),
         }
     }

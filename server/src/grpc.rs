@@ -8,9 +8,10 @@ use hearth_proto::v1::admin_server::Admin;
 use hearth_proto::v1::directory_server::Directory;
 use hearth_proto::{BlockId, BlockKey, NamespaceId, v1};
 use hearth_store::Store;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tonic::{Request, Response, Status};
 
+use crate::announce::Announced;
 use crate::identity::Member;
 
 /// Answers from the local directory and the local store; makes no call to another node.
@@ -18,6 +19,7 @@ use crate::identity::Member;
 pub(crate) struct GrpcService {
     pub(crate) cluster: Cluster,
     pub(crate) store: Store,
+    pub(crate) announced: Announced,
     pub(crate) member: Member,
     pub(crate) started: Instant,
 }
@@ -30,13 +32,29 @@ impl Directory for GrpcService {
     ) -> Result<Response<v1::LookupResponse>, Status> {
         let keys = keys_of(&request.into_inner())?;
         let namespace = NamespaceId::DEFAULT;
+        let announced = self.announced.find(namespace, &keys);
         let answer = self.cluster.lookup(namespace, &keys);
+        let mut nodes = self.cluster.nodes();
+        let serving: FxHashMap<u64, u64> =
+            nodes.iter().filter(|n| is_serving(n)).map(|n| (n.node_id, n.incarnation)).collect();
         let mut named = FxHashSet::default();
         let blocks = keys
             .iter()
             .zip(answer.replicas)
-            .map(|(&key, claimed)| {
+            .zip(announced)
+            .map(|((&key, claimed), early)| {
                 let mut replicas = self.own_replicas(BlockId { namespace, key });
+                // What a node announced is in its arena; the directory may not have it yet.
+                let early = early.filter(|claim| {
+                    claim.node != self.member.node_id
+                        && serving.get(&claim.node.0) == Some(&claim.incarnation.0)
+                        && !claimed.iter().any(|r| r.node == claim.node)
+                });
+                replicas.extend(early.map(|claim| v1::Replica {
+                    node_id: claim.node.0,
+                    incarnation: claim.incarnation.0,
+                    tier: v1::Tier::Host.into(),
+                }));
                 let elsewhere = claimed.into_iter().filter(|r| r.node != self.member.node_id);
                 replicas.extend(elsewhere.map(|r| v1::Replica {
                     node_id: r.node.0,
@@ -47,7 +65,6 @@ impl Directory for GrpcService {
                 v1::BlockReplicas { replicas }
             })
             .collect();
-        let mut nodes = self.cluster.nodes();
         nodes.retain(|node| named.contains(&node.node_id));
         Ok(Response::new(v1::LookupResponse {
             blocks,
@@ -55,6 +72,7 @@ impl Directory for GrpcService {
             staleness_ms: answer.staleness.as_millis() as u64,
             node_id: self.member.node_id.0,
             nodes,
+            cluster_id: self.member.cluster_id.0.to_vec().into(),
         }))
     }
 
@@ -89,6 +107,10 @@ impl GrpcService {
     fn control_applied(&self) -> u64 {
         self.cluster.groups().iter().find(|g| g.group_id == 0).map_or(0, |g| g.applied_index)
     }
+}
+
+fn is_serving(node: &v1::Node) -> bool {
+    matches!(node.state(), v1::NodeState::Up | v1::NodeState::Draining)
 }
 
 /// Checks a request's keys: bytes from a peer are parsed and refused, never trusted.

@@ -1,10 +1,12 @@
 //! hearthd: one node of Hearth. Wires the metadata plane, the block store and the fabric together
 //! and serves them by gRPC, the block service and HTTP. Holds no logic of the planes themselves.
 
+mod announce;
 mod block_service;
 mod block_source;
 pub mod config;
 mod data_plane;
+mod early_claims;
 mod grpc;
 mod http;
 pub mod identity;
