@@ -10,6 +10,7 @@ use hearth_proto::v1::command::Body;
 use hearth_proto::v1::raft_server::RaftServer;
 use hearth_proto::{BlockKey, ClusterId, GroupId, Incarnation, NamespaceId, NodeId, v1};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::config::{ClusterConfig, Tuning};
@@ -39,6 +40,8 @@ pub(crate) struct Inner {
     pub(crate) registered: watch::Sender<Option<Incarnation>>,
     /// The number of the last block report; it only grows, whatever the incarnation.
     pub(crate) report_sequence: AtomicU64,
+    /// Fires when the groups stop, and ends the streams that peers hold open.
+    stopping: CancellationToken,
 }
 
 impl Cluster {
@@ -77,6 +80,7 @@ impl Cluster {
             liveness: Liveness::default(),
             registered: watch::Sender::new(None),
             report_sequence: AtomicU64::new(0),
+            stopping: CancellationToken::new(),
         })))
     }
 
@@ -112,7 +116,8 @@ impl Cluster {
     /// The gRPC services that other members call, to be mounted on the node's listener.
     pub fn services(&self) -> Routes {
         let groups: Arc<[Arc<Group>]> = [self.0.control.clone(), self.0.directory.clone()].into();
-        let raft = RaftService::new(self.0.config.cluster_id, self.0.config.node_id, groups);
+        let config = &self.0.config;
+        let raft = RaftService::new(config.cluster_id, config.node_id, groups, self.0.stopping.clone());
         let raft = RaftServer::new(raft)
             .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
@@ -127,9 +132,21 @@ impl Cluster {
         *self.0.registered.borrow()
     }
 
-    /// Whether this node is registered and knows a leader of every group.
+    /// Why the metadata plane of this node no longer works, after a failed disk or a newer command;
+    /// `None` while it does. Lookups go on from what was known then, ever more stale, and nothing is
+    /// led, voted or reported. The cause in full, which may name files, is in the log alone.
+    pub fn failure(&self) -> Option<String> {
+        let groups = [&self.0.control, &self.0.directory];
+        let stopped = groups.into_iter().filter_map(|group| Some((group.id(), group.stopped()?)));
+        // When one fails the others are shut down, which is not the reason.
+        let (group, reason) = stopped.min_by_key(|(_, reason)| *reason)?;
+        Some(format!("group {group} {reason}"))
+    }
+
+    /// Whether this node is registered, runs every group, and knows a leader of each.
     pub fn is_ready(&self) -> bool {
-        self.incarnation().is_some()
+        self.failure().is_none()
+            && self.incarnation().is_some()
             && self.0.control.leader().is_some()
             && self.0.directory.leader().is_some()
     }
@@ -176,9 +193,11 @@ impl Cluster {
         self.0.config.node_id
     }
 
-    /// Stops the groups. What was acknowledged is on disk; the folder is free again once every handle
-    /// is dropped.
+    /// Stops the groups, and the streams that peers hold open to them. What was acknowledged is on
+    /// disk; the database is closed, and the folder free again, once every handle is dropped and the
+    /// runtime has ended.
     pub async fn shutdown(&self) {
+        self.0.stopping.cancel();
         futures::join!(self.0.control.shutdown(), self.0.directory.shutdown());
     }
 

@@ -21,7 +21,9 @@ impl Cluster {
     /// heartbeats, reports what `source` holds, and does the leader's duties while this node leads.
     ///
     /// # Errors
-    /// [`MemberError`]: the node must stop serving at once and [`Self::shutdown`].
+    /// [`MemberError`]. After `Stopped` the groups are shut down already: the node leads and votes
+    /// nothing any more and is soon declared down, and may go on serving blocks to those who ask it
+    /// (INV-HARMLESS). After the others it must stop serving at once and [`Self::shutdown`].
     ///
     /// # Cancel safety
     /// Dropping it stops the work; the cluster declares the node down after a while. It may be
@@ -32,12 +34,19 @@ impl Cluster {
         shutdown: CancellationToken,
     ) -> Result<(), MemberError> {
         let result = tokio::select! {
+            // First, so that groups that stop because the node does are no failure.
+            biased;
             () = shutdown.cancelled() => Ok(()),
             error = self.stay_registered() => Err(error),
             error = self.report_blocks(&*source) => Err(error),
             error = self.do_duties() => Err(error),
         };
-        self.0.registered.send_replace(None);
+        if let Err(MemberError::Stopped { .. }) = &result {
+            // The groups share a disk and a node: one that still runs must not lead here.
+            self.shutdown().await;
+        } else {
+            self.0.registered.send_replace(None);
+        }
         result
     }
 

@@ -57,7 +57,7 @@ impl Cluster {
                 Some((leader, address)) => {
                     self.propose_there(group_id, leader, &address, command.clone(), limit).await
                 }
-                None => Attempt::NotLeader(None),
+                None => group.failure().map_or(Attempt::NotLeader(None), Attempt::Stopped),
             };
             match attempt {
                 Attempt::Applied(index, outcome) => return answer(index, outcome),

@@ -50,10 +50,12 @@ impl DataPlane {
 }
 
 impl Drop for DataPlane {
-    /// A runtime must not be dropped where waiting is forbidden; whoever starts and fails drops it so.
+    /// For a start that fails or is given up. What the threads hold must be gone when this returns, and
+    /// a runtime may not be waited for on a thread of another one.
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
+            let ended = std::thread::spawn(move || runtime.shutdown_timeout(STOP_PATIENCE)).join();
+            ended.expect("stopping a runtime does not panic");
         }
     }
 }

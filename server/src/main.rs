@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -10,6 +11,9 @@ use hearth_server::config::{Config, Flags};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+
+/// How long calls that block, such as a name lookup or a snapshot being written, may hold up the end.
+const EXIT_PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
@@ -43,12 +47,16 @@ fn run(config: Config) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("hearthd")
         .build()
-        .context("cannot start the async runtime")?
-        .block_on(serve(config))
+        .context("cannot start the async runtime")?;
+    let outcome = runtime.block_on(serve(config));
+    // Drops every task, and with them the last handles to the databases. What is open when this
+    // function returns is torn down under its threads by the process's destructors.
+    runtime.shutdown_timeout(EXIT_PATIENCE);
+    outcome
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
@@ -64,7 +72,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::info!("stopping: a signal asked for it");
         on_signal.cancel();
     });
-    let node = Node::start(config, stop.clone()).await?;
+    let node = tokio::select! {
+        node = Node::start(config, stop.clone()) => node?,
+        // A start may wait long for the member that it was told to join.
+        () = stop.cancelled() => return Ok(()),
+    };
     node.run_until_stopped().await?;
     Ok(())
 }

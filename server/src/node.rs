@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hearth_cluster::{Cluster, ClusterConfig, JoinRequest, NodeAddresses};
+use hearth_cluster::{Cluster, ClusterConfig, JoinRequest, MemberError, NodeAddresses};
 use hearth_proto::limits::GRPC_MESSAGE_BYTES_MAX;
 use hearth_proto::v1::admin_server::AdminServer;
+use hearth_proto::v1::announce_server::AnnounceServer;
 use hearth_proto::v1::directory_server::DirectoryServer;
 use hearth_proto::{ClusterId, NodeId};
 use hearth_store::{NvmeConfig, Store, StoreConfig};
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
+use crate::announce::{Announced, Announcer};
 use crate::block_service::StoreService;
 use crate::block_source::StoreSource;
 use crate::config::Config;
@@ -93,12 +95,14 @@ pub(crate) struct Vitals {
 }
 
 impl Vitals {
-    /// `None` when the node serves; otherwise what it waits for.
-    pub(crate) fn not_ready_because(&self) -> Option<&'static str> {
+    /// `None` when the node serves; otherwise what it waits for, or what it lacks for good.
+    pub(crate) fn not_ready_because(&self) -> Option<String> {
         if self.stopping.load(Ordering::Relaxed) {
-            Some("stopping")
+            Some("stopping".into())
+        } else if let Some(failure) = self.cluster.failure() {
+            Some(format!("the metadata plane does not work on this node: {failure}"))
         } else if !self.cluster.is_ready() {
-            Some("not registered with a leader of the cluster yet")
+            Some("not registered with a leader of the cluster yet".into())
         } else {
             None
         }
@@ -128,6 +132,9 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError`], each naming the part and the mend. What was opened is closed again.
+    ///
+    /// # Cancel safety
+    /// Dropping it closes what was opened; a cluster that was joined by then is joined.
     pub async fn start(config: Config, stop: CancellationToken) -> Result<Self, NodeError> {
         if config.exposed() {
             tracing::warn!(
@@ -162,13 +169,10 @@ impl Node {
         let data_plane = DataPlane::start()?;
         let mut node =
             Self { endpoints, store, cluster, vitals, data_plane, stop, tasks, _data_dir: data_dir };
-        node.serve(listeners, member)?;
-        if member.founder {
-            node.cluster.found(node._data_dir.identity().uuid_bytes()).await?;
+        if let Err(error) = node.begin(listeners, member).await {
+            node.close().await;
+            return Err(error);
         }
-        let (cluster, source) = (node.cluster.clone(), Arc::new(StoreSource(node.store.clone())));
-        let stop = node.stop.clone();
-        node.tasks.spawn(async move { Ok(cluster.run_member(source, stop).await?) });
         tracing::info!(
             cluster = %member.cluster_id, node = %member.node_id, name = %node._data_dir.identity().name,
             grpc = %endpoints.control, blocks = %endpoints.data, http = %endpoints.http,
@@ -191,18 +195,51 @@ impl Node {
             () = self.stop.cancelled() => Ok(()),
             ended = self.tasks.join_next() => self.unexpected_end(ended),
         };
+        self.close().await;
+        tracing::info!("stopped");
+        outcome
+    }
+
+    /// Drains and closes everything. The databases are closed when the last handle goes, which tasks
+    /// that were cut off hold until their runtime ends.
+    async fn close(&mut self) {
         self.vitals.stopping.store(true, Ordering::Relaxed);
         self.stop.cancel();
-        let drain = async { while self.tasks.join_next().await.is_some() {} };
+        let tasks = &mut self.tasks;
+        let requests = async { while tasks.join_next().await.is_some() {} };
+        // Together, because the listener waits for the streams of peers, which end with the groups.
+        let drain = async { tokio::join!(requests, self.cluster.shutdown()) };
         if tokio::time::timeout(DRAIN_PATIENCE, drain).await.is_err() {
             tracing::warn!("some requests did not end within {DRAIN_PATIENCE:?}; they are cut off");
             self.tasks.abort_all();
         }
         self.data_plane.stop().await;
-        self.cluster.shutdown().await;
         self.store.close().await;
-        tracing::info!("stopped");
-        outcome
+    }
+
+    async fn begin(&mut self, listeners: Listeners, member: Member) -> Result<(), NodeError> {
+        self.serve(listeners, member)?;
+        if member.founder {
+            self.cluster.found(self._data_dir.identity().uuid_bytes()).await?;
+        }
+        let (cluster, source) = (self.cluster.clone(), Arc::new(StoreSource(self.store.clone())));
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            match cluster.run_member(source, stop.clone()).await {
+                Err(MemberError::Stopped { detail }) => {
+                    tracing::error!(
+                        detail,
+                        "the metadata plane has stopped: this node serves the blocks it has to those who ask \
+                         it, and is not ready"
+                    );
+                    // The blocks are as good as before (INV-HARMLESS).
+                    stop.cancelled().await;
+                    Ok(())
+                }
+                other => Ok(other?),
+            }
+        });
+        Ok(())
     }
 
     fn unexpected_end(
@@ -218,9 +255,11 @@ impl Node {
 
     fn serve(&mut self, listeners: Listeners, member: Member) -> Result<(), NodeError> {
         let Listeners { control, data, http } = listeners;
+        let announced = Announced::new(member);
         let grpc = GrpcService {
             cluster: self.cluster.clone(),
             store: self.store.clone(),
+            announced: announced.clone(),
             member,
             started: Instant::now(),
         };
@@ -228,6 +267,7 @@ impl Node {
             .cluster
             .services()
             .add_service(DirectoryServer::new(grpc.clone()).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+            .add_service(AnnounceServer::new(announced))
             .add_service(AdminServer::new(grpc));
         // The server's own setting does not reach connections of a listener it is given: without this,
         // each answer may wait 40 ms for the peer's delayed acknowledgement.
@@ -242,8 +282,17 @@ impl Node {
                 .await
                 .map_err(|e| NodeError::Listener { service: "gRPC", problem: e.to_string() })
         });
-        let blocks =
-            Arc::new(StoreService { store: self.store.clone(), cluster: self.cluster.clone(), member });
+        let (announcer, announcing) = Announcer::new(self.cluster.clone(), member, self.stop.clone());
+        self.tasks.spawn(async move {
+            announcing.await;
+            Ok(())
+        });
+        let blocks = Arc::new(StoreService {
+            store: self.store.clone(),
+            cluster: self.cluster.clone(),
+            announcer,
+            member,
+        });
         let serve_blocks = self.data_plane.serve(data, blocks, self.stop.clone())?;
         self.tasks.spawn(async move {
             serve_blocks.await.map_err(|e| NodeError::Listener { service: "block", problem: e.to_string() })

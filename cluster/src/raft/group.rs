@@ -13,7 +13,7 @@ use hearth_proto::limits::{
 };
 use hearth_proto::{GroupId, LogIndex, NodeId, v1};
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, RaftError};
+use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError};
 use openraft::impls::BasicNode;
 use openraft::raft::AppendEntriesResponse;
 use openraft::{ChangeMembers, Config, Instant as _, Raft, RaftMetrics, SnapshotPolicy};
@@ -49,6 +49,17 @@ pub(crate) enum LocalProposal {
     Unknown,
     /// The group has stopped on this node for good.
     Stopped(String),
+}
+
+/// Why a group no longer runs on this node, the gravest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub(crate) enum StopReason {
+    #[error("has stopped: its log or state cannot be written or read; this node's log has the cause")]
+    Storage,
+    #[error("has stopped: it panicked; this node's log has the cause")]
+    Panicked,
+    #[error("is shut down")]
+    ShutDown,
 }
 
 /// A running group.
@@ -160,7 +171,7 @@ impl Group {
     pub(crate) fn staleness(&self) -> Duration {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow_watched();
-        if metrics.state.is_leader() {
+        if metrics.running_state.is_ok() && metrics.state.is_leader() {
             let alone = metrics.membership_config.voter_ids().eq([metrics.id]);
             if alone {
                 return Duration::ZERO;
@@ -173,17 +184,20 @@ impl Group {
         self.started.elapsed().saturating_sub(heard)
     }
 
-    /// The leader that this node knows.
+    /// The leader that this node knows. A group that has stopped here knows none: its metrics say for
+    /// ever what they said last.
     pub(crate) fn leader(&self) -> Option<NodeId> {
-        self.raft.metrics().borrow_watched().current_leader.map(NodeId)
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        metrics.current_leader.filter(|_| metrics.running_state.is_ok()).map(NodeId)
     }
 
     /// The term in which this node leads now.
     pub(crate) fn leading_term(&self) -> Option<u64> {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow_watched();
-        (metrics.state.is_leader() && metrics.current_leader == Some(metrics.id))
-            .then_some(metrics.current_term)
+        let leads = metrics.state.is_leader() && metrics.current_leader == Some(metrics.id);
+        (leads && metrics.running_state.is_ok()).then_some(metrics.current_term)
     }
 
     /// The address of a member, as the membership has it.
@@ -261,17 +275,29 @@ impl Group {
         };
         v1::GroupStatus {
             group_id: self.id.0,
-            leader: metrics.current_leader.unwrap_or(0),
+            leader: self.leader().map_or(0, |leader| leader.0),
             term: metrics.current_term,
             last_log_index: metrics.last_log_index.unwrap_or(0),
             applied_index: replicated.applied_index(),
             voters: metrics.membership_config.voter_ids().collect(),
             learners: metrics.membership_config.membership().learner_ids().collect(),
             blocks,
+            stopped: self.stopped().map_or_else(String::new, |reason| reason.to_string()),
         }
     }
 
-    /// Why the group no longer runs on this node, if it does not.
+    /// Whether the group no longer runs on this node, and why, for people elsewhere.
+    pub(crate) fn stopped(&self) -> Option<StopReason> {
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        Some(match metrics.running_state.as_ref().err()? {
+            Fatal::StorageError(_) => StopReason::Storage,
+            Fatal::Panicked => StopReason::Panicked,
+            Fatal::Stopped => StopReason::ShutDown,
+        })
+    }
+
+    /// Why the group no longer runs on this node, if it does not: the whole cause, for the log.
     pub(crate) fn failure(&self) -> Option<String> {
         self.raft.metrics().borrow_watched().running_state.as_ref().err().map(ToString::to_string)
     }

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use hearth_proto::limits::SNAPSHOT_CHUNK_BYTES;
 use hearth_proto::v1::raft_server::Raft;
 use hearth_proto::{ClusterId, GroupId, NodeId, v1};
@@ -12,6 +12,7 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::group::Group;
@@ -26,11 +27,19 @@ pub(crate) struct RaftService {
     cluster: ClusterId,
     node: NodeId,
     groups: Arc<[Arc<Group>]>,
+    stopping: CancellationToken,
 }
 
 impl RaftService {
-    pub(crate) fn new(cluster: ClusterId, node: NodeId, groups: Arc<[Arc<Group>]>) -> Self {
-        Self { cluster, node, groups }
+    /// Streams end when `stopping` fires: a leader would keep them open for ever, and with them the
+    /// listener that waits for its calls to end.
+    pub(crate) fn new(
+        cluster: ClusterId,
+        node: NodeId,
+        groups: Arc<[Arc<Group>]>,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self { cluster, node, groups, stopping }
     }
 
     /// Checks that a message is for this node of this cluster before its payload is opened.
@@ -88,11 +97,12 @@ impl Raft for RaftService {
         request: Request<Streaming<v1::RaftRequest>>,
     ) -> Result<Response<Self::AppendStreamStream>, Status> {
         let service = self.clone();
-        let mut requests = request.into_inner();
+        let stopping = self.stopping.clone().cancelled_owned();
+        let mut requests = Box::pin(request.into_inner().take_until(stopping));
         // The first message says which group the stream is for; the response headers must not wait for it.
         let responses = futures::stream::once(async move {
             let first =
-                requests.message().await?.ok_or_else(|| Status::invalid_argument("an empty stream"))?;
+                requests.try_next().await?.ok_or_else(|| Status::invalid_argument("an empty stream"))?;
             let (group, message) = service.open::<AppendEntriesRequest<TypeConfig>>(&first)?;
             let group = group.clone();
             let raft = group.raft().clone();

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use hearth_proto::limits::SYNC_QUEUE_MAX;
 use openraft::storage::IOFlushed;
@@ -17,10 +18,17 @@ enum Waiter {
     Write(oneshot::Sender<io::Result<()>>),
 }
 
-/// A handle to the sync thread, which ends with the last handle.
+/// A handle to the sync thread. The last one to be dropped waits for the thread's end, so that no
+/// thread uses the database once everybody who could has let go of it: a process that ends while
+/// RocksDB is open aborts.
 #[derive(Clone, Debug)]
-pub(crate) struct WalSync {
-    waiters: mpsc::Sender<Waiter>,
+pub(crate) struct WalSync(Arc<Thread>);
+
+#[derive(Debug)]
+struct Thread {
+    /// `None` only while it is dropped.
+    waiters: Option<mpsc::Sender<Waiter>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl WalSync {
@@ -31,13 +39,13 @@ impl WalSync {
     pub(crate) fn start(database: Arc<Database>) -> io::Result<Self> {
         let (waiters, queue) = mpsc::channel(SYNC_QUEUE_MAX);
         let run = move || run(&database, queue);
-        std::thread::Builder::new().name("hearth-raft-sync".into()).spawn(run)?;
-        Ok(Self { waiters })
+        let thread = std::thread::Builder::new().name("hearth-raft-sync".into()).spawn(run)?;
+        Ok(Self(Arc::new(Thread { waiters: Some(waiters), thread: Some(thread) })))
     }
 
     /// Calls `flushed` once everything written until now is on disk (INV-ACK).
     pub(crate) async fn notify(&self, flushed: IOFlushed<TypeConfig>) {
-        if let Err(refused) = self.waiters.send(Waiter::Append(flushed)).await {
+        if let Err(refused) = self.waiters().send(Waiter::Append(flushed)).await {
             complete(refused.0, Err(stopped()));
         }
     }
@@ -48,8 +56,24 @@ impl WalSync {
     /// The disk's; after one, every further sync fails too.
     pub(crate) async fn wait(&self) -> io::Result<()> {
         let (done, result) = oneshot::channel();
-        self.waiters.send(Waiter::Write(done)).await.map_err(|_| stopped())?;
+        self.waiters().send(Waiter::Write(done)).await.map_err(|_| stopped())?;
         result.await.map_err(|_| stopped())?
+    }
+
+    fn waiters(&self) -> &mpsc::Sender<Waiter> {
+        self.0.waiters.as_ref().expect("the queue is there as long as a handle is")
+    }
+}
+
+impl Drop for Thread {
+    /// Blocks for as long as one sync, at the end of a database's life.
+    fn drop(&mut self) {
+        self.waiters = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the sync thread panicked");
+        }
     }
 }
 

@@ -322,6 +322,13 @@ fn a_member_whose_group_stopped_says_so() {
         matches!(&stopped, Err(MemberError::Stopped { detail }) if detail.contains("version 2")),
         "{stopped:?}"
     );
+    let cluster = members[usize::try_from(leader.0 - 1).unwrap()].cluster();
+    assert!(!cluster.is_ready(), "a member that cannot go on does not pretend to");
+    let failure = cluster.failure().unwrap();
+    assert!(failure.contains("group 1 has stopped: its log or state cannot be"), "{failure}");
+    for group in cluster.groups() {
+        assert!(group.leader == 0 && !group.stopped.is_empty(), "no group is led here: {group:?}");
+    }
 }
 
 #[test]

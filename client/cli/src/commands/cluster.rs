@@ -71,11 +71,15 @@ fn node_json(node: &v1::Node) -> serde_json::Value {
 }
 
 /// Asks every node what it holds and how it sees the Raft groups. Nodes that do not answer are shown
-/// as such, and make the command exit with "unreachable".
+/// as such, and make the command exit with "failed".
 pub(crate) async fn status(client: &Client, form: Output) -> anyhow::Result<Exit> {
     let listed = client.nodes().await?;
     let answers = join_all(listed.nodes.iter().map(|node| client.status(&node.control_address))).await;
-    let silent = answers.iter().any(Result::is_err);
+    let silent = listed
+        .nodes
+        .iter()
+        .zip(&answers)
+        .any(|(node, answer)| answer.is_err() && node.state() != v1::NodeState::Removed);
     if form == Output::Json {
         let nodes: Vec<_> = listed
             .nodes
@@ -93,7 +97,7 @@ pub(crate) async fn status(client: &Client, form: Output) -> anyhow::Result<Exit
     } else {
         status_tables(&listed, &answers);
     }
-    Ok(if silent { Exit::Unreachable } else { Exit::Done })
+    Ok(if silent { Exit::Failed } else { Exit::Done })
 }
 
 fn status_tables(
@@ -143,11 +147,17 @@ fn status_tables(
             })
         }),
     );
+    for (node, answer) in listed.nodes.iter().zip(answers) {
+        let groups = answer.iter().flat_map(|status| &status.groups);
+        for group in groups.filter(|group| !group.stopped.is_empty()) {
+            output::line(format_args!("node {}: group {} {}", node.node_id, group.group_id, group.stopped));
+        }
+    }
 }
 
 fn leader(group: &v1::GroupStatus) -> String {
     match group.leader {
-        _ if !group.stopped.is_empty() => format!("stopped here: {}", group.stopped),
+        _ if !group.stopped.is_empty() => "stopped here".into(),
         0 => "none".into(),
         leader => leader.to_string(),
     }
