@@ -50,6 +50,14 @@ pub const CONNECTIONS_MAX: usize = 1_024;
 pub const CONNECTION_REQUESTS_MAX: usize = 256;
 /// Blocks that one connection may have in work on the server at a time.
 pub const CONNECTION_BLOCKS_IN_WORK_MAX: usize = 128;
+/// Orders of one connection that may wait for its sending task; when they do, the client is not read.
+pub const CONNECTION_ORDERS_MAX: usize = 64;
+/// Answers of one connection that may wait for its socket; when they do, nothing more is looked up.
+pub const CONNECTION_ANSWERS_MAX: usize = 2 * CONNECTION_BLOCKS_IN_WORK_MAX;
+/// Frames that may wait at the client's end: the request and the cancel of each that may be open.
+pub const CONNECTION_COMMANDS_MAX: usize = 2 * CONNECTION_REQUESTS_MAX;
+/// Pause of a listener for which the system has no descriptor.
+pub const ACCEPT_PAUSE_MS: u64 = 50;
 /// Buffers that one vectored write takes.
 pub const WRITEV_BUFFERS_MAX: usize = 64;
 /// Payload bytes that one connection may have in work on the server at a time.
@@ -64,10 +72,16 @@ pub const GOODBYE_TEXT_BYTES_MAX: usize = 256;
 pub const HANDSHAKE_MS_MAX: u64 = 2_000;
 /// How long a frame once begun may stand still, to either side.
 pub const FRAME_STALL_MS_MAX: u64 = 10_000;
+/// What a peer must move: a frame may take this long for its bytes on top of one stall, however often
+/// it moves a little.
+pub const TRANSFER_BYTES_PER_SECOND_MIN: u64 = 4 << 20;
 /// How long a connection may say nothing.
 pub const CONNECTION_IDLE_MS_MAX: u64 = 600_000;
 /// How long a put may hold up its connection while it waits for a slot.
 pub const SLOT_WAIT_MS_MAX: u64 = 250;
+/// After a put waited in vain, those behind it do not wait for as many times that long, unless one
+/// finds a slot.
+pub const SLOT_PAUSE_FACTOR: u32 = 9;
 /// How long a server that shuts down waits for requests in work.
 pub const DRAIN_MS_MAX: u64 = 5_000;
 /// How long a refused peer may take to read why.
@@ -94,6 +108,8 @@ pub const EARLY_CLAIMS_MAX: usize = 262_144;
 /// How long an announcement counts; the directory has the block long before.
 pub const EARLY_CLAIM_MS: u64 = 5_000;
 
+/// gRPC calls that one connection may have open.
+pub const GRPC_STREAMS_MAX: u32 = 1_024;
 /// Nodes of one cluster.
 pub const NODES_MAX: usize = 1_024;
 /// Voters that a cluster fills up to by itself.

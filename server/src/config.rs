@@ -157,7 +157,7 @@ impl Config {
             listen: address("--listen", s.listen, "127.0.0.1:7400")?,
             data_listen: address("--data-listen", s.data_listen, "127.0.0.1:7401")?,
             http_listen: address("--http-listen", s.http_listen, "127.0.0.1:7402")?,
-            advertise_host: s.advertise_host,
+            advertise_host: s.advertise_host.map(checked_host).transpose()?,
             join: s.join.map(checked_join).transpose()?,
             cluster_id: s
                 .cluster_id
@@ -278,6 +278,17 @@ fn checked_name(name: String) -> Result<String, ConfigError> {
     }
 }
 
+fn checked_host(host: String) -> Result<String, ConfigError> {
+    let fits = (1..=253).contains(&host.len())
+        && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '[' | ']'));
+    if fits {
+        Ok(host)
+    } else {
+        let problem = format!("{host:?} is not a host: write a name or an address, without a port");
+        Err(ConfigError::Value { setting: "--advertise-host", problem })
+    }
+}
+
 fn checked_join(seed: String) -> Result<String, ConfigError> {
     let has_port = seed.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && !host.contains("//") && port.parse::<u16>().is_ok_and(|p| p != 0)
@@ -350,6 +361,7 @@ mod tests {
             ("--nvme-capacity", "1"),
             ("--join", "nowhere"),
             ("--name", "a b"),
+            ("--advertise-host", "bad host!"),
         ] {
             let error = resolve(&[flag, bad]).expect_err(bad).to_string();
             assert!(error.starts_with(flag), "{error}");

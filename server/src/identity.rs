@@ -3,8 +3,9 @@
 //! Owns `identity.json` and the `lock` file; a folder is used by one process at a time, and never by
 //! another node or an older program than the one that wrote it.
 
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use hearth_proto::{ClusterId, NodeId};
@@ -127,7 +128,8 @@ impl DataDir {
             let path = path.to_owned();
             move |source| IdentityError::Io { path, source }
         };
-        std::fs::create_dir_all(root).map_err(io(root))?;
+        // KV blocks are the users' prompts: nobody else on the machine shall read them.
+        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(io(root))?;
         let lock_path = root.join(LOCK_FILE);
         let lock = File::create(&lock_path).map_err(io(&lock_path))?;
         match lock.try_lock() {

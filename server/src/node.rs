@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hearth_cluster::{Cluster, ClusterConfig, JoinRequest, MemberError, NodeAddresses};
-use hearth_proto::limits::GRPC_MESSAGE_BYTES_MAX;
+use hearth_cluster::{Cluster, ClusterConfig, FoundError, JoinRequest, MemberError, NodeAddresses};
+use hearth_proto::limits::{GRPC_MESSAGE_BYTES_MAX, GRPC_STREAMS_MAX};
 use hearth_proto::v1::admin_server::AdminServer;
 use hearth_proto::v1::announce_server::AnnounceServer;
 use hearth_proto::v1::directory_server::DirectoryServer;
@@ -30,6 +30,8 @@ use crate::metrics::Exported;
 
 /// How long a first start waits for the member that it was told to join.
 const JOIN_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a founder that found no majority waits before it asks again.
+const FOUND_PAUSE: Duration = Duration::from_millis(500);
 /// How long a stopping node waits for requests in flight.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -60,7 +62,7 @@ pub enum NodeError {
     Cluster(#[from] hearth_cluster::StartError),
     /// The first node could not found its cluster.
     #[error("cannot found a cluster: {0}")]
-    Found(#[from] hearth_cluster::FoundError),
+    Found(#[from] FoundError),
     /// This node must not go on as a member.
     #[error("this node stopped serving: {0}")]
     Member(#[from] hearth_cluster::MemberError),
@@ -169,7 +171,7 @@ impl Node {
         let data_plane = DataPlane::start()?;
         let mut node =
             Self { endpoints, store, cluster, vitals, data_plane, stop, tasks, _data_dir: data_dir };
-        if let Err(error) = node.begin(listeners, member).await {
+        if let Err(error) = node.begin(listeners, member) {
             node.close().await;
             return Err(error);
         }
@@ -217,14 +219,18 @@ impl Node {
         self.store.close().await;
     }
 
-    async fn begin(&mut self, listeners: Listeners, member: Member) -> Result<(), NodeError> {
+    fn begin(&mut self, listeners: Listeners, member: Member) -> Result<(), NodeError> {
         self.serve(listeners, member)?;
-        if member.founder {
-            self.cluster.found(self._data_dir.identity().uuid_bytes()).await?;
-        }
         let (cluster, source) = (self.cluster.clone(), Arc::new(StoreSource(self.store.clone())));
+        let founding = member.founder.then(|| self._data_dir.identity().uuid_bytes());
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
+            if let Some(node_uuid) = founding {
+                match stop.run_until_cancelled(found(&cluster, node_uuid)).await {
+                    Some(founded) => founded?,
+                    None => return Ok(()),
+                }
+            }
             match cluster.run_member(source, stop.clone()).await {
                 Err(MemberError::Stopped { detail }) => {
                     tracing::error!(
@@ -277,6 +283,7 @@ impl Node {
             tonic::transport::Server::builder()
                 .http2_keepalive_interval(Some(Duration::from_secs(5)))
                 .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+                .max_concurrent_streams(Some(GRPC_STREAMS_MAX))
                 .add_routes(routes)
                 .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
                 .await
@@ -357,6 +364,24 @@ async fn open_store(config: &Config, data_dir: &DataDir) -> Result<Store, NodeEr
         "block store open"
     );
     Ok(store)
+}
+
+/// Founds the cluster, or sees that it is founded. A founder that starts again before its peers waits
+/// for them here, and serves the blocks it has meanwhile.
+async fn found(cluster: &Cluster, node_uuid: [u8; 16]) -> Result<(), NodeError> {
+    loop {
+        match cluster.found(node_uuid).await {
+            Ok(()) => return Ok(()),
+            Err(error @ FoundError::Commit(_)) => {
+                tracing::info!(
+                    error = &error as &dyn std::error::Error,
+                    "waiting for a majority of the voters"
+                );
+                tokio::time::sleep(FOUND_PAUSE).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// The node's place in its cluster: the one recorded, the one granted by a member, or the first.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use hearth_proto::limits::{RAFT_ELECTION_MS_MAX, SNAPSHOT_CHUNK_BYTES};
+use hearth_proto::limits::{RAFT_ELECTION_MS_MAX, RAFT_HEARTBEAT_MS, SNAPSHOT_CHUNK_BYTES};
 use hearth_proto::{GroupId, NodeId, v1};
 use openraft::OptionalSend;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
@@ -133,7 +133,12 @@ impl Link {
         });
         let responses = match tokio::time::timeout(limit, client.append_stream(requests)).await {
             Ok(Ok(responses)) => responses.into_inner(),
-            Ok(Err(status)) => return Err(status_error(&status)),
+            Ok(Err(status)) => {
+                // openraft waits between attempts inside the stream of requests, which a connection that
+                // is refused never polls: without this pause it would try without end and without rest.
+                tokio::time::sleep(Duration::from_millis(RAFT_HEARTBEAT_MS)).await;
+                return Err(status_error(&status));
+            }
             Err(_) => return Err(RPCError::Timeout(self.timed_out(RPCTypes::AppendEntries, limit))),
         };
         let link = self.clone();

@@ -77,6 +77,8 @@ pub struct GetBlock {
     pub codec: BlockCodec,
     /// The generation under which the bytes were stored.
     pub generation: Generation,
+    /// The node's incarnation when it had the bytes in hand: what a get by an earlier one must not take.
+    pub incarnation: Incarnation,
     /// The block, repeated so that the reader can verify it.
     pub key: BlockKey,
     /// The crc32 of the payload.
@@ -94,6 +96,7 @@ impl GetBlock {
             tier: None,
             codec: BlockCodec::Raw,
             generation: Generation(0),
+            incarnation: Incarnation(0),
             key,
             crc32: 0,
             block_len: 0,
@@ -105,6 +108,7 @@ impl GetBlock {
         let tier = self.tier.map_or(0, |tier| tier as u8);
         out.extend_from_slice(&[self.status as u8, tier, self.codec as u8, 0]);
         out.extend_from_slice(&self.generation.0.to_le_bytes());
+        out.extend_from_slice(&self.incarnation.0.to_le_bytes());
         out.extend_from_slice(&self.key.0);
         out.extend_from_slice(&self.crc32.to_le_bytes());
         out.extend_from_slice(&self.block_len.to_le_bytes());
@@ -122,6 +126,7 @@ impl GetBlock {
         }
         fields.zeros::<1>()?;
         let generation = Generation(fields.u64("generation")?);
+        let incarnation = Incarnation(fields.u64("incarnation")?);
         let key = fields.key()?;
         let crc32 = fields.u32("crc32")?;
         let block_len = fields.u32("block_len")?;
@@ -132,7 +137,17 @@ impl GetBlock {
         if (payload_len > 0) != done || (done && block_len != payload_len) {
             return Err(fields.bad("block_len"));
         }
-        Ok(Self { index, status, tier, codec: BlockCodec::Raw, generation, key, crc32, block_len })
+        Ok(Self {
+            index,
+            status,
+            tier,
+            codec: BlockCodec::Raw,
+            generation,
+            incarnation,
+            key,
+            crc32,
+            block_len,
+        })
     }
 }
 

@@ -64,7 +64,7 @@ impl FrameKind {
             Self::Hello => (20, 20),
             Self::HelloAck => (40, 40),
             Self::Get => (16, 16 + 36 * CHAIN_BLOCKS_MAX),
-            Self::GetBlock => (56, 56),
+            Self::GetBlock => (64, 64),
             Self::PutBlock => (60, 60),
             Self::PutDone => (4, 4 + 16 * CHAIN_BLOCKS_MAX),
             Self::Contains | Self::Remove => (8, 8 + 32 * CHAIN_BLOCKS_MAX),

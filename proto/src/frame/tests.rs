@@ -20,6 +20,7 @@ fn samples() -> Vec<(Body, u32)> {
         tier: Some(Tier::Nvme),
         codec: BlockCodec::Raw,
         generation: Generation(0x1112_1314_1516_1718),
+        incarnation: Incarnation(0x4142_4344_4546_4748),
         key: key(0xaa),
         crc32: 0x2122_2324,
         block_len: 0x10_0000,
@@ -238,8 +239,8 @@ fn any_status() -> impl Strategy<Value = BlockStatus> {
 fn any_get_block() -> impl Strategy<Value = (Body, u32)> {
     let tier = (0..Tier::ALL.len()).prop_map(|index| Tier::ALL[index]);
     let len = 1..=BLOCK_BYTES_MAX as u32;
-    (any::<u32>(), any_status(), tier, any::<u64>(), any_key(), any::<u32>(), len).prop_map(
-        |(index, status, tier, generation, key, crc32, block_len)| {
+    (any::<u32>(), any_status(), tier, any::<[u64; 2]>(), any_key(), any::<u32>(), len).prop_map(
+        |(index, status, tier, [generation, incarnation], key, crc32, block_len)| {
             let ok = status == BlockStatus::Ok;
             let block = GetBlock {
                 index,
@@ -247,6 +248,7 @@ fn any_get_block() -> impl Strategy<Value = (Body, u32)> {
                 tier: ok.then_some(tier),
                 codec: BlockCodec::Raw,
                 generation: Generation(generation),
+                incarnation: Incarnation(incarnation),
                 key,
                 crc32,
                 block_len,
