@@ -131,7 +131,8 @@ pub trait Mover: Send + Sync {
         deadline: Instant,
     ) -> impl Future<Output = Result<Vec<TierBits>, BlockStatus>> + Send;
 
-    /// Asks the peer to forget blocks; answers `Ok` or `Miss` for each, in the order of `keys`.
+    /// Asks the peer to forget blocks; answers `Ok` or `Miss` for each, in the order of `keys`, or why it
+    /// did not look.
     ///
     /// # Errors
     /// [`BlockStatus`] of the whole request; its kind says what to do.

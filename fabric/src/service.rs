@@ -27,7 +27,7 @@ pub struct GetHit<L> {
 pub struct PutRequest {
     /// The block.
     pub key: BlockKey,
-    /// The crc32 of the bytes. The transport has verified it against the bytes in the slot.
+    /// The crc32 of the bytes, as the client states it. No transport has looked at the bytes.
     pub crc32: u32,
     /// What to wait for before the answer.
     pub ack: AckLevel,
@@ -74,6 +74,9 @@ pub trait BlockService: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Slot, BlockStatus>> + Send;
 
     /// Stores the block that was received into `slot` and answers at the level asked for.
+    ///
+    /// The service verifies `request.crc32` against the slot's bytes before storing, and answers
+    /// [`BlockStatus::Corrupt`] if they differ: nobody else does at this end (INV-BYTES).
     fn put(
         &self,
         namespace: NamespaceId,

@@ -18,7 +18,7 @@ use hearth_proto::{BlockKey, Generation, Incarnation, Tier};
 
 use crate::block_buf::BlockBuf;
 use crate::mover::{GetCompletion, GetItem, Got, PutAck, PutCompletion, PutItem};
-use request::{GetSlot, Request, Work};
+use request::{GetSlot, GetWork, Request, Work};
 
 /// Where the outcomes of one request go.
 pub trait Route {
@@ -90,12 +90,19 @@ pub struct Landing {
     crc32: u32,
     tier: Tier,
     generation: Generation,
+    deadline: Instant,
 }
 
 impl Landing {
     /// Where the payload goes: exactly as long as it is.
     pub fn room(&mut self) -> &mut [u8] {
         self.buffer.room(self.len)
+    }
+
+    /// When the caller no longer waits for it: from then on the transport may drop it, half filled as it
+    /// is, and throw away the rest of the payload.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
     }
 }
 
@@ -160,7 +167,7 @@ impl<R: Route> Session<R> {
             entries.push(GetEntry { key: item.key, capacity });
             slots.push(GetSlot::awaiting(item));
         }
-        let request_id = self.insert(Work::Get(slots), route);
+        let request_id = self.insert(Work::Get(GetWork { slots, expected, deadline }), route);
         let get = Get { deadline_ms: relative_ms(now, deadline), incarnation: expected, entries };
         Ok((request_id, Body::Get(get)))
     }
@@ -271,20 +278,24 @@ impl<R: Route> Session<R> {
         payload_len: u32,
     ) -> Result<Step, Violation> {
         let Some(request) = self.answered(request_id)? else { return Ok(Step::Discard) };
-        let Work::Get(slots) = &mut request.work else { return Err(Violation::WrongKind(request_id)) };
+        let Work::Get(get) = &mut request.work else { return Err(Violation::WrongKind(request_id)) };
+        let (expected, deadline) = (get.expected, get.deadline);
         let index = block.index;
-        let slot = slots.get_mut(index as usize).ok_or(Violation::NotAwaited { request_id, index })?;
+        let slot = get.slots.get_mut(index as usize).ok_or(Violation::NotAwaited { request_id, index })?;
         let GetSlot::Awaiting(item) = slot else { return Err(Violation::NotAwaited { request_id, index }) };
         let len = payload_len as usize;
         if len > item.buffer.capacity() {
             return Err(Violation::Oversize { request_id, index });
         }
         let failure = match (block.status, block.tier) {
+            // The node registered anew between the question and the answer (INV-FENCE).
+            (BlockStatus::Ok, _) if expected.0 != 0 && block.incarnation != expected => BlockStatus::Stale,
             (BlockStatus::Ok, Some(tier)) if block.key == item.key && block.generation.0 != 0 && len > 0 => {
                 let buffer = std::mem::take(&mut item.buffer);
                 *slot = GetSlot::Landing;
                 let (crc32, generation) = (block.crc32, block.generation);
-                return Ok(Step::Land(Landing { request_id, index, buffer, len, crc32, tier, generation }));
+                let landing = Landing { request_id, index, buffer, len, crc32, tier, generation, deadline };
+                return Ok(Step::Land(landing));
             }
             // Bytes of another block, or from a slot that nobody wrote (INV-BYTES, INV-FENCE).
             (BlockStatus::Ok, _) => BlockStatus::Corrupt,
@@ -308,8 +319,8 @@ impl<R: Route> Session<R> {
     pub fn landed(&mut self, landing: Landing, crc32: u32) {
         let Landing { request_id, index, mut buffer, len, .. } = landing;
         let Some(request) = self.requests.get_mut(&request_id) else { return };
-        let Work::Get(slots) = &mut request.work else { return };
-        slots[index as usize] = GetSlot::Done;
+        let Work::Get(get) = &mut request.work else { return };
+        get.slots[index as usize] = GetSlot::Done;
         let result = if crc32 == landing.crc32 {
             buffer.set_len(len);
             Ok(Got { tier: landing.tier, generation: landing.generation, len })

@@ -1,5 +1,8 @@
 //! One request, and which of its parts still await an answer.
 
+use std::time::Instant;
+
+use hearth_proto::Incarnation;
 use hearth_proto::frame::BlockStatus;
 
 use super::{Outcome, Route};
@@ -21,9 +24,17 @@ impl GetSlot {
     }
 }
 
+/// A get, and what every answer to it is judged by.
+pub(super) struct GetWork {
+    pub(super) slots: Vec<GetSlot>,
+    /// The incarnation that must answer; zero for any.
+    pub(super) expected: Incarnation,
+    pub(super) deadline: Instant,
+}
+
 /// What was asked, with the parts that are still to be answered.
 pub(super) enum Work {
-    Get(Vec<GetSlot>),
+    Get(GetWork),
     /// Whether each block awaits its answer.
     Put(Vec<bool>),
     Contains(usize),
@@ -40,7 +51,7 @@ pub(super) struct Request<R> {
 impl<R: Route> Request<R> {
     pub(super) fn new(work: Work, route: R) -> Self {
         let missing = match &work {
-            Work::Get(slots) => slots.len(),
+            Work::Get(get) => get.slots.len(),
             Work::Put(awaited) => awaited.iter().filter(|awaited| **awaited).count(),
             Work::Contains(_) | Work::Remove(_) => 1,
         };
@@ -62,8 +73,8 @@ impl<R: Route> Request<R> {
 
     pub(super) fn take_unanswered(&mut self, why: BlockStatus) -> Vec<Outcome> {
         let outcomes: Vec<Outcome> = match &mut self.work {
-            Work::Get(slots) => (0..)
-                .zip(slots.drain(..))
+            Work::Get(get) => (0..)
+                .zip(get.slots.drain(..))
                 .filter_map(|(index, slot)| slot_unanswered(index, slot, why))
                 .collect(),
             Work::Put(awaited) => (0..)

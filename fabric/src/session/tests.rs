@@ -42,6 +42,7 @@ fn answer(request: u64, index: u32) -> GetBlock {
         tier: Some(Tier::Host),
         codec: BlockCodec::Raw,
         generation: Generation(1),
+        incarnation: Incarnation(3),
         key: key(request, index),
         crc32: crc32fast::hash(PAYLOAD),
         block_len: PAYLOAD.len() as u32,
@@ -120,6 +121,40 @@ fn bytes_that_fail_verification_are_withheld() {
         assert!(completion.buffer.is_empty(), "no bytes with {block:?}");
         assert_eq!(completion.buffer.capacity(), 64, "the caller has its memory back");
     }
+}
+
+#[test]
+fn an_answer_of_another_incarnation_than_expected_is_stale() {
+    let fenced = Err(BlockStatus::Stale);
+    let got = Ok(Got { tier: Tier::Host, generation: Generation(1), len: PAYLOAD.len() });
+    for (expected, answers, result) in [(3, 3, got), (0, 3, got), (0, 0, got), (3, 4, fenced), (3, 0, fenced)]
+    {
+        let mut harness = Harness::new();
+        let route = Collected::default();
+        let (now, deadline) = (harness.now, harness.deadline);
+        let opened =
+            harness.session.open_get(items(1, 1), Incarnation(expected), now, deadline, route.clone());
+        let (request, _) = opened.expect("a get is opened");
+        let block = GetBlock { incarnation: Incarnation(answers), ..answer(request, 0) };
+        harness.arrive(request, &block).expect("the connection lives on");
+        let completion = only_get(&route);
+        assert_eq!(completion.result, result, "expected {expected}, answered {answers}");
+        assert_eq!(completion.buffer.is_empty(), result.is_err());
+        assert_eq!(completion.buffer.capacity(), 64, "the caller has its memory back");
+    }
+}
+
+#[test]
+fn a_block_dropped_half_way_completes_when_its_request_is_given_up() {
+    let mut harness = Harness::new();
+    let (request, route) = harness.get(1);
+    let step = harness.session.got_block(request, &answer(request, 0), PAYLOAD.len() as u32);
+    let Ok(Step::Land(landing)) = step else { panic!("{step:?}") };
+    assert_eq!(landing.deadline(), harness.deadline);
+    drop(landing);
+    assert!(route.0.borrow().is_empty());
+    let given_up = harness.session.abandon(request, BlockStatus::DeadlineExceeded);
+    assert_eq!(given_up.map(|outcomes| outcomes.len()), Some(1));
 }
 
 #[test]

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hearth_proto::frame::Body;
 use hearth_proto::limits::{FRAME_BODY_BYTES_MAX, WRITE_BATCH_BYTES, WRITEV_BUFFERS_MAX};
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::error::EndError;
+use super::timeouts::transfer_time_max;
 
 /// Frames being written. A payload is dropped as soon as the kernel has all of it.
 pub(super) struct Batch<P> {
@@ -19,6 +20,8 @@ pub(super) struct Batch<P> {
     payload_bytes: usize,
     /// Bytes of the first part that the kernel has.
     sent: usize,
+    /// When all of it must be written, once the socket was full.
+    until: Option<Instant>,
 }
 
 struct Part<P> {
@@ -34,7 +37,14 @@ impl<P: AsRef<[u8]>> Part<P> {
 
 impl<P: AsRef<[u8]>> Batch<P> {
     pub(super) fn new() -> Self {
-        Self { heads: Vec::new(), parts: VecDeque::new(), head_end: 0, payload_bytes: 0, sent: 0 }
+        Self {
+            heads: Vec::new(),
+            parts: VecDeque::new(),
+            head_end: 0,
+            payload_bytes: 0,
+            sent: 0,
+            until: None,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -76,7 +86,9 @@ impl<P: AsRef<[u8]>> Batch<P> {
         }
     }
 
-    /// Writes all of it. `stall` bounds the wait for the peer to take anything.
+    /// Writes all of it. `stall` bounds the wait for the peer to take anything, and with the least rate
+    /// of a transfer the wait for it to take everything: a peer that reads a little now and then must
+    /// not keep the payloads for ever.
     ///
     /// *Cancel safety*: what the kernel took is remembered; call again to go on.
     pub(super) async fn write(&mut self, socket: &OwnedWriteHalf, stall: Duration) -> Result<(), EndError> {
@@ -85,7 +97,13 @@ impl<P: AsRef<[u8]>> Batch<P> {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
                 Ok(count) => self.advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let ready = tokio::time::timeout(stall, socket.writable()).await;
+                    let now = Instant::now();
+                    let all = transfer_time_max(stall, self.heads.len() + self.payload_bytes);
+                    let until = (*self.until.get_or_insert(now + all)).min(now + stall);
+                    if until <= now {
+                        return Err(EndError::Stalled);
+                    }
+                    let ready = tokio::time::timeout_at(until.into(), socket.writable()).await;
                     ready.map_err(|_| EndError::Stalled)??;
                 }
                 Err(error) => return Err(error.into()),
@@ -126,5 +144,6 @@ impl<P: AsRef<[u8]>> Batch<P> {
         self.heads.clear();
         self.head_end = 0;
         self.payload_bytes = 0;
+        self.until = None;
     }
 }

@@ -6,24 +6,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_proto::frame::{BlockStatus, Body, PutBlock};
-use hearth_proto::limits::CONNECTION_REQUESTS_MAX;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
 use super::error::EndError;
-use super::reader::FrameReader;
+use super::reader::{Arrival, FrameReader};
 use crate::call::Ledger;
 use crate::mover::PutItem;
 use crate::session::{Outcome, Session, Step, relative_ms};
-
-/// Longer than any silence: a client waits for answers as long as the connection lives, because each
-/// caller keeps its own deadline.
-const NO_IDLE_LIMIT: Duration = Duration::from_secs(365 * 86_400);
-
-/// Orders for the writing task: a cancel and a request for each request that may be open.
-pub(super) const COMMANDS_MAX: usize = 2 * CONNECTION_REQUESTS_MAX;
 
 /// What the writing task is told to send.
 pub(super) enum Command {
@@ -114,17 +106,27 @@ async fn read_answers(shared: &Shared, reader: &mut FrameReader) -> EndError {
 }
 
 async fn read_answer(shared: &Shared, reader: &mut FrameReader) -> Result<(), EndError> {
-    let (header, body) = reader.frame(NO_IDLE_LIMIT).await?;
+    // It waits for answers as long as the connection lives, because each caller keeps its own deadline.
+    let (header, body) = reader.frame(None).await?;
     let request_id = header.request_id;
     match body {
         Body::GetBlock(block) => {
             let step = shared.session().got_block(request_id, &block, header.payload_len)?;
             match step {
                 Step::Land(mut landing) => {
-                    let crc32 = reader.payload(landing.room()).await?;
-                    shared.session().landed(landing, crc32);
+                    let deadline = landing.deadline();
+                    let mut hasher = crc32fast::Hasher::new();
+                    let room = landing.room();
+                    match reader.payload(room, deadline, |piece| hasher.update(piece)).await? {
+                        Arrival::Whole => shared.session().landed(landing, hasher.finalize()),
+                        // The caller's own timer completes the block; its memory is not kept for it.
+                        Arrival::Late => {
+                            drop(landing);
+                            reader.skip_payload().await?;
+                        }
+                    }
                 }
-                Step::Discard => reader.discard(header.payload_len as usize).await?,
+                Step::Discard => reader.skip_payload().await?,
             }
         }
         Body::PutDone(done) => shared.session().put_done(request_id, &done)?,

@@ -7,7 +7,10 @@ use hearth_proto::frame::{
     BlockStatus, Body, Get, Goodbye, GoodbyeReason, Hello, HelloAck, Keys, PutBlock, PutEntry, RemoveReply,
     negotiate,
 };
-use hearth_proto::limits::{BLOCK_BYTES_MAX, CALL_DEADLINE_MS_MAX, CONNECTION_BLOCKS_IN_WORK_MAX};
+use hearth_proto::limits::{
+    BLOCK_BYTES_MAX, CALL_DEADLINE_MS_MAX, CONNECTION_BLOCKS_IN_WORK_MAX, CONNECTION_ORDERS_MAX,
+    DEADLINE_GRACE_MS,
+};
 use hearth_proto::{Generation, NamespaceId};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -16,13 +19,11 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Batch;
 use super::driver::{Command, Driver, GetJob, Reply, Work};
 use super::error::EndError;
-use super::reader::FrameReader;
+use super::patience::Patience;
+use super::reader::{Arrival, FrameReader};
 use super::timeouts::TcpTimeouts;
 use crate::mover::PutAck;
 use crate::service::{BlockService, PutRequest};
-
-/// Orders that may wait for the driver; when they do, the client is not read.
-const ORDERS_MAX: usize = 64;
 
 /// A connection from its first byte to its last.
 pub(super) struct Connection<S> {
@@ -58,7 +59,7 @@ impl<S: BlockService> Connection<S> {
     }
 
     async fn greet(&mut self) -> Result<(), EndError> {
-        let (_, body) = self.reader.frame(self.timeouts.handshake).await?;
+        let (_, body) = self.reader.frame(Some(self.timeouts.handshake)).await?;
         let Body::Hello(hello) = body else { return Err(EndError::Unexpected) };
         let ack = accept(&hello, &*self.service).map_err(EndError::Refused)?;
         let mut batch = Batch::<&[u8]>::new();
@@ -68,7 +69,7 @@ impl<S: BlockService> Connection<S> {
 
     async fn serve_requests(self) {
         let Self { reader, output, service, namespace, shutdown, timeouts } = self;
-        let (orders, inbox) = mpsc::channel(ORDERS_MAX);
+        let (orders, inbox) = mpsc::channel(CONNECTION_ORDERS_MAX);
         let written = CancellationToken::new();
         // The driver is a task of its own, so that receiving a put and sending a get share two cores.
         // It is aborted if this task is.
@@ -80,7 +81,16 @@ impl<S: BlockService> Connection<S> {
             work.run().await;
         });
         let puts = Arc::new(Semaphore::new(CONNECTION_BLOCKS_IN_WORK_MAX));
-        let mut requests = Requests { reader, service, namespace, orders, puts, timeouts };
+        let mut requests = Requests {
+            reader,
+            service,
+            namespace,
+            orders,
+            puts,
+            put_patience: Patience::new(timeouts.slot_wait),
+            remove_patience: Patience::new(timeouts.slot_wait),
+            timeouts,
+        };
         let last = tokio::select! {
             biased;
             // The driver ends first only if the peer no longer takes what it asked for.
@@ -139,6 +149,8 @@ struct Requests<S: BlockService> {
     orders: mpsc::Sender<Command<S::Lease>>,
     /// Bounds the puts and removes of this connection that are in work.
     puts: Arc<Semaphore>,
+    put_patience: Patience,
+    remove_patience: Patience,
     timeouts: TcpTimeouts,
 }
 
@@ -148,7 +160,7 @@ impl<S: BlockService> Requests<S> {
             let frame = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Last::Drain,
-                frame = self.reader.frame(self.timeouts.idle) => frame,
+                frame = self.reader.frame(Some(self.timeouts.idle)) => frame,
             };
             let taken = match frame {
                 Ok((header, body)) => self.take(header.request_id, body, header.payload_len).await,
@@ -201,19 +213,23 @@ impl<S: BlockService> Requests<S> {
         let (mut slot, permit) = match self.slot(len, deadline).await {
             Ok(slot) => slot,
             Err(status) => {
-                self.reader.discard(len).await?;
+                self.reader.skip_payload().await?;
                 return self.order(Command::Reply(Reply::Put(request_id, entry(Err(status))))).await;
             }
         };
-        let crc32 = self.reader.payload(slot.as_mut()).await?;
-        if crc32 != block.crc32 {
-            let corrupt = entry(Err(BlockStatus::Corrupt));
-            return self.order(Command::Reply(Reply::Put(request_id, corrupt))).await;
+        let late = deadline + Duration::from_millis(DEADLINE_GRACE_MS);
+        // The bytes are judged by the service, and not looked at twice.
+        if self.reader.payload(slot.as_mut(), late, |_| {}).await? == Arrival::Late {
+            // The memory is for others; the connection is for what comes after these bytes.
+            drop((slot, permit));
+            self.reader.skip_payload().await?;
+            let late = entry(Err(BlockStatus::DeadlineExceeded));
+            return self.order(Command::Reply(Reply::Put(request_id, late))).await;
         }
         let (service, namespace) = (Arc::clone(&self.service), self.namespace);
         let request = PutRequest {
             key: block.key,
-            crc32,
+            crc32: block.crc32,
             ack: block.ack,
             retention: block.retention,
             depth: block.depth,
@@ -228,9 +244,9 @@ impl<S: BlockService> Requests<S> {
         self.order(Command::Work(work)).await
     }
 
-    /// Memory of `len` bytes, within the time that a put may hold up the frames behind it.
+    /// Memory of `len` bytes, within the time that puts may hold up the frames behind them.
     async fn slot(
-        &self,
+        &mut self,
         len: usize,
         deadline: Instant,
     ) -> Result<(S::Slot, OwnedSemaphorePermit), BlockStatus> {
@@ -238,17 +254,11 @@ impl<S: BlockService> Requests<S> {
             return Err(BlockStatus::TooLarge);
         }
         let reserved = async {
-            let permit =
-                Arc::clone(&self.puts).acquire_owned().await.map_err(|_| BlockStatus::ShuttingDown)?;
+            let permit = permit(&self.puts).await?;
             let slot = self.service.reserve(self.namespace, len, deadline).await?;
             Ok((slot, permit))
         };
-        let patience = deadline.min(Instant::now() + self.timeouts.slot_wait);
-        let (mut slot, permit) = match tokio::time::timeout_at(patience.into(), reserved).await {
-            Ok(reserved) => reserved?,
-            Err(_) if patience == deadline => return Err(BlockStatus::DeadlineExceeded),
-            Err(_) => return Err(BlockStatus::Full),
-        };
+        let (mut slot, permit) = self.put_patience.wait_for(reserved, BlockStatus::Full, deadline).await?;
         if slot.as_mut().len() == len {
             Ok((slot, permit))
         } else {
@@ -261,10 +271,19 @@ impl<S: BlockService> Requests<S> {
         }
     }
 
-    async fn remove(&self, request_id: u64, keys: Keys) -> Result<(), EndError> {
-        let permit = Arc::clone(&self.puts).acquire_owned().await.map_err(|_| EndError::Closed)?;
-        let (service, namespace) = (Arc::clone(&self.service), self.namespace);
+    async fn remove(&mut self, request_id: u64, keys: Keys) -> Result<(), EndError> {
         let deadline = deadline(keys.deadline_ms);
+        let place = permit(&self.puts);
+        let permit = match self.remove_patience.wait_for(place, BlockStatus::Overloaded, deadline).await {
+            Ok(permit) => permit,
+            Err(status) => {
+                let refused = RemoveReply { statuses: vec![status; keys.keys.len()] };
+                return self
+                    .order(Command::Reply(Reply::Frame(request_id, Body::RemoveReply(refused))))
+                    .await;
+            }
+        };
+        let (service, namespace) = (Arc::clone(&self.service), self.namespace);
         let work: Work<S::Lease> = Box::pin(async move {
             let _permit = permit;
             let mut statuses = Vec::with_capacity(keys.keys.len());
@@ -276,6 +295,11 @@ impl<S: BlockService> Requests<S> {
         });
         self.order(Command::Work(work)).await
     }
+}
+
+/// A place among the puts and removes in work.
+async fn permit(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, BlockStatus> {
+    Arc::clone(places).acquire_owned().await.map_err(|_| BlockStatus::ShuttingDown)
 }
 
 /// When a request must be answered that was received now.

@@ -14,23 +14,20 @@ use std::time::{Duration, Instant};
 
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use hearth_proto::NamespaceId;
 use hearth_proto::frame::{
     BlockCodec, BlockStatus, Body, GetBlock, GetEntry, Goodbye, GoodbyeReason, PutDone, PutEntry,
 };
 use hearth_proto::limits::{
-    BLOCK_BYTES_MAX, CHAIN_BLOCKS_MAX, CONNECTION_BLOCKS_IN_WORK_MAX, CONNECTION_BYTES_IN_WORK_MAX,
-    CONNECTION_REQUESTS_MAX,
+    BLOCK_BYTES_MAX, CHAIN_BLOCKS_MAX, CONNECTION_ANSWERS_MAX, CONNECTION_BLOCKS_IN_WORK_MAX,
+    CONNECTION_BYTES_IN_WORK_MAX, CONNECTION_REQUESTS_MAX,
 };
+use hearth_proto::{Incarnation, NamespaceId};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 
 use super::batch::Batch;
 use super::error::EndError;
 use crate::service::{BlockService, GetHit};
-
-/// Answers that may wait for the socket; beyond it the client is not read and nothing is looked up.
-const READY_MAX: usize = 2 * CONNECTION_BLOCKS_IN_WORK_MAX;
 
 /// A request in work that ends in an answer.
 pub(super) type Work<L> = Pin<Box<dyn Future<Output = Reply<L>> + Send>>;
@@ -57,6 +54,7 @@ pub(super) enum Reply<L> {
 
 pub(super) struct BlockReply<L> {
     asked: Asked,
+    /// All but the incarnation, which is told when it is sent.
     block: GetBlock,
     held: Option<Held<L>>,
 }
@@ -94,6 +92,7 @@ impl Asked {
             tier: Some(hit.tier),
             codec: BlockCodec::Raw,
             generation: hit.generation,
+            incarnation: Incarnation(0),
             key: self.entry.key,
             crc32: hit.crc32,
             block_len,
@@ -253,7 +252,7 @@ impl<S: BlockService> Driver<S> {
             tokio::select! {
                 written = self.batch.write(&self.output, self.stall), if !self.batch.is_empty() => written?,
                 Some(reply) = self.work.next(), if !self.work.is_empty() => self.ready.push_back(reply),
-                order = self.orders.recv(), if self.goodbye.is_none() && self.ready.len() < READY_MAX => match order {
+                order = self.orders.recv(), if self.goodbye.is_none() && self.ready.len() < CONNECTION_ANSWERS_MAX => match order {
                     Some(command) => self.obey(command),
                     // The reading task left without a word: the peer is gone.
                     None => return Ok(()),
@@ -305,7 +304,7 @@ impl<S: BlockService> Driver<S> {
     /// Starts as many lookups as the budget has room for, gets taking turns block by block.
     fn look_up(&mut self, cx: &mut Context<'_>) {
         let now = Instant::now();
-        while self.ready.len() < READY_MAX
+        while self.ready.len() < CONNECTION_ANSWERS_MAX
             && let Some(mut job) = self.jobs.pop_front()
         {
             let entry = job.entries[job.next];
@@ -350,18 +349,22 @@ impl<S: BlockService> Driver<S> {
     /// Moves answers that are still wanted to the batch, as many as one write shall take.
     fn fill_batch(&mut self) {
         let now = Instant::now();
+        // Asked when the bytes are in hand, so that the client learns of an incarnation that began while
+        // they were looked up (INV-FENCE).
+        let incarnation =
+            if self.ready.is_empty() { Incarnation(0) } else { self.service.hello().incarnation };
         while !self.batch.is_full()
             && let Some(reply) = self.ready.pop_front()
         {
             match reply {
-                Reply::Block(reply) => self.push_block(reply, now),
+                Reply::Block(reply) => self.push_block(reply, incarnation, now),
                 Reply::Put(request_id, entry) => self.push_puts(request_id, entry),
                 Reply::Frame(request_id, body) => self.batch.push(request_id, &body, None),
             }
         }
     }
 
-    fn push_block(&mut self, reply: BlockReply<S::Lease>, now: Instant) {
+    fn push_block(&mut self, reply: BlockReply<S::Lease>, incarnation: Incarnation, now: Instant) {
         let BlockReply { asked, mut block, mut held } = reply;
         let Some(left) = self.wanted.get_mut(&asked.request_id) else { return };
         *left -= 1;
@@ -372,6 +375,7 @@ impl<S: BlockService> Driver<S> {
             block = GetBlock::refusal(asked.index, asked.entry.key, BlockStatus::DeadlineExceeded);
             held = None;
         }
+        block.incarnation = incarnation;
         self.batch.push(asked.request_id, &Body::GetBlock(block), held);
     }
 

@@ -11,6 +11,7 @@ mod connection;
 mod driver;
 mod error;
 mod mover;
+mod patience;
 mod reader;
 mod server;
 mod timeouts;

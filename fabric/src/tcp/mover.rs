@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hearth_proto::frame::{BlockStatus, Body, Hello, TierBits, VERSION, VERSION_MIN};
+use hearth_proto::limits::CONNECTION_COMMANDS_MAX;
 use hearth_proto::{BlockKey, ClusterId, Incarnation};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::batch::Batch;
-use super::client::{COMMANDS_MAX, Command, PutJob, Shared, read_task, write_task};
+use super::client::{Command, PutJob, Shared, read_task, write_task};
 use super::error::{ConnectError, EndError};
 use super::reader::FrameReader;
 use super::timeouts::TcpTimeouts;
@@ -63,7 +64,7 @@ impl TcpMover {
     pub async fn connect(addr: &str, options: TcpOptions, deadline: Instant) -> Result<Self, ConnectError> {
         let greeted = tokio::time::timeout_at(deadline.into(), greet(addr, &options));
         let (socket, reader, peer) = greeted.await.map_err(|_| ConnectError::DeadlineExceeded)??;
-        let (commands, orders) = mpsc::channel(COMMANDS_MAX);
+        let (commands, orders) = mpsc::channel(CONNECTION_COMMANDS_MAX);
         let shared = Arc::new(Shared::new(commands));
         let tasks = TaskTracker::new();
         tasks.spawn(read_task(Arc::clone(&shared), reader));
@@ -113,7 +114,7 @@ async fn greet(addr: &str, options: &TcpOptions) -> Result<Greeted, ConnectError
     batch.push(0, &Body::Hello(hello), None);
     batch.write(&output, stall).await.map_err(ConnectError::Greeting)?;
     let mut reader = FrameReader::new(input, stall);
-    let (_, body) = reader.frame(stall).await.map_err(ConnectError::Greeting)?;
+    let (_, body) = reader.frame(Some(stall)).await.map_err(ConnectError::Greeting)?;
     let ack = match body {
         Body::HelloAck(ack) => ack,
         Body::Goodbye(goodbye) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_proto::frame::{Body, Goodbye, GoodbyeReason};
-use hearth_proto::limits::{CONNECTIONS_MAX, REFUSALS_MAX};
+use hearth_proto::limits::{ACCEPT_PAUSE_MS, CONNECTIONS_MAX, REFUSALS_MAX};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -15,9 +15,6 @@ use super::connection::Connection;
 use super::reader::FrameReader;
 use super::timeouts::TcpTimeouts;
 use crate::service::BlockService;
-
-/// How long to leave the listener alone when the system has no descriptor for another connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves blocks on `listener` until `shutdown` fires; then lets the requests in work finish, says
 /// goodbye, and returns when every connection has ended.
@@ -52,7 +49,7 @@ pub async fn serve_tcp_with<S: BlockService>(
                 Ok(_) => tracing::warn!("fabric: a connection beyond the limit was dropped"),
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "fabric: accept failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
                 }
             },
         }

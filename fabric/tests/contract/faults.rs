@@ -1,6 +1,7 @@
 //! What goes wrong, and how little else goes wrong with it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hearth_fabric::{BlockStatus, Mover};
@@ -63,6 +64,8 @@ pub(crate) async fn a_put_whose_bytes_do_not_match_is_refused<T: Transport>() {
     let failed: Vec<_> = puts.iter().map(|put| put.result.err()).collect();
     assert_eq!(failed, [None, Some(BlockStatus::Corrupt), None]);
     assert!(!bench.service.holds(key(1)));
+    // The bytes are judged once at this end, and by the one who stores them.
+    assert_eq!(bench.service.corrupt_puts.load(Ordering::SeqCst), 1);
     bench.finish().await;
 }
 
@@ -93,6 +96,27 @@ pub(crate) async fn an_earlier_incarnation_is_fenced<T: Transport>() {
     bench.service.info(|info| info.incarnation = next);
     assert_eq!(ask(INCARNATION).await, Some(BlockStatus::Stale), "fenced without a new connection");
     assert_eq!(ask(next).await, None);
+    bench.finish().await;
+}
+
+pub(crate) async fn a_node_that_registers_anew_fences_what_it_was_looking_up<T: Transport>() {
+    let bench = Bench::<T>::start().await;
+    let gate = Arc::new(Semaphore::new(0));
+    for number in 0..2 {
+        bench.service.store(key(number), payload(number, 100));
+        bench.service.fault(key(number), Fault::Waits(Arc::clone(&gate)));
+    }
+    let mut fenced = bench.mover.get(get_items([0], 100), INCARNATION, soon());
+    let mut any = bench.mover.get(get_items([1], 100), Incarnation(0), soon());
+    bench.service.waiting.reaches(2).await;
+    bench.service.info(|info| info.incarnation = Incarnation(INCARNATION.0 + 1));
+    gate.add_permits(2);
+    let completion = fenced.next().await.expect("one block was asked for");
+    assert_eq!(completion.result, Err(BlockStatus::Stale));
+    assert!(completion.buffer.is_empty() && completion.buffer.capacity() == 100);
+    any.next().await.expect("one block was asked for").result.expect("no incarnation was asked for");
+    assert!(!bench.mover.is_closed());
+    drop((fenced, any));
     bench.finish().await;
 }
 

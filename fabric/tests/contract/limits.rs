@@ -63,11 +63,62 @@ pub(crate) async fn a_put_without_a_slot_is_discarded_in_time<T: Transport>() {
     let puts = put_all(&bench.mover, put_items([1], 3_000_000), soon()).await;
     assert_eq!(puts[0].result, Err(BlockStatus::Full));
     let deadline = Instant::now() + SLOT_WAIT / 2;
-    let puts = put_all(&bench.mover, put_items([2], 3_000_000), deadline).await;
+    let other = bench.transport.connect().await;
+    let puts = put_all(&other, put_items([2], 3_000_000), deadline).await;
     assert_eq!(puts[0].result, Err(BlockStatus::DeadlineExceeded));
+    drop(other);
     bench.service.slots.add_permits(10);
     let puts = put_all(&bench.mover, put_items([3], 3_000_000), soon()).await;
     assert!(puts[0].result.is_ok(), "the connection goes on: {puts:?}");
+    bench.finish().await;
+}
+
+pub(crate) async fn refused_puts_do_not_add_up<T: Transport>() {
+    let bench = Bench::<T>::start_with(MemoryService::with_slots(0)).await;
+    bench.service.store(key(1_000), payload(1_000, 500));
+    let count = 100;
+    let begun = Instant::now();
+    let mut puts = bench.mover.put(put_items(0..count, 1_000), soon());
+    // The first refusal comes when all the blocks are on their way: the get is behind them.
+    let first = puts.next().await.expect("a block is refused");
+    assert_eq!(first.result, Err(BlockStatus::Full));
+    let got = get_all(&bench.mover, get_items([1_000], 500), soon()).await;
+    assert_eq!(failures(&got), [None]);
+    assert!(begun.elapsed() < SLOT_WAIT * count / 5, "the get waited for {:?}", begun.elapsed());
+    while let Some(put) = puts.next().await {
+        assert_eq!(put.result, Err(BlockStatus::Full));
+    }
+    drop(puts);
+    bench.service.slots.add_permits(count as usize);
+    for put in put_all(&bench.mover, put_items(0..count, 1_000), soon()).await {
+        put.result.expect("puts are taken as soon as there is room");
+    }
+    bench.finish().await;
+}
+
+pub(crate) async fn a_remove_without_a_place_holds_up_nobody_for_long<T: Transport>() {
+    let bench = Bench::<T>::start().await;
+    bench.service.store(key(1_000), payload(1_000, 500));
+    let gate = Arc::new(Semaphore::new(0));
+    let count = CONNECTION_BLOCKS_IN_WORK_MAX as u32;
+    for number in 0..count {
+        bench.service.fault(key(number), Fault::Waits(Arc::clone(&gate)));
+    }
+    let mover = bench.mover.clone();
+    let caller = tokio::spawn(async move { put_all(&mover, put_items(0..count, 100), soon()).await });
+    bench.service.waiting.reaches(CONNECTION_BLOCKS_IN_WORK_MAX).await;
+    let begun = Instant::now();
+    let (removed, held) = tokio::join!(
+        bench.mover.remove(vec![key(1_000), key(1_001)], soon()),
+        bench.mover.contains(vec![key(1_000)], soon()),
+    );
+    assert_eq!(removed, Ok(vec![BlockStatus::Overloaded; 2]));
+    assert_eq!(held.map(|tiers| tiers.len()), Ok(1));
+    assert!(begun.elapsed() < PATIENCE / 4, "the question waited for {:?}", begun.elapsed());
+    gate.add_permits(count as usize);
+    assert!(caller.await.expect("the caller does not panic").iter().all(|put| put.result.is_ok()));
+    let removed = bench.mover.remove(vec![key(1_000), key(1_001)], soon()).await;
+    assert_eq!(removed, Ok(vec![BlockStatus::Ok, BlockStatus::Miss]));
     bench.finish().await;
 }
 

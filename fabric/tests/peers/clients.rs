@@ -10,7 +10,7 @@ use hearth_proto::{AckLevel, ClusterId, Incarnation, Retention};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::raw::{Raw, frame, frame_of_version, hello};
+use crate::raw::{Raw, TRICKLE, frame, frame_of_version, hello};
 use crate::support::*;
 
 /// Short, so that a test need not wait long for the server to lose patience.
@@ -168,6 +168,76 @@ async fn a_put_cut_off_half_way_gives_its_slot_back() {
     stalled.closed().await;
     server.service.lent.reaches(0).await;
     assert!(!server.service.holds(key(1)));
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn a_put_that_trickles_in_gives_its_slot_back() {
+    let server = Server::start(impatient()).await;
+    let bytes = payload(1, 1 << 20);
+    let whole = frame(1, &put(1, &bytes), &bytes);
+    let mut raw = Raw::greeted(&server.addr).await;
+    raw.say(&whole[..whole.len() / 2]).await;
+    server.service.lent.reaches(1).await;
+    raw.trickle_until_closed(&whole[whole.len() / 2..]).await;
+    server.service.lent.reaches(0).await;
+    assert!(!server.service.holds(key(1)));
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn a_put_past_its_deadline_gives_its_slot_back_and_the_connection_goes_on() {
+    let server = Server::start(TcpTimeouts { stall: PATIENCE, idle: PATIENCE, ..impatient() }).await;
+    let bytes = payload(1, 1 << 20);
+    let Body::PutBlock(block) = put(1, &bytes) else { unreachable!() };
+    let whole = frame(1, &Body::PutBlock(PutBlock { deadline_ms: 200, ..block }), &bytes);
+    let mut raw = Raw::greeted(&server.addr).await;
+    raw.say(&whole[..whole.len() / 2]).await;
+    server.service.lent.reaches(1).await;
+    server.service.lent.reaches(0).await;
+    raw.say(&whole[whole.len() / 2..]).await;
+    let (_, body) = raw.hear().await.expect("an answer");
+    let Body::PutDone(done) = body else { panic!("{body:?}") };
+    assert_eq!(done.entries[0].status, BlockStatus::DeadlineExceeded);
+    assert!(!server.service.holds(key(1)));
+    raw.say(&frame(2, &put(1, &bytes), &bytes)).await;
+    let (_, body) = raw.hear().await.expect("an answer");
+    let Body::PutDone(done) = body else { panic!("{body:?}") };
+    assert_eq!(done.entries[0].status, BlockStatus::Ok);
+    drop(raw);
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn a_frame_that_trickles_in_ends_the_connection() {
+    let server = Server::start(impatient()).await;
+    let keys = (0..4_096).map(key).collect();
+    let question = frame(1, &Body::Contains(Keys { deadline_ms: 60_000, keys }), &[]);
+    let mut raw = Raw::greeted(&server.addr).await;
+    raw.trickle_until_closed(&question).await;
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_reads_a_trickle_gives_its_leases_back() {
+    let timeouts = TcpTimeouts { stall: Duration::from_secs(2), idle: PATIENCE * 2, ..impatient() };
+    let server = Server::start(timeouts).await;
+    let len = 1 << 20;
+    for number in 0..64 {
+        server.service.store(key(number), payload(number, len));
+    }
+    let mut raw = Raw::greeted(&server.addr).await;
+    raw.say(&frame(1, &get(0..64, len as u32), &[])).await;
+    let mut pace = tokio::time::interval(TRICKLE);
+    let mut sip = vec![0; 32 << 10];
+    // A megabyte a second: never still, and a minute for all of it.
+    let sipped = async {
+        while matches!(tokio::io::AsyncReadExt::read(&mut raw.0, &mut sip).await, Ok(count) if count > 0) {
+            pace.tick().await;
+        }
+    };
+    in_time(sipped).await;
+    server.service.lent.reaches(0).await;
     server.finish().await;
 }
 

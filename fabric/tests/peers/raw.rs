@@ -1,5 +1,7 @@
 //! One end of a connection that says exactly what a test tells it to.
 
+use std::time::Duration;
+
 use hearth_proto::frame::{Body, Header, Hello, HelloAck, VERSION, VERSION_MIN};
 use hearth_proto::limits::{BLOCK_BYTES_MAX, FRAME_HEADER_BYTES};
 use hearth_proto::{ClusterId, NodeId};
@@ -7,6 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{CLUSTER, INCARNATION, in_time};
+
+/// How often a trickling peer moves anything; well within any stall.
+pub(crate) const TRICKLE: Duration = Duration::from_millis(30);
 
 /// A frame and its payload, as bytes.
 pub(crate) fn frame(request_id: u64, body: &Body, payload: &[u8]) -> Vec<u8> {
@@ -66,6 +71,22 @@ impl Raw {
 
     pub(crate) async fn say(&mut self, bytes: &[u8]) {
         in_time(self.0.write_all(bytes)).await.expect("the peer takes what it is sent");
+    }
+
+    /// Sends a byte at a time, far less than is bearable but never nothing for long, until the peer
+    /// closes; it takes hours to send all that the tests have to say.
+    pub(crate) async fn trickle_until_closed(&mut self, bytes: &[u8]) {
+        let mut pace = tokio::time::interval(TRICKLE);
+        let trickled = async {
+            for byte in bytes {
+                pace.tick().await;
+                if self.0.write_all(std::slice::from_ref(byte)).await.is_err() {
+                    return;
+                }
+            }
+            panic!("the peer took all of it");
+        };
+        in_time(trickled).await;
     }
 
     /// The next frame without its payload; `None` if the peer closed.

@@ -35,6 +35,7 @@ fn block(index: u32) -> GetBlock {
         tier: Some(Tier::Nvme),
         codec: BlockCodec::Raw,
         generation: Generation(1),
+        incarnation: INCARNATION,
         key: key(index),
         crc32: crc32fast::hash(&payload(index, LEN)),
         block_len: LEN as u32,
@@ -260,6 +261,46 @@ async fn a_block_that_stalls_half_way_ends_at_the_deadline_and_the_connection_af
     raw.closed().await;
     assert!(mover.is_closed());
     no_task_is_left().await;
+}
+
+#[tokio::test]
+async fn a_block_that_trickles_in_ends_at_the_deadline_and_the_connection_after_it() {
+    let stall = Duration::from_millis(400);
+    let (mover, mut raw) = pair(TcpTimeouts { stall, ..TcpTimeouts::default() }).await;
+    let deadline = Instant::now() + Duration::from_millis(100);
+    let completions = two_blocks(&mover, &mut raw, deadline, async |raw, request_id| {
+        let bytes = frame(request_id, &Body::GetBlock(block(0)), &payload(0, LEN));
+        raw.say(&bytes[..LEN / 2]).await;
+        raw.trickle_until_closed(&bytes[LEN / 2..]).await;
+    })
+    .await;
+    assert_eq!(failures(&completions), [Some(BlockStatus::DeadlineExceeded); 2]);
+    assert!(mover.is_closed());
+    no_task_is_left().await;
+}
+
+#[tokio::test]
+async fn a_block_half_way_at_the_deadline_does_not_end_the_connection() {
+    let (mover, mut raw) = pair(TcpTimeouts::default()).await;
+    let soon_over = Instant::now() + Duration::from_millis(100);
+    let mut rest = Vec::new();
+    let completions = two_blocks(&mover, &mut raw, soon_over, async |raw, request_id| {
+        let bytes = frame(request_id, &Body::GetBlock(block(0)), &payload(0, LEN));
+        raw.say(&bytes[..LEN / 2]).await;
+        rest = bytes[LEN / 2..].to_vec();
+        raw.hear().await.expect("the request is cancelled");
+    })
+    .await;
+    assert_eq!(failures(&completions), [Some(BlockStatus::DeadlineExceeded); 2]);
+    raw.say(&rest).await;
+    let completions = two_blocks(&mover, &mut raw, soon(), async |raw, request_id| {
+        for index in [0, 1] {
+            raw.say(&frame(request_id, &Body::GetBlock(block(index)), &payload(index, LEN))).await;
+        }
+    })
+    .await;
+    assert_eq!(failures(&completions), [None, None]);
+    assert_eq!(completions[0].buffer.as_slice(), payload(0, LEN));
 }
 
 #[tokio::test]

@@ -125,6 +125,8 @@ pub struct MemoryService {
     pub lent: Arc<Gauge>,
     /// Lookups and puts that wait at a gate.
     pub waiting: Arc<Gauge>,
+    /// Puts whose bytes were not those of their crc32.
+    pub corrupt_puts: AtomicUsize,
     /// Slots that may be lent.
     pub slots: Arc<Semaphore>,
 }
@@ -144,6 +146,7 @@ impl Default for MemoryService {
             generation: AtomicU64::new(1),
             lent: Arc::default(),
             waiting: Arc::default(),
+            corrupt_puts: AtomicUsize::new(0),
             slots: Arc::new(Semaphore::new(1_000_000)),
         }
     }
@@ -238,7 +241,10 @@ impl BlockService for MemoryService {
         _deadline: Instant,
     ) -> Result<PutAck, BlockStatus> {
         self.pass(self.fault_of(request.key).as_ref()).await?;
-        assert_eq!(crc32fast::hash(slot.as_ref()), request.crc32, "the transport verified the bytes");
+        if crc32fast::hash(slot.as_ref()) != request.crc32 {
+            self.corrupt_puts.fetch_add(1, Ordering::SeqCst);
+            return Err(BlockStatus::Corrupt);
+        }
         let mut blocks = self.blocks.lock().expect("no test panics under a lock");
         if let Some(stored) = blocks.get(&(namespace, request.key)) {
             return Ok(PutAck { generation: stored.generation, existed: true });
