@@ -10,14 +10,12 @@ use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Exported;
-use crate::node::Vitals;
+use crate::vitals::Vitals;
 
 /// What the HTTP listener answers from.
 #[derive(Clone)]
 pub(crate) struct HttpState {
     pub(crate) vitals: Arc<Vitals>,
-    pub(crate) exported: Arc<Exported>,
     pub(crate) prometheus: PrometheusHandle,
 }
 
@@ -44,7 +42,7 @@ async fn ready(State(state): State<HttpState>) -> (StatusCode, String) {
 }
 
 async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {
-    state.exported.refresh();
+    state.vitals.refresh_metrics();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], state.prometheus.render())
 }
 

@@ -12,5 +12,6 @@ mod http;
 pub mod identity;
 mod metrics;
 mod node;
+mod vitals;
 
 pub use node::{Endpoints, Node, NodeError};

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hearth_cluster::{Cluster, ClusterConfig, FoundError, JoinRequest, MemberError, NodeAddresses};
@@ -26,7 +25,7 @@ use crate::data_plane::DataPlane;
 use crate::grpc::GrpcService;
 use crate::http::{self, HttpState};
 use crate::identity::{DataDir, IdentityError, Member};
-use crate::metrics::Exported;
+use crate::vitals::Vitals;
 
 /// How long a first start waits for the member that it was told to join.
 const JOIN_PATIENCE: Duration = Duration::from_secs(20);
@@ -90,27 +89,6 @@ pub struct Endpoints {
     pub http: SocketAddr,
 }
 
-/// What /readyz asks.
-pub(crate) struct Vitals {
-    cluster: Cluster,
-    stopping: AtomicBool,
-}
-
-impl Vitals {
-    /// `None` when the node serves; otherwise what it waits for, or what it lacks for good.
-    pub(crate) fn not_ready_because(&self) -> Option<String> {
-        if self.stopping.load(Ordering::Relaxed) {
-            Some("stopping".into())
-        } else if let Some(failure) = self.cluster.failure() {
-            Some(format!("the metadata plane does not work on this node: {failure}"))
-        } else if !self.cluster.is_ready() {
-            Some("not registered with a leader of the cluster yet".into())
-        } else {
-            None
-        }
-    }
-}
-
 /// A running node.
 pub struct Node {
     endpoints: Endpoints,
@@ -146,6 +124,9 @@ impl Node {
         }
         let listeners = Listeners::bind(&config).await?;
         let endpoints = listeners.endpoints()?;
+        let vitals = Arc::new(Vitals::default());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve_http(listeners.http, vitals.clone(), stop.clone())?);
         let default_name = format!("node-{}", endpoints.control.port());
         let mut data_dir =
             DataDir::open(&config.data_dir, config.name.as_deref(), &default_name, config.cluster_id)?;
@@ -166,12 +147,11 @@ impl Node {
             nvme_capacity_bytes: config.nvme_capacity_bytes,
         })
         .await?;
-        let vitals = Arc::new(Vitals { cluster: cluster.clone(), stopping: AtomicBool::new(false) });
-        let tasks = JoinSet::new();
+        vitals.opened(&store, &cluster);
         let data_plane = DataPlane::start()?;
         let mut node =
             Self { endpoints, store, cluster, vitals, data_plane, stop, tasks, _data_dir: data_dir };
-        if let Err(error) = node.begin(listeners, member) {
+        if let Err(error) = node.begin(listeners.control, listeners.data, member) {
             node.close().await;
             return Err(error);
         }
@@ -205,7 +185,7 @@ impl Node {
     /// Drains and closes everything. The databases are closed when the last handle goes, which tasks
     /// that were cut off hold until their runtime ends.
     async fn close(&mut self) {
-        self.vitals.stopping.store(true, Ordering::Relaxed);
+        self.vitals.stopping();
         self.stop.cancel();
         let tasks = &mut self.tasks;
         let requests = async { while tasks.join_next().await.is_some() {} };
@@ -219,8 +199,8 @@ impl Node {
         self.store.close().await;
     }
 
-    fn begin(&mut self, listeners: Listeners, member: Member) -> Result<(), NodeError> {
-        self.serve(listeners, member)?;
+    fn begin(&mut self, control: TcpListener, data: TcpListener, member: Member) -> Result<(), NodeError> {
+        self.serve(control, data, member)?;
         let (cluster, source) = (self.cluster.clone(), Arc::new(StoreSource(self.store.clone())));
         let founding = member.founder.then(|| self._data_dir.identity().uuid_bytes());
         let stop = self.stop.clone();
@@ -259,8 +239,7 @@ impl Node {
         }
     }
 
-    fn serve(&mut self, listeners: Listeners, member: Member) -> Result<(), NodeError> {
-        let Listeners { control, data, http } = listeners;
+    fn serve(&mut self, control: TcpListener, data: TcpListener, member: Member) -> Result<(), NodeError> {
         let announced = Announced::new(member);
         let grpc = GrpcService {
             cluster: self.cluster.clone(),
@@ -304,17 +283,6 @@ impl Node {
         self.tasks.spawn(async move {
             serve_blocks.await.map_err(|e| NodeError::Listener { service: "block", problem: e.to_string() })
         });
-        let state = HttpState {
-            vitals: self.vitals.clone(),
-            exported: Arc::new(Exported::new(self.store.clone(), self.cluster.clone())),
-            prometheus: PrometheusBuilder::new().install_recorder()?,
-        };
-        let stop = self.stop.clone();
-        self.tasks.spawn(async move {
-            http::serve(http, state, stop)
-                .await
-                .map_err(|e| NodeError::Listener { service: "HTTP", problem: e.to_string() })
-        });
         Ok(())
     }
 }
@@ -341,6 +309,20 @@ impl Listeners {
             http: address(&self.http)?,
         })
     }
+}
+
+/// Health is answered from the first moment on, so that whoever watches sees a slow start as alive.
+fn serve_http(
+    listener: TcpListener,
+    vitals: Arc<Vitals>,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = Result<(), NodeError>> + use<>, NodeError> {
+    let state = HttpState { vitals, prometheus: PrometheusBuilder::new().install_recorder()? };
+    Ok(async move {
+        http::serve(listener, state, stop)
+            .await
+            .map_err(|e| NodeError::Listener { service: "HTTP", problem: e.to_string() })
+    })
 }
 
 fn advertised(config: &Config, bound: SocketAddr) -> String {

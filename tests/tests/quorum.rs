@@ -5,7 +5,7 @@ use std::time::Duration;
 use hearth_client::{Client, ClientConfig};
 use hearth_proto::AckLevel;
 use hearth_tests::blocks::{chain, get_all, put_all};
-use hearth_tests::{ClusterOptions, TestCluster, http_get};
+use hearth_tests::{ClusterOptions, NodeOptions, NodeProcess, TestCluster, http_get};
 
 const BLOCK: usize = 64 << 10;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -74,4 +74,22 @@ async fn a_dead_voter_does_not_make_the_others_spin() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     let grown = logged(&cluster) - before;
     assert!(grown < 64 << 10, "the logs of two nodes grew by {grown} bytes in four seconds");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_waits_to_join_is_alive_and_not_ready() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let seed = silent.local_addr().expect("it is bound").to_string();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut node = NodeProcess::start(folder.path().join("node"), Some(seed), NodeOptions::default())
+        .expect("the process starts");
+    let port = node.http_port;
+    TestCluster::wait_until("health is answered", PATIENCE, async || {
+        matches!(http_get(port, "/livez", Duration::from_secs(1)).await, Ok((200, _)))
+    })
+    .await
+    .expect("a node that waits is alive");
+    let (code, reason) = http_get(port, "/readyz", Duration::from_secs(5)).await.expect("it answers");
+    assert!(code == 503 && reason.contains("opening"), "{code} {reason}");
+    node.stop(Duration::from_secs(10)).await.expect("it stops when asked");
 }
