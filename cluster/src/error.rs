@@ -160,7 +160,10 @@ pub enum JoinError {
         seed: String,
     },
     /// Nothing answered at the seed before the deadline.
-    #[error("the seed {seed} cannot be reached: {detail}")]
+    #[error(
+        "the seed {seed} cannot be reached: {detail}; check that hearthd runs there and that --join names \
+         its --listen address"
+    )]
     Unreachable {
         /// The seed's address.
         seed: String,
@@ -168,7 +171,10 @@ pub enum JoinError {
         detail: String,
     },
     /// The seed belongs to another cluster than this node.
-    #[error("the seed {seed} belongs to cluster {found}, this node belongs to cluster {expected}")]
+    #[error(
+        "the seed {seed} belongs to cluster {found}, this node belongs to cluster {expected}; correct --join \
+         or --cluster-id"
+    )]
     OtherCluster {
         /// The seed's address.
         seed: String,
