@@ -186,7 +186,6 @@ impl Core {
             return false;
         };
         entry.nvme = NvmeReplica::Stored(sector);
-        entry.verified = true;
         let (keep, used_at_us, payload_len) = (entry.keep, entry.used_at_us, entry.payload_len);
         self.announce(&resident.id, Tier::Nvme, true, payload_len);
         shard.answer_waiters(&resident.id, &Ok(()));

@@ -132,8 +132,9 @@ pub enum PutError {
     /// A durable put was asked of a store without an NVMe tier. Nothing was stored.
     #[error("this store has no NVMe tier, so nothing can be durable")]
     NoNvme,
-    /// The deadline passed before the block was taken. Nothing was stored.
-    #[error("the store was too busy to take the block by the deadline")]
+    /// The deadline passed before the block was taken, or there was no room to read what may be an older
+    /// replica of it. Nothing was stored.
+    #[error("the store was too busy to take the block")]
     Overloaded,
     /// The deadline passed while the block was being made durable; it is in the arena and may yet
     /// become durable. Putting it again is harmless and waits for the same write.
@@ -148,6 +149,16 @@ pub enum PutError {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
+}
+
+/// Why a put could not find out whether its block is there already.
+impl From<GetError> for PutError {
+    fn from(error: GetError) -> Self {
+        match error {
+            GetError::Deadline => Self::Overloaded,
+            GetError::Closed => Self::Closed,
+        }
+    }
 }
 
 impl Classified for PutError {

@@ -11,6 +11,7 @@ use crate::core::Core;
 use crate::error::PutError;
 use crate::index::{Durability, Entry, NvmeReplica, Shard};
 use crate::policy::Keep;
+use crate::read::verify;
 use crate::slab::Footer;
 use crate::space::Resident;
 use crate::store::{PutMeta, PutOutcome, Store};
@@ -47,7 +48,8 @@ impl Store {
     /// Publishes a filled slot under `id`: it is readable when this returns, and flows to NVMe.
     ///
     /// Putting what is already there changes nothing but its retention, and still waits until the block
-    /// is as durable as `ack` asks (INV-IDEMPOTENT).
+    /// is as durable as `ack` asks (INV-IDEMPOTENT). What an earlier life of the store left on NVMe is
+    /// there only if its record can be read, so the first put of such a block reads it.
     ///
     /// # Errors
     /// [`PutError`]; each says whether anything was stored.
@@ -64,6 +66,7 @@ impl Store {
     ) -> Result<PutOutcome, PutError> {
         let core = self.core();
         check(core, &slot, &meta, ack)?;
+        verify(core, &id, deadline).await?;
         let permit = acquire_write_permit(core, deadline).await?;
         if core.is_closed() {
             return Err(PutError::Closed);
@@ -154,23 +157,11 @@ fn publish(
         used_at_us: now_us,
         verified: true,
     };
-    // What is replaced here is a record of a former life that nobody has read since: it may be stale.
-    let replaced = shard.entries.insert(*id, entry);
-    if let Some(old) = &replaced {
-        core.announce(id, Tier::Nvme, false, old.payload_len);
-    }
+    shard.entries.insert(*id, entry);
     core.announce(id, Tier::Host, true, payload_len);
     core.counters.puts.add(1);
     core.counters.put_bytes.add(u64::from(payload_len));
-    let wait = durable.then(|| shard.wait_durable(id));
-    drop(shard);
-    if let (Some(old), Some(nvme)) = (replaced, &core.nvme)
-        && let NvmeReplica::Stored(sector) = old.nvme
-    {
-        let resident = Resident { id: *id, generation: old.generation };
-        core.free_nvme(nvme, &resident, sector, old.payload_len);
-    }
-    Published::New(wait)
+    Published::New(durable.then(|| shard.wait_durable(id)))
 }
 
 /// Sends a block that is new in the index on its way.
@@ -242,13 +233,10 @@ async fn wait_until_durable(
 }
 
 impl Shard {
-    /// Treats a put of a block that is already there; `None` if it is not, or if all that is known of it
-    /// comes from a former life.
+    /// Treats a put of a block that is already there; `None` if it is not.
     fn put_again(&mut self, id: &BlockId, keep: Keep, durable: bool, now_us: u64) -> Option<Existing> {
         let entry = self.entries.get_mut(id)?;
-        if entry.host.is_none() && !entry.verified {
-            return None;
-        }
+        assert!(entry.verified, "a put has read what a former life left, and nothing comes from there later");
         entry.used_at_us = now_us;
         let generation = entry.generation;
         let keep_changed = (entry.keep != keep).then(|| KeepChange {

@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 use crate::arena::{HostBlock, Lease, SlotMut};
 use crate::core::Core;
 use crate::error::{GetError, ReserveError};
-use crate::index::NvmeReplica;
+use crate::index::{NvmeReplica, Shard};
 use crate::nvme::Nvme;
 use crate::slab::Footer;
 use crate::space::Resident;
@@ -20,11 +20,16 @@ use crate::sync::lock;
 /// Where a get has to go.
 enum Route {
     Host(Lease),
-    /// Nobody reads the block yet: this get does.
-    Read(Record, watch::Sender<()>),
-    /// Somebody reads it: look again when that has ended.
-    Wait(watch::Receiver<()>),
+    Nvme(Flight),
     Miss,
+}
+
+/// The one read of a block that is made at a time.
+enum Flight {
+    /// Nobody reads the block yet: the caller does.
+    Lead(Record, watch::Sender<()>),
+    /// Somebody reads it: look again when that has ended.
+    Follow(watch::Receiver<()>),
 }
 
 /// A record on NVMe as the index names it.
@@ -84,21 +89,53 @@ impl Store {
                     core.counters.gets_missed.add(1);
                     return Ok(GetOutcome::Miss(MissReason::NeverStored));
                 }
-                Route::Wait(mut reading) => {
+                Route::Nvme(Flight::Follow(reading)) => {
                     waited = true;
-                    // The channel never carries a value: it closes when the read has ended.
-                    let ended = tokio::time::timeout_at(deadline.into(), reading.changed()).await;
-                    ended.map(drop).map_err(|_| GetError::Deadline)?;
+                    wait_for_end(reading, deadline).await?;
                 }
-                Route::Read(record, ended) => {
+                Route::Nvme(Flight::Lead(record, ended)) => {
                     let _reading = Reading { core, id, _ended: ended };
-                    if let Some(outcome) = read(core, &record, deadline).await? {
+                    if let Some(outcome) = read(core, &record, deadline, deadline).await? {
+                        let counter = match outcome {
+                            GetOutcome::Hit(_) => &core.counters.gets_nvme,
+                            GetOutcome::Miss(_) => &core.counters.gets_missed,
+                        };
+                        counter.add(1);
                         return Ok(outcome);
                     }
                 }
             }
         }
     }
+}
+
+/// Reads what a former life left of a block and nobody has read since, as a crash may have left an index
+/// that names reused slots. Afterwards the block is verified and in the arena, or it is not there: no put
+/// has to take anything on trust, nor give up a durable replica for one that is not (INV-ACK).
+///
+/// *Cancel safe*, as [`Store::get`] is.
+pub(crate) async fn verify(core: &Core, id: &BlockId, deadline: Instant) -> Result<(), GetError> {
+    loop {
+        if core.is_closed() {
+            return Err(GetError::Closed);
+        }
+        match route_unverified(core, id) {
+            None => return Ok(()),
+            Some(Flight::Lead(record, ended)) => {
+                let _reading = Reading { core, id, _ended: ended };
+                // The putter holds a slot already. Puts that waited for a second one could fill the arena
+                // and wait for each other, so there is room now or the put is refused.
+                read(core, &record, Instant::now(), deadline).await?;
+            }
+            Some(Flight::Follow(reading)) => wait_for_end(reading, deadline).await?,
+        }
+    }
+}
+
+async fn wait_for_end(mut reading: watch::Receiver<()>, deadline: Instant) -> Result<(), GetError> {
+    // The channel never carries a value: it closes when the read has ended.
+    let ended = tokio::time::timeout_at(deadline.into(), reading.changed()).await;
+    ended.map(drop).map_err(|_| GetError::Deadline)
 }
 
 /// Ends a single-flight read, on whatever path: those who wait look again.
@@ -128,24 +165,45 @@ fn route(core: &Core, id: &BlockId, waited: bool) -> Route {
         shard.gets_host += 1;
         return Route::Host(Lease::new(host, Tier::Host));
     }
-    let NvmeReplica::Stored(sector) = entry.nvme else { return Route::Miss };
-    if let Some(reading) = shard.reading.get(id) {
-        return Route::Wait(reading.clone());
-    }
-    let (ended, reading) = watch::channel(());
-    shard.reading.insert(*id, reading);
-    let resident = Resident { id: *id, generation: entry.generation };
-    Route::Read(Record { resident, sector, payload_len: entry.payload_len, crc32: entry.crc32 }, ended)
+    board(shard, id).map_or(Route::Miss, Route::Nvme)
 }
 
-/// Reads one record, checks it and promotes it. `None` if the record was replaced or evicted meanwhile,
-/// so that the index has to be asked again.
-async fn read(core: &Core, record: &Record, deadline: Instant) -> Result<Option<GetOutcome>, GetError> {
+fn route_unverified(core: &Core, id: &BlockId) -> Option<Flight> {
+    let mut shard = core.index.shard(id);
+    if shard.entries.get(id)?.verified {
+        return None;
+    }
+    board(&mut shard, id)
+}
+
+/// Begins the read of a block's record, or joins the one that was begun; `None` if there is no record.
+fn board(shard: &mut Shard, id: &BlockId) -> Option<Flight> {
+    let entry = shard.entries.get(id)?;
+    let NvmeReplica::Stored(sector) = entry.nvme else { return None };
+    if let Some(reading) = shard.reading.get(id) {
+        return Some(Flight::Follow(reading.clone()));
+    }
+    let (ended, reading) = watch::channel(());
+    let resident = Resident { id: *id, generation: entry.generation };
+    let record = Record { resident, sector, payload_len: entry.payload_len, crc32: entry.crc32 };
+    shard.reading.insert(*id, reading);
+    Some(Flight::Lead(record, ended))
+}
+
+/// Reads one record, checks it and promotes it, if there is room for it in the arena by `room_by`. A miss
+/// means that the index no longer names the record; `None` that it was replaced or evicted meanwhile, so
+/// that the index has to be asked again.
+async fn read(
+    core: &Core,
+    record: &Record,
+    room_by: Instant,
+    deadline: Instant,
+) -> Result<Option<GetOutcome>, GetError> {
     let Some(nvme) = &core.nvme else { return Ok(None) };
     let until = deadline.into();
     let permit = tokio::time::timeout_at(until, nvme.read_permits.acquire()).await;
     let _permit = permit.map_err(|_| GetError::Deadline)?.map_err(|_| GetError::Closed)?;
-    let slot = match core.reserve(record.payload_len as usize, deadline).await {
+    let slot = match core.reserve(record.payload_len as usize, room_by).await {
         Ok(slot) => slot,
         Err(ReserveError::Closed) => return Err(GetError::Closed),
         Err(ReserveError::Deadline) => return Err(GetError::Deadline),
@@ -174,7 +232,6 @@ async fn read(core: &Core, record: &Record, deadline: Instant) -> Result<Option<
 fn settle(core: &Core, nvme: &Nvme, record: &Record, slot: SlotMut) -> Option<GetOutcome> {
     match judge(record, &slot) {
         Judgement::Good => {
-            core.counters.gets_nvme.add(1);
             let block = Arc::new(HostBlock::new(slot.into_slot(), record.resident.generation, record.crc32));
             // Leased before it is entered, so that it cannot be evicted in between.
             let lease = Lease::new(&block, Tier::Nvme);
@@ -230,7 +287,6 @@ fn lose(core: &Core, nvme: &Nvme, record: &Record, reason: MissReason) -> GetOut
         tracing::warn!(generation, sector = record.sector, "a record on NVMe is damaged");
     }
     core.retract_nvme(nvme, &record.resident, record.sector);
-    core.counters.gets_missed.add(1);
     GetOutcome::Miss(reason)
 }
 
@@ -254,6 +310,7 @@ fn fail(
     }
     let extent = lock(&nvme.slots).extent_of(record.sector);
     core.fence_extent(nvme, extent);
-    core.counters.gets_missed.add(1);
+    // Whoever else fences the extent at this moment may not have come to this record yet.
+    core.retract_nvme(nvme, &record.resident, record.sector);
     Ok(Some(GetOutcome::Miss(MissReason::Unreadable)))
 }

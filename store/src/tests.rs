@@ -1,6 +1,7 @@
 //! What the store does when its device fails or dawdles.
 
 mod faulty;
+mod recovered;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -96,6 +96,9 @@ async fn a_put_does_not_trust_what_nobody_has_read_since_the_crash() {
     assert!(!put(&store, 0, AckLevel::Durable).await.existed);
     assert_bytes(&hit(&store, 1).await, 1);
     assert!(put(&store, 1, AckLevel::Durable).await.existed, "what was read is trusted");
+    let stats = store.stats();
+    assert_eq!((stats.corrupt_blocks, stats.nvme_blocks), (1, 2), "the put read what it replaced");
+    assert_eq!(stats.nvme_used_bytes, 2 * RECORD_BYTES, "INV-LEAK");
     store.close().await;
     drop(store);
     let (store, _) = open(Some(dir.path()), 2, 4);
