@@ -6,24 +6,33 @@ set -euo pipefail
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
+root=()
+[ "$(id -u)" = 0 ] || root=(sudo)
+
+# The C interface of clang, which binds RocksDB; libclang-cpp.so is another library.
+have_libclang() {
+  local library
+  for library in {/usr/lib/llvm-*/lib,/usr/lib/*,/usr/lib64,/usr/lib}/libclang{,-[0-9]*}.so*; do
+    [ ! -e "$library" ] || return 0
+  done
+  return 1
+}
+
+# Whether version $1 is at least version $2.
+at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
 needed=()
 command -v g++ >/dev/null || needed+=(g++)
 command -v make >/dev/null || needed+=(make)
 command -v cmake >/dev/null || needed+=(cmake)
-have_libclang=no
-for library in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so*; do
-  [ -e "$library" ] && have_libclang=yes
-done
-[ "$have_libclang" = yes ] || needed+=(libclang-dev)
+have_libclang || needed+=(libclang-dev)
 
 if [ ${#needed[@]} -gt 0 ]; then
   say "missing: ${needed[*]}"
-  root=()
-  [ "$(id -u)" = 0 ] || root=(sudo)
   if command -v apt-get >/dev/null; then
     say "installing with apt-get"
     "${root[@]}" apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq "${needed[@]}" >/dev/null
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${needed[@]}" >/dev/null
   elif command -v dnf >/dev/null; then
     say "installing with dnf"
     "${root[@]}" dnf install -y -q gcc-c++ make cmake clang-devel
@@ -32,19 +41,40 @@ if [ ${#needed[@]} -gt 0 ]; then
   fi
 fi
 
+manifest="$(dirname "$0")/../Cargo.toml"
+rust_wanted="$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' "$manifest")"
+[ -n "$rust_wanted" ] || fail "no rust-version in $manifest"
+
+# A system that was never asked for its packages knows of none.
+apt_has_rustup() {
+  command -v apt-get >/dev/null || return 1
+  apt-cache show rustup >/dev/null 2>&1 && return 0
+  say "asking apt-get for its lists"
+  "${root[@]}" apt-get update -qq
+  apt-cache show rustup >/dev/null 2>&1
+}
+
 if ! command -v cargo >/dev/null; then
-  if command -v apt-get >/dev/null && apt-cache show rustup >/dev/null 2>&1; then
+  if ! command -v rustup >/dev/null; then
+    apt_has_rustup || fail "no Rust toolchain: install Rust $rust_wanted or newer from https://rustup.rs, then run this again"
     say "installing the Rust toolchain with apt-get (rustup)"
-    root=()
-    [ "$(id -u)" = 0 ] || root=(sudo)
-    DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq rustup >/dev/null
-    rustup default stable
-  else
-    fail "no Rust toolchain: install Rust 1.90 or newer from https://rustup.rs, then run this again"
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq rustup >/dev/null
   fi
+  rustup default stable
+fi
+rust_found="$(cargo --version | cut -d ' ' -f 2)" || fail "cargo does not run; with rustup, run: rustup default stable"
+if ! at_least "${rust_found%%-*}" "$rust_wanted"; then
+  if command -v rustup >/dev/null; then
+    fail "cargo is $rust_found and Hearth needs Rust $rust_wanted: run 'rustup update stable && rustup default stable'"
+  fi
+  fail "cargo is $rust_found and Hearth needs Rust $rust_wanted: install it from https://rustup.rs and put ~/.cargo/bin first in PATH"
 fi
 for component in rustfmt clippy; do
   case "$component" in rustfmt) probe="cargo fmt --version" ;; *) probe="cargo clippy --version" ;; esac
-  $probe >/dev/null 2>&1 || { say "adding $component"; rustup component add "$component"; }
+  if ! $probe >/dev/null 2>&1; then
+    command -v rustup >/dev/null || fail "no $component: install it beside your cargo, which rustup does not manage"
+    say "adding $component"
+    rustup component add "$component"
+  fi
 done
 say "ready: $(cargo --version), target directory ${CARGO_TARGET_DIR:-target}"

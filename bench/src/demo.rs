@@ -1,13 +1,14 @@
 //! The main job, from nothing: three nodes, an agent workload, every byte checked.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 use hearth_replay::ReplayArgs;
 use hearth_tests::{ClusterOptions, NodeOptions, TestCluster};
 
-use crate::replay::replay_through;
+use crate::replay::{passes, replay_through};
 
 /// Sessions that are generated when nothing else is asked for: a minute or two.
 const AGENTS: usize = 8;
@@ -32,7 +33,8 @@ pub(crate) struct DemoArgs {
     replay: ReplayArgs,
 }
 
-/// Starts the cluster, replays, stops everything whatever happened. True when every byte was right.
+/// Starts the cluster, replays, stops every node. True when blocks came back, every byte was right,
+/// nothing failed and no node died.
 pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<bool> {
     let replay = sized(args.replay, &args.out)?;
     eprintln!("starting {} hearthd processes on loopback with temporary data", args.nodes);
@@ -47,18 +49,14 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<bool> {
     for home in 0..cluster.nodes.len() {
         clients.push(cluster.client(home).await?);
     }
-    let outcome = tokio::select! {
-        outcome = replay_through(clients, &replay) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
+    let report = replay_through(clients, &replay).await?;
     eprintln!("stopping the nodes");
-    for node in &mut cluster.nodes {
-        if node.is_running() {
-            let status = node.stop(std::time::Duration::from_secs(20)).await?;
-            anyhow::ensure!(status.success(), "a node did not stop cleanly:\n{}", node.log_tail());
-        }
+    for (index, node) in cluster.nodes.iter_mut().enumerate() {
+        ensure!(node.is_running(), "node {index} died while the workload was replayed:\n{}", node.log_tail());
+        let status = node.stop(Duration::from_secs(20)).await?;
+        ensure!(status.success(), "node {index} did not stop cleanly:\n{}", node.log_tail());
     }
-    outcome
+    Ok(passes(report.check_faultless()) && (!replay.check || passes(report.check())))
 }
 
 /// Fills in what was not said: a part of the workload that ends soon, and where plot and report go.

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures Hearth against its peers and its limits, and checks every answer on the way.
 #[derive(Debug, Parser)]
@@ -73,15 +74,41 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit(Err(error.into())),
     };
-    exit(runtime.block_on(async {
-        match arguments.command {
-            Command::Demo(args) => demo::run(*args).await,
-            Command::Replay(args) => replay::run(*args).await,
-            Command::Fabric(args) => fabric::run(args).await,
-            Command::Recovery(args) => recovery::run(args).await,
-            Command::TcpPeer(_) => Ok(true),
+    let outcome = runtime.block_on(async {
+        let stopped = stop_signal()?;
+        tokio::select! {
+            outcome = run(arguments.command) => outcome,
+            // Dropping the run ends the nodes that it started and removes their data.
+            signal = stopped => Err(anyhow::anyhow!("ended by {signal}; the nodes started here are stopped")),
         }
-    }))
+    });
+    // A thread that still reads a trace must not hold up the end.
+    runtime.shutdown_background();
+    exit(outcome)
+}
+
+async fn run(command: Command) -> anyhow::Result<bool> {
+    match command {
+        Command::Demo(args) => demo::run(*args).await,
+        Command::Replay(args) => replay::run(*args).await,
+        Command::Fabric(args) => fabric::run(args).await,
+        Command::Recovery(args) => recovery::run(args).await,
+        Command::TcpPeer(_) => Ok(true),
+    }
+}
+
+/// Takes over SIGINT, SIGTERM and SIGHUP from now on; the future tells the first that comes.
+fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+            _ = hang_up.recv() => "SIGHUP",
+        }
+    })
 }
 
 /// 0 when all went well, 5 when an answer was wrong or a goal was missed, 1 when it could not run.

@@ -8,7 +8,7 @@ use hearth_proto::limits::DEADLINE_GRACE_MS;
 
 /// What the deadline's grace is given on top: the machine is shared with the nodes under test, and
 /// a call that hangs overruns by seconds.
-const SCHEDULING: Duration = Duration::from_millis(700);
+const SCHEDULING: Duration = Duration::from_millis(300);
 /// Broken promises that are kept in words; all are counted.
 const VIOLATIONS_KEPT: usize = 20;
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::Parser;
 use hearth_chaos::{ChaosOptions, run};
 
-/// Kills and pauses the nodes of a cluster under load, and checks every byte, deadline and promise.
+/// Kills and pauses nodes of a cluster under load, one, two or all at a time, and checks every byte,
+/// deadline and promise.
 #[derive(Debug, Parser)]
 #[command(name = "hearth-chaos", version, about)]
 struct Arguments {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use hearth_client::Client;
+use anyhow::{Context, ensure};
+use hearth_client::{Client, ClientConfig, Replica};
 use hearth_tests::blocks::{chain, get_all};
 use hearth_tests::{ClusterOptions, TestCluster};
 use rand::SeedableRng;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::checker::{Checker, Findings};
 use crate::nemesis::{Fault, FaultKind, plan};
-use crate::workload::{BLOCK_BYTES, CHAIN_BLOCKS, Promises, load};
+use crate::workload::{BLOCK_BYTES, CHAIN_BLOCKS, Promised, Promises, load};
 
 /// How long the cluster may take to heal after the last fault.
 const HEALING: Duration = Duration::from_secs(60);
@@ -68,6 +68,7 @@ pub async fn run(options: ChaosOptions) -> anyhow::Result<Outcome> {
     let mut cluster =
         TestCluster::start(ClusterOptions { nodes: options.nodes, ..ClusterOptions::default() }).await?;
     let checker = Arc::new(Checker::default());
+    let started = Instant::now();
     let promises = Arc::new(Promises::default());
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -78,7 +79,7 @@ pub async fn run(options: ChaosOptions) -> anyhow::Result<Outcome> {
     }
     let faults = plan(&mut rng, options.nodes, options.total);
     for fault in &faults {
-        inflict(&mut cluster, fault).await?;
+        inflict(&mut cluster, fault, started).await?;
     }
     stop.cancel();
     while let Some(ended) = tasks.join_next().await {
@@ -87,26 +88,34 @@ pub async fn run(options: ChaosOptions) -> anyhow::Result<Outcome> {
     for node in &mut cluster.nodes {
         node.wait_ready(HEALING).await?;
     }
-    let promises_checked = check_promises(&cluster, &promises, &checker).await?;
+    let promises_checked = check_promises(&cluster, &promises, &checker, started).await?;
     Ok(Outcome { faults, findings: checker.findings(), promises_checked })
 }
 
-async fn inflict(cluster: &mut TestCluster, fault: &Fault) -> anyhow::Result<()> {
+async fn inflict(cluster: &mut TestCluster, fault: &Fault, started: Instant) -> anyhow::Result<()> {
     // The plan's times are the fault itself, not a wait for something to have happened.
     tokio::time::sleep(fault.after).await;
-    let node = &mut cluster.nodes[fault.node];
-    eprintln!("nemesis: {:?} node {} for {:?}", fault.kind, fault.node, fault.lasts);
-    match fault.kind {
-        FaultKind::Kill => {
-            node.kill()?;
-            tokio::time::sleep(fault.lasts).await;
-            node.launch()?;
-            // The next fault may come while it still recovers: that is a fault worth having.
+    let nodes = &mut cluster.nodes;
+    for (index, node) in nodes.iter_mut().enumerate() {
+        ensure!(node.is_running(), "node {index} died of something else:\n{}", node.log_tail());
+    }
+    let (kind, at) = (fault.kind, started.elapsed());
+    eprintln!("nemesis, {at:?} after the start: {kind:?} of {:?} for {:?}", fault.nodes, fault.lasts);
+    for &struck in &fault.nodes {
+        match fault.kind {
+            FaultKind::Pause => nodes[struck].pause()?,
+            FaultKind::Kill | FaultKind::KillTwo | FaultKind::KillAll => nodes[struck].kill()?,
         }
-        FaultKind::Pause => {
-            node.pause()?;
-            tokio::time::sleep(fault.lasts).await;
-            node.resume()?;
+    }
+    tokio::time::sleep(fault.lasts).await;
+    for (position, &struck) in fault.nodes.iter().enumerate() {
+        if position > 0 {
+            tokio::time::sleep(fault.between).await;
+        }
+        match fault.kind {
+            FaultKind::Pause => nodes[struck].resume()?,
+            // The next fault may come while it still recovers: that is a fault worth having.
+            FaultKind::Kill | FaultKind::KillTwo | FaultKind::KillAll => nodes[struck].launch()?,
         }
     }
     Ok(())
@@ -117,32 +126,56 @@ async fn check_promises(
     cluster: &TestCluster,
     promises: &Promises,
     checker: &Checker,
+    started: Instant,
 ) -> anyhow::Result<u64> {
     let client = cluster.client(0).await?;
     let mut checked = 0;
     let until = Instant::now() + HEALING;
     for (seed, promised) in promises.all() {
         let lost = lost_of(&client, seed, &promised, until).await?;
-        checked += promised.iter().filter(|p| **p).count() as u64;
+        checked += promised.iter().flatten().count() as u64;
+        if lost.is_empty() {
+            continue;
+        }
+        let held = held_where(cluster, seed).await?;
         for index in lost {
-            checker.violation(format!("INV-ACK: durable block {index} of chain {seed} is gone"));
+            let Some(promise) = promised[index] else { continue };
+            checker.violation(format!(
+                "INV-ACK: durable block {index} of chain {seed} is gone; node {} acknowledged it {:?} after the \
+                 start (existed: {}); as each node says, it is on {:?}",
+                promise.node,
+                promise.at.duration_since(started),
+                promise.existed,
+                held.iter().map(|of_node| &of_node[index]).collect::<Vec<_>>(),
+            ));
         }
     }
     Ok(checked)
+}
+
+/// What each node says of where the blocks of a chain are: its own are what its store holds.
+async fn held_where(cluster: &TestCluster, seed: u64) -> anyhow::Result<Vec<Vec<Vec<Replica>>>> {
+    let chain = chain(seed, CHAIN_BLOCKS);
+    let mut held = Vec::new();
+    for node in &cluster.nodes {
+        let client = Client::new(ClientConfig::new([node.control_address()]))?;
+        held.push(client.lookup(&chain, Some(Duration::from_secs(5))).await.replicas().to_vec());
+    }
+    Ok(held)
 }
 
 /// The promised blocks of one chain that cannot be got; asked again until the cluster has healed.
 async fn lost_of(
     client: &Client,
     seed: u64,
-    promised: &[bool; CHAIN_BLOCKS],
+    promised: &Promised,
     until: Instant,
 ) -> anyhow::Result<Vec<usize>> {
     let chain = chain(seed, CHAIN_BLOCKS);
     loop {
         let got = get_all(client, &chain, BLOCK_BYTES, Duration::from_secs(5)).await?;
         let lost: Vec<usize> =
-            got.misses.iter().map(|(index, _)| *index).filter(|index| promised[*index]).collect();
+            got.misses.iter().map(|(index, _)| *index).filter(|index| promised[*index].is_some()).collect();
         if lost.is_empty() || Instant::now() > until {
             return Ok(lost);
         }

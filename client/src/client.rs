@@ -58,6 +58,11 @@ impl Client {
         Ok(Self { inner: Arc::new(Inner { topology: Topology::new(seeds), config }) })
     }
 
+    /// What the client was told.
+    pub fn config(&self) -> &ClientConfig {
+        &self.inner.config
+    }
+
     /// A client that has found its cluster.
     ///
     /// # Errors
@@ -78,7 +83,8 @@ impl Client {
         let mut last = None;
         let routers = self.inner.topology.routers();
         for (position, router) in routers.iter().enumerate() {
-            if !router.admits(Instant::now()) {
+            let asked = Instant::now();
+            if !router.admits(asked) {
                 last.get_or_insert((router, "it failed a moment ago and is left alone".to_owned()));
                 continue;
             }
@@ -94,10 +100,15 @@ impl Client {
                     self.inner.topology.learn_home(router, NodeId(answer.node_id));
                     return Ok(answer);
                 }
-                Ok(Err(status)) => last = Some((router, cause_of(&status))),
-                Err(_) => last = Some((router, "no answer in time".to_owned())),
+                Ok(Err(status)) => {
+                    router.failed();
+                    last = Some((router, cause_of(&status)));
+                }
+                Err(_) => {
+                    router.was_silent(asked, until);
+                    last = Some((router, "no answer in time".to_owned()));
+                }
             }
-            router.failed();
         }
         let (seed, problem) = last.map_or_else(
             || (String::new(), "no member is known".to_owned()),
@@ -141,10 +152,11 @@ impl Client {
         }
     }
 
-    fn refuse_other_cluster(&self, router: &Router, found: &[u8]) -> Result<(), DiscoverError> {
-        let (Some(wanted), Ok(found)) = (self.inner.config.cluster, ClusterId::try_from(found)) else {
-            return Ok(());
-        };
+    /// Believes nothing that a member of another cluster than the wanted one says.
+    pub(crate) fn refuse_other_cluster(&self, router: &Router, found: &[u8]) -> Result<(), DiscoverError> {
+        let Some(wanted) = self.inner.config.cluster else { return Ok(()) };
+        // One that does not say its cluster is not known to be of the right one.
+        let found = ClusterId::try_from(found).unwrap_or(ClusterId([0; 16]));
         if found == wanted {
             return Ok(());
         }

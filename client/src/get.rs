@@ -15,7 +15,7 @@ use hearth_proto::{BlockKey, Incarnation, NodeId, Tier};
 use crate::client::{Client, share_of};
 use crate::error::RequestError;
 use crate::lookup::{Lookup, Replica};
-use crate::peer::DataPeer;
+use crate::peer::{DataPeer, Heard};
 
 /// A block that was got: exactly the bytes that were put (INV-BYTES), checked on arrival.
 #[derive(Debug)]
@@ -80,8 +80,13 @@ pub enum BlockResult {
 struct Wanted {
     index: usize,
     buffer: Option<BlockBuf>,
-    tried: Vec<NodeId>,
+    /// Room that the caller gave: a buffer lost with a connection is replaced by one as large.
+    capacity: usize,
+    /// Registrations asked so far: a node that registered anew may be asked anew.
+    tried: Vec<(NodeId, Incarnation)>,
     reason: MissReason,
+    /// The location was from before its node registered anew.
+    stale: bool,
 }
 
 /// A batch of blocks asked of one node in one round.
@@ -150,7 +155,7 @@ impl Client {
         let mut hopeless = Vec::new();
         for mut w in wanted {
             let mut candidates: Vec<Replica> =
-                replicas[&w.index].iter().filter(|r| !w.tried.contains(&r.node)).copied().collect();
+                replicas[&w.index].iter().filter(|r| !w.has_tried(r)).copied().collect();
             candidates.sort_by_key(|r| (r.tier, Some(r.node) != home, r.node));
             let reachable = candidates.iter().find_map(|r| {
                 let peer = peers
@@ -160,7 +165,7 @@ impl Client {
             });
             match reachable {
                 Some((replica, peer)) => {
-                    w.tried.push(replica.node);
+                    w.tried.push((replica.node, replica.incarnation));
                     batches
                         .entry((replica.node, replica.incarnation))
                         .or_insert_with(|| Batch {
@@ -217,22 +222,20 @@ impl Client {
     ) -> Vec<Wanted> {
         let Batch { peer, incarnation, mut wanted } = batch;
         let Some(mover) = peer.mover(self.inner.config.cluster, until).await else {
-            peer.failed();
             wanted.iter_mut().for_each(|w| w.reason = MissReason::Unreachable);
             return wanted;
         };
-        let items = wanted
-            .iter_mut()
-            .map(|w| GetItem { key: keys[w.index], buffer: w.buffer.take().unwrap_or_default() })
-            .collect();
+        let items =
+            wanted.iter_mut().map(|w| GetItem { key: keys[w.index], buffer: w.take_buffer() }).collect();
+        let asked = Instant::now();
         let mut completions = mover.get(items, incarnation, until);
-        let mut heard = false;
+        let mut heard = Heard::Silence;
         let mut left: Vec<Option<Wanted>> = wanted.into_iter().map(Some).collect();
         while let Some(completion) = completions.next().await {
             let Some(slot) = left.get_mut(completion.index as usize) else { continue };
             match completion.result {
                 Ok(got) => {
-                    heard = true;
+                    heard = Heard::Answer;
                     if let Some(w) = slot.take() {
                         let hit = Hit { buffer: completion.buffer, tier: got.tier, node: peer.node };
                         // The receiver lives as long as this future: they are polled together.
@@ -240,22 +243,21 @@ impl Client {
                     }
                 }
                 Err(status) => {
-                    heard |= is_answer(status);
+                    heard = heard.max(Heard::by(status));
                     if let Some(w) = slot {
                         w.reason = reason_of(status);
-                        w.buffer = Some(completion.buffer).filter(|buffer| buffer.capacity() > 0);
-                        if status == BlockStatus::Stale {
-                            w.tried.retain(|node| *node != peer.node);
-                        }
+                        w.buffer = Some(completion.buffer).filter(|buffer| buffer.capacity() >= w.capacity);
+                        w.stale = status == BlockStatus::Stale;
                     }
                 }
             }
         }
-        peer.judge(heard);
+        peer.judge(heard, asked, until);
         left.into_iter().flatten().collect()
     }
 
-    /// Asks again where blocks are whose location was from before their node registered anew.
+    /// Asks again where blocks are whose location was from before their node registered anew. An answer
+    /// adds to the copies known; none of those not yet tried is given up for it.
     async fn refresh_stale(
         &self,
         lookup: &Lookup,
@@ -263,36 +265,50 @@ impl Client {
         replicas: &mut BTreeMap<usize, Vec<Replica>>,
         deadline: Instant,
     ) {
-        let stale: Vec<usize> = wanted
-            .iter()
-            .filter(|w| w.reason == MissReason::NotStored && !w.is_spent(replicas))
-            .map(|w| w.index)
-            .collect();
+        let stale: Vec<usize> =
+            wanted.iter_mut().filter_map(|w| std::mem::take(&mut w.stale).then_some(w.index)).collect();
         if stale.is_empty() {
             return;
         }
-        let found = self.lookup_positions(&lookup.chain, &stale, deadline).await;
-        replicas.extend(stale.into_iter().zip(found));
+        // Half of what is left stays for the get itself.
+        let Some(found) = self.lookup_positions(&lookup.chain, &stale, share_of(deadline, 2)).await else {
+            return;
+        };
+        for (index, found) in stale.into_iter().zip(found) {
+            let known = replicas.entry(index).or_default();
+            known.retain(|old| !found.iter().any(|new| new.node == old.node));
+            known.extend(found);
+        }
     }
 }
 
 impl Wanted {
     fn new(index: usize, buffer: BlockBuf) -> Self {
-        Self { index, buffer: Some(buffer), tried: Vec::new(), reason: MissReason::NotStored }
+        Self {
+            index,
+            capacity: buffer.capacity(),
+            buffer: Some(buffer),
+            tried: Vec::new(),
+            reason: MissReason::NotStored,
+            stale: false,
+        }
+    }
+
+    fn take_buffer(&mut self) -> BlockBuf {
+        self.buffer.take().unwrap_or_else(|| BlockBuf::with_capacity(self.capacity))
+    }
+
+    fn has_tried(&self, replica: &Replica) -> bool {
+        self.tried.contains(&(replica.node, replica.incarnation))
     }
 
     fn is_spent(&self, replicas: &BTreeMap<usize, Vec<Replica>>) -> bool {
-        replicas[&self.index].iter().all(|r| self.tried.contains(&r.node))
+        replicas[&self.index].iter().all(|r| self.has_tried(r))
     }
 
     fn missed(self, done: &mut impl FnMut(usize, BlockResult)) {
         done(self.index, BlockResult::Miss { reason: self.reason, buffer: self.buffer });
     }
-}
-
-/// Whether a status was said by the node, rather than concluded from its silence.
-fn is_answer(status: BlockStatus) -> bool {
-    !matches!(status, BlockStatus::DeadlineExceeded | BlockStatus::Disconnected)
 }
 
 fn reason_of(status: BlockStatus) -> MissReason {

@@ -80,7 +80,11 @@ impl Client {
             v1::LookupRequest { keys: chain.keys().iter().map(|key| key.0.to_vec().into()).collect() };
         for (position, router) in routers.iter().enumerate() {
             // Asked only when it is this router's turn: being admitted may be the one try of a pause.
-            if attempts == 0 || !router.admits(Instant::now()) {
+            let asked = Instant::now();
+            if attempts == 0 || asked >= deadline {
+                break;
+            }
+            if !router.admits(asked) {
                 continue;
             }
             let until = share_of(deadline, attempts.min(routers.len() - position));
@@ -89,8 +93,13 @@ impl Client {
                 .max_decoding_message_size(hearth_proto::limits::GRPC_MESSAGE_BYTES_MAX);
             match tokio::time::timeout_at(until.into(), service.lookup(request.clone())).await {
                 Ok(Ok(answer)) => {
-                    router.succeeded();
                     let answer = answer.into_inner();
+                    if let Err(error) = self.refuse_other_cluster(router, &answer.cluster_id) {
+                        router.failed();
+                        tracing::warn!(%error, "a lookup was answered by a stranger");
+                        continue;
+                    }
+                    router.succeeded();
                     self.inner.topology.learn(&answer.nodes);
                     self.inner.topology.learn_home(router, NodeId(answer.node_id));
                     if answer.blocks.len() == chain.len() {
@@ -103,7 +112,7 @@ impl Client {
                     tracing::debug!(router = %router.address, problem = cause_of(&status), "lookup failed");
                 }
                 Err(_) => {
-                    router.failed();
+                    router.was_silent(asked, until);
                     tracing::debug!(router = %router.address, "lookup not answered in time");
                 }
             }
@@ -111,18 +120,17 @@ impl Client {
         Lookup::unanswered(chain)
     }
 
-    /// The same lookup for some positions of a chain, as a list in the order of `positions`.
+    /// The same lookup for some positions of a chain, as a list in the order of `positions`; `None` if
+    /// no router answered.
     pub(crate) async fn lookup_positions(
         &self,
         chain: &Chain,
         positions: &[usize],
         deadline: Instant,
-    ) -> Vec<Vec<Replica>> {
+    ) -> Option<Vec<Vec<Replica>>> {
         let keys: Vec<BlockKey> = positions.iter().map(|&i| chain.keys()[i]).collect();
-        match Chain::from_keys(keys) {
-            Ok(part) => self.lookup_by(&part, deadline).await.replicas,
-            Err(_) => Vec::new(),
-        }
+        let answer = self.lookup_by(&Chain::from_keys(keys).ok()?, deadline).await;
+        answer.source.map(|_| answer.replicas)
     }
 }
 

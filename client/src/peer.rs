@@ -4,6 +4,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use hearth_fabric::{Mover, TcpMover, TcpOptions};
+use hearth_proto::frame::BlockStatus;
+use hearth_proto::limits::ANSWER_MS_MIN;
 use hearth_proto::{ClusterId, NodeId};
 use tonic::transport::{Channel, Endpoint};
 
@@ -11,6 +13,34 @@ use crate::breaker::Breaker;
 
 /// How long one attempt to connect may take, within the caller's deadline.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(1_000);
+
+/// How a call found its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Heard {
+    /// Nothing came by the deadline.
+    Silence,
+    /// The connection could not be made, or ended.
+    Broken,
+    /// The node answered, if only to refuse.
+    Answer,
+}
+
+impl Heard {
+    /// What a block's status tells of its node.
+    pub(crate) fn by(status: BlockStatus) -> Self {
+        match status {
+            BlockStatus::DeadlineExceeded => Self::Silence,
+            BlockStatus::Disconnected => Self::Broken,
+            _ => Self::Answer,
+        }
+    }
+}
+
+/// Whether a node that had from `asked` to `until` had long enough for its silence to tell anything of
+/// it. A caller with hardly any time must not have the node taken from everybody else.
+pub(crate) fn is_telling(asked: Instant, until: Instant) -> bool {
+    until.saturating_duration_since(asked) >= Duration::from_millis(ANSWER_MS_MIN)
+}
 
 /// The gRPC services at one address.
 pub(crate) struct Router {
@@ -43,6 +73,13 @@ impl Router {
     pub(crate) fn failed(&self) {
         lock(&self.breaker).failed(Instant::now());
     }
+
+    /// Takes in that nothing came from `asked` to `until`.
+    pub(crate) fn was_silent(&self, asked: Instant, until: Instant) {
+        if is_telling(asked, until) {
+            self.failed();
+        }
+    }
 }
 
 /// The block service of one node at one address.
@@ -63,28 +100,28 @@ impl DataPeer {
         lock(&self.breaker).admits(now)
     }
 
-    /// Takes in how a call went: whether the node was heard at all. A node that was silent is left
-    /// alone for a while and then reached by a new connection, since nothing tells a slow peer from
-    /// one whose packets have come to be lost.
-    pub(crate) fn judge(&self, heard: bool) {
-        if heard {
-            lock(&self.breaker).succeeded();
-        } else {
-            self.failed();
-            // Whoever holds the lock is connecting anew already.
-            if let Ok(mut mover) = self.mover.try_lock() {
-                mover.take();
+    /// Takes in how a call went that had from `asked` to `until`. A node that was silent all that time
+    /// is left alone for a while and then reached by a new connection, since nothing tells a slow peer
+    /// from one whose packets have come to be lost.
+    pub(crate) fn judge(&self, heard: Heard, asked: Instant, until: Instant) {
+        match heard {
+            Heard::Answer => lock(&self.breaker).succeeded(),
+            Heard::Silence if !is_telling(asked, until) => {}
+            Heard::Silence | Heard::Broken => {
+                lock(&self.breaker).failed(Instant::now());
+                // Whoever holds the lock is connecting anew already.
+                if let Ok(mut mover) = self.mover.try_lock() {
+                    mover.take();
+                }
             }
         }
     }
 
-    pub(crate) fn failed(&self) {
-        lock(&self.breaker).failed(Instant::now());
-    }
-
-    /// The connection, made anew if there is none or it broke; `None` if that fails by `deadline`.
+    /// The connection, made anew if there is none or it broke; `None` if that fails by `deadline`,
+    /// and then the node has been judged for it.
     pub(crate) async fn mover(&self, cluster: Option<ClusterId>, deadline: Instant) -> Option<TcpMover> {
-        let deadline = deadline.min(Instant::now() + CONNECT_PATIENCE);
+        let asked = Instant::now();
+        let deadline = deadline.min(asked + CONNECT_PATIENCE);
         let connect = async {
             let mut slot = self.mover.lock().await;
             if let Some(mover) = slot.as_ref().filter(|mover| !mover.is_closed()) {
@@ -107,10 +144,47 @@ impl DataPeer {
                 }
             }
         };
-        tokio::time::timeout_at(deadline.into(), connect).await.unwrap_or(None)
+        let mover = tokio::time::timeout_at(deadline.into(), connect).await.unwrap_or(None);
+        if mover.is_none() {
+            let heard = if Instant::now() < deadline { Heard::Broken } else { Heard::Silence };
+            self.judge(heard, asked, deadline);
+        }
+        mover
     }
 }
 
 fn lock(breaker: &Mutex<Breaker>) -> std::sync::MutexGuard<'_, Breaker> {
     breaker.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_counts_only_against_a_node_that_had_time_to_answer() {
+        let peer = DataPeer::new(NodeId(1), "127.0.0.1:1".into());
+        let asked = Instant::now();
+        let floor = Duration::from_millis(ANSWER_MS_MIN);
+        peer.judge(Heard::Silence, asked, asked + floor / 2);
+        peer.judge(Heard::Silence, asked, asked);
+        assert!(peer.admits(asked), "an impatient caller must not take the node from others");
+        peer.judge(Heard::Broken, asked, asked);
+        assert!(!peer.admits(asked), "a broken connection tells at once");
+        peer.judge(Heard::Answer, asked, asked);
+        assert!(peer.admits(asked));
+        peer.judge(Heard::Silence, asked, asked + floor);
+        assert!(!peer.admits(asked));
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_counts_however_little_time_there_was() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("it is bound").to_string();
+        drop(listener);
+        let peer = DataPeer::new(NodeId(1), address);
+        let now = Instant::now();
+        assert!(peer.mover(None, now + Duration::from_secs(5)).await.is_none());
+        assert!(!peer.admits(now));
+    }
 }

@@ -1,5 +1,6 @@
 //! Puts blocks on the caller's own node, or on another one when that one cannot take them.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,10 @@ use hearth_proto::{AckLevel, Generation, NodeId, Retention};
 use crate::chain::Chain;
 use crate::client::{Client, share_of};
 use crate::error::RequestError;
-use crate::peer::DataPeer;
+use crate::peer::{DataPeer, Heard};
+
+/// Bytes that are checksummed before other tasks have their turn: a few milliseconds.
+const CHECKSUM_PIECE_BYTES: usize = 8 << 20;
 
 /// One block to store.
 #[derive(Debug, Clone)]
@@ -94,18 +98,42 @@ impl Client {
         blocks: &[PutBlock],
         options: PutOptions,
     ) -> Result<Vec<PutResult>, RequestError> {
-        blocks.iter().try_for_each(|block| check(chain, block))?;
+        let mut results = vec![PutResult::NotStored(NotStoredReason::Unknown); blocks.len()];
+        self.put_each(chain, blocks, options, |position, result| results[position] = result).await?;
+        Ok(results)
+    }
+
+    /// Stores blocks of a chain and calls `done` once for each, with its position in `blocks`: for a
+    /// stored one as soon as that is known, for the others at the end.
+    ///
+    /// A node keeps the put for as long as acknowledgements arrive from it; what it refuses, or leaves
+    /// without a word for its share of the time, goes to the next.
+    ///
+    /// # Errors
+    /// As [`Client::put`]; then `done` was not called.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops what was not yet sent; what was sent may take effect.
+    pub async fn put_each(
+        &self,
+        chain: &Chain,
+        blocks: &[PutBlock],
+        options: PutOptions,
+        mut done: impl FnMut(usize, PutResult),
+    ) -> Result<(), RequestError> {
         let deadline = self.deadline(options.patience);
+        blocks.iter().try_for_each(|block| check(chain, block))?;
+        if blocks.is_empty() {
+            return Ok(());
+        }
         let mut put = Put {
             chain,
             blocks,
-            options,
-            left: (0..blocks.len()).collect(),
-            results: vec![PutResult::NotStored(NotStoredReason::Unreachable); blocks.len()],
+            ack: options.ack,
+            deadline,
+            crcs: vec![None; blocks.len()],
+            left: (0..blocks.len()).map(|position| (position, NotStoredReason::Unreachable)).collect(),
         };
-        if blocks.is_empty() {
-            return Ok(put.results);
-        }
         let targets = self.targets(chain, deadline).await;
         let mut attempts = CALL_ATTEMPTS_MAX as usize;
         for (position, peer) in targets.iter().enumerate() {
@@ -116,14 +144,14 @@ impl Client {
             if !peer.admits(Instant::now()) {
                 continue;
             }
-            let until = share_of(deadline, attempts.min(targets.len() - position));
+            let tries = attempts.min(targets.len() - position);
             attempts -= 1;
-            match peer.mover(self.inner.config.cluster, until).await {
-                Some(mover) => put.send(peer, &mover, until).await,
-                None => peer.failed(),
+            if let Some(mover) = peer.mover(self.inner.config.cluster, share_of(deadline, tries)).await {
+                put.send(peer, &mover, tries, &mut done).await;
             }
         }
-        Ok(put.results)
+        put.left.into_iter().for_each(|(position, why)| done(position, PutResult::NotStored(why)));
+        Ok(())
     }
 
     /// The nodes to try, the caller's own first. Asks for them once if none is known yet.
@@ -140,47 +168,95 @@ impl Client {
     }
 }
 
-/// A put on its way: what is still to be stored, and what became of the rest.
+/// A put on its way.
 struct Put<'a> {
     chain: &'a Chain,
     blocks: &'a [PutBlock],
-    options: PutOptions,
-    /// Positions in `blocks` that no node has acknowledged.
-    left: Vec<usize>,
-    results: Vec<PutResult>,
+    ack: AckLevel,
+    deadline: Instant,
+    /// Checksums by position in `blocks`, computed once however many nodes are tried.
+    crcs: Vec<Option<u32>>,
+    /// Positions in `blocks` that no node has acknowledged, and why not.
+    left: Vec<(usize, NotStoredReason)>,
 }
 
 impl Put<'_> {
-    /// Sends what is left to one node.
-    async fn send(&mut self, peer: &DataPeer, mover: &TcpMover, until: Instant) {
-        let sent = std::mem::take(&mut self.left);
-        let items = sent.iter().map(|&position| self.item(position)).collect();
-        let mut completions = mover.put(items, until);
-        let mut heard = false;
-        while let Some(completion) = completions.next().await {
-            let Some(&position) = sent.get(completion.index as usize) else { continue };
+    /// Sends what is left to one node, which is the first of `tries`.
+    async fn send(
+        &mut self,
+        peer: &DataPeer,
+        mover: &TcpMover,
+        tries: usize,
+        done: &mut impl FnMut(usize, PutResult),
+    ) {
+        let Some(items) = self.items().await else { return };
+        // The last node to try has all the time there is.
+        let asked = Instant::now();
+        let patience = if tries > 1 { share_of(self.deadline, tries) - asked } else { Duration::MAX };
+        let until = asked.checked_add(patience).map_or(self.deadline, |until| until.min(self.deadline));
+        let mut completions = mover.put(items, self.deadline);
+        let mut quiet = pin!(tokio::time::sleep_until(until.into()));
+        let mut heard = Heard::Silence;
+        let mut sent: Vec<Option<usize>> = self.left.drain(..).map(|(position, _)| Some(position)).collect();
+        loop {
+            let completion = tokio::select! {
+                biased;
+                completion = completions.next() => completion,
+                () = &mut quiet, if tries > 1 => break,
+            };
+            let Some(completion) = completion else { break };
+            let Some(position) = sent.get_mut(completion.index as usize).and_then(Option::take) else {
+                continue;
+            };
             match completion.result {
                 Ok(PutAck { generation, existed }) => {
-                    heard = true;
-                    self.results[position] = PutResult::Stored { node: peer.node, generation, existed };
+                    heard = Heard::Answer;
+                    done(position, PutResult::Stored { node: peer.node, generation, existed });
                 }
                 Err(status) => {
-                    heard |= !matches!(status, BlockStatus::DeadlineExceeded | BlockStatus::Disconnected);
-                    self.results[position] = PutResult::NotStored(reason_of(status));
-                    self.left.push(position);
+                    heard = heard.max(Heard::by(status));
+                    self.left.push((position, reason_of(status)));
                 }
             }
+            let next = Instant::now().checked_add(patience).map_or(self.deadline, |at| at.min(self.deadline));
+            quiet.as_mut().reset(next.into());
         }
-        peer.judge(heard);
+        peer.judge(heard, asked, until);
+        // Nothing is known of what the node left without a word.
+        self.left.extend(sent.into_iter().flatten().map(|position| (position, NotStoredReason::Unknown)));
     }
 
-    fn item(&self, position: usize) -> PutItem {
+    /// What is left, ready to be sent; `None` if the deadline came first. Checksums are computed in
+    /// pieces, so that other tasks of the thread and the deadline have their turn.
+    async fn items(&mut self) -> Option<Vec<PutItem>> {
+        let mut items = Vec::with_capacity(self.left.len());
+        let mut computed = 0;
+        for at in 0..self.left.len() {
+            let (position, _) = self.left[at];
+            if self.crcs[position].is_none() {
+                if computed >= CHECKSUM_PIECE_BYTES {
+                    computed = 0;
+                    tokio::task::yield_now().await;
+                }
+                if Instant::now() >= self.deadline {
+                    self.left.iter_mut().for_each(|(_, why)| *why = NotStoredReason::Unknown);
+                    return None;
+                }
+                computed += self.blocks[position].payload.len();
+            }
+            items.push(self.item(position));
+        }
+        Some(items)
+    }
+
+    fn item(&mut self, position: usize) -> PutItem {
         let block = &self.blocks[position];
+        let crc32 = *self.crcs[position].get_or_insert_with(|| crc32fast::hash(&block.payload));
         PutItem {
             key: self.chain.keys()[block.index],
             payload: block.payload.clone(),
-            crc32: crc32fast::hash(&block.payload),
-            ack: self.options.ack,
+            crc32,
+            ack: self.ack,
             retention: block.retention,
             depth: self.chain.depth(block.index),
         }

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use hearth_proto::{NodeId, v1};
+use hearth_proto::limits::NODES_MAX;
+use hearth_proto::{Incarnation, NodeId, v1};
 
 use crate::peer::{DataPeer, Router};
 
 /// How old the list of nodes may get before it is asked for again.
 const REFRESH_AFTER: Duration = Duration::from_secs(2);
 
-/// Nodes and how to reach them; grows with what the cluster tells, bounded by its own limits.
+/// Nodes and how to reach them; grows with what the cluster tells, up to [`NODES_MAX`].
 pub(crate) struct Topology {
     seeds: Vec<Arc<Router>>,
     known: RwLock<Known>,
@@ -26,6 +27,9 @@ struct Known {
 }
 
 struct KnownNode {
+    /// Of the registration that all else here is from. A router that lags may still tell an older one.
+    incarnation: Incarnation,
+    /// False also for a node that was removed: it is remembered, so that what came before stays past.
     up: bool,
     router: Option<Arc<Router>>,
     data: Arc<DataPeer>,
@@ -36,27 +40,30 @@ impl Topology {
         Self { seeds, known: RwLock::default() }
     }
 
-    /// Takes in what an answer said of nodes. A changed address means a new connection.
+    /// Takes in what an answer said of nodes, unless a later registration of the node is known already.
+    /// A changed address means a new connection.
     pub(crate) fn learn(&self, nodes: &[v1::Node]) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         for node in nodes {
             let id = NodeId(node.node_id);
-            let state = node.state();
-            if state == v1::NodeState::Removed {
-                known.nodes.remove(&id);
-                continue;
-            }
-            let up = matches!(state, v1::NodeState::Up | v1::NodeState::Draining);
+            let incarnation = Incarnation(node.incarnation);
+            let up = matches!(node.state(), v1::NodeState::Up | v1::NodeState::Draining);
             match known.nodes.get_mut(&id) {
+                Some(old) if incarnation < old.incarnation => {}
                 Some(old)
                     if old.data.address == node.data_address && old.is_router_at(&node.control_address) =>
                 {
                     old.up = up;
+                    old.incarnation = incarnation;
                 }
-                _ => {
+                old => {
+                    if old.is_none() && !known.make_room() {
+                        tracing::warn!(node = %id, "a node beyond the limit of {NODES_MAX} is not used");
+                        continue;
+                    }
                     let router = self.router_at(&node.control_address);
                     let data = Arc::new(DataPeer::new(id, node.data_address.clone()));
-                    known.nodes.insert(id, KnownNode { up, router, data });
+                    known.nodes.insert(id, KnownNode { incarnation, up, router, data });
                 }
             }
         }
@@ -127,6 +134,17 @@ impl Topology {
     }
 }
 
+impl Known {
+    /// Makes sure that one more node fits, if need be by forgetting one that is not up.
+    fn make_room(&mut self) -> bool {
+        if self.nodes.len() < NODES_MAX {
+            return true;
+        }
+        let gone = self.nodes.iter().find(|(_, node)| !node.up).map(|(id, _)| *id);
+        gone.is_some_and(|id| self.nodes.remove(&id).is_some())
+    }
+}
+
 impl KnownNode {
     fn is_router_at(&self, address: &str) -> bool {
         self.router.as_ref().is_some_and(|router| router.address == address)
@@ -180,6 +198,33 @@ mod tests {
         assert!(topology.data(NodeId(2)).is_none() && topology.data(NodeId(3)).is_none());
         topology.learn(&[node(2, v1::NodeState::Up, 7410)]);
         assert!(topology.data(NodeId(2)).is_some(), "a node that is up again is used again");
+    }
+
+    #[tokio::test]
+    async fn an_older_registration_never_replaces_a_newer_one() {
+        let topology = topology();
+        let registered = |incarnation, state, port| v1::Node { incarnation, ..node(2, state, port) };
+        topology.learn(&[registered(7, v1::NodeState::Up, 7500)]);
+        topology.learn(&[registered(6, v1::NodeState::Down, 7410)]);
+        assert_eq!(topology.data(NodeId(2)).expect("node 2 is up").address, "127.0.0.1:7501");
+        topology.learn(&[registered(7, v1::NodeState::Removed, 7500)]);
+        topology.learn(&[registered(6, v1::NodeState::Up, 7410)]);
+        assert!(topology.data(NodeId(2)).is_none(), "a router that lags does not bring a removed node back");
+        topology.learn(&[registered(8, v1::NodeState::Up, 7600)]);
+        assert_eq!(topology.data(NodeId(2)).expect("node 2 is up").address, "127.0.0.1:7601");
+    }
+
+    #[tokio::test]
+    async fn the_nodes_known_are_bounded_and_those_that_are_gone_make_room() {
+        let topology = topology();
+        let many: Vec<_> = (4..=NODES_MAX as u64).map(|id| node(id, v1::NodeState::Up, 9000)).collect();
+        topology.learn(&many);
+        let beyond = NODES_MAX as u64 + 1;
+        topology.learn(&[node(beyond, v1::NodeState::Up, 9000)]);
+        assert!(topology.data(NodeId(beyond)).is_none());
+        assert_eq!(topology.writable(0).len(), NODES_MAX);
+        topology.learn(&[node(3, v1::NodeState::Down, 7420), node(beyond, v1::NodeState::Up, 9000)]);
+        assert!(topology.data(NodeId(beyond)).is_some());
     }
 
     #[tokio::test]

@@ -84,20 +84,46 @@ impl TestCluster {
         Ok(client.status(&self.nodes[index].control_address()).await?)
     }
 
-    /// The position of the node that leads a Raft group, as any running node knows it.
+    /// The position of the node that leads a Raft group, as the running node with the latest term knows
+    /// it; `None` if that one knows of no leader, or of one that does not run.
     pub async fn leader(&mut self, group: u32) -> Option<usize> {
         let mut ids = Vec::new();
-        let mut leader = 0;
+        let mut latest = (0, 0);
         for index in 0..self.nodes.len() {
             let running = self.nodes[index].is_running();
             let status = if running { self.status(index).await.ok() } else { None };
             ids.push(status.as_ref().and_then(|s| s.node.as_ref()).map(|n| n.node_id));
             let known = status.iter().flat_map(|s| &s.groups).find(|g| g.group_id == group);
-            if let Some(known) = known.filter(|g| g.leader != 0) {
-                leader = known.leader;
-            }
+            latest = latest.max(known.map_or((0, 0), |g| (g.term, g.leader)));
         }
+        let (_, leader) = latest;
         ids.iter().position(|id| *id == Some(leader) && leader != 0)
+    }
+
+    /// Waits until a running node leads a Raft group; returns its position.
+    ///
+    /// # Errors
+    /// If none does within the cluster's patience.
+    pub async fn wait_leader(&mut self, group: u32) -> anyhow::Result<usize> {
+        let until = Instant::now() + self.patience;
+        loop {
+            if let Some(leader) = self.leader(group).await {
+                return Ok(leader);
+            }
+            if Instant::now() > until {
+                bail!("group {group} has no leader:\n{}", self.nodes[0].log_tail());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Blocks that node `index` finds in its committed copy of the directory.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn committed_blocks(&self, index: usize) -> anyhow::Result<u64> {
+        let status = self.status(index).await?;
+        Ok(status.groups.iter().filter(|group| group.group_id != 0).map(|group| group.blocks).sum())
     }
 
     /// Waits until both Raft groups have `count` voters.

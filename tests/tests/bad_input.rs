@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use hearth_client::{Chain, PutBlock, PutOptions, RequestError};
+use hearth_client::{Chain, Client, ClientConfig, PutBlock, PutOptions, RequestError};
 use hearth_proto::AckLevel;
 use hearth_proto::limits::BLOCK_BYTES_MAX;
 use hearth_tests::blocks::{chain, get_all, put_all};
@@ -80,7 +80,8 @@ fn a_taken_port_is_named() {
 fn an_unreachable_member_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let nobody = format!("127.0.0.1:{}", free_port());
-    contains_all(&refused(folder.path(), &["--join", &nobody]), &[&nobody, "join"]);
+    let error = refused(folder.path(), &["--join", &nobody]);
+    contains_all(&error, &[&nobody, "cannot join the cluster", "--join names", "--listen"]);
     let (output, error) = hearth(&["--addr", &nobody, "status"]);
     assert_eq!(output.status.code(), Some(4), "{error}");
     contains_all(&error, &[&nobody, "--listen"]);
@@ -97,7 +98,12 @@ async fn the_wrong_cluster_is_refused_with_both_ids() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let address = cluster.nodes[0].control_address();
     let error = refused(folder.path(), &["--join", &address, "--cluster-id", other]);
-    contains_all(&error, &[&own, other]);
+    contains_all(&error, &[&own, other, &address, "correct --join or --cluster-id"]);
+    let wanted = Some(own.parse().expect("an id as the cluster prints it"));
+    let config = ClientConfig { cluster: wanted, ..ClientConfig::new([address.clone()]) };
+    let client = Client::connect(config).await.expect("it is the right cluster");
+    let workers = hearth_replay::worker_clients(&client).await.expect("the node answers");
+    assert!(workers.len() == 1 && workers.iter().all(|worker| worker.config().cluster == wanted));
     let (output, error) = hearth(&["--addr", &address, "--cluster-id", other, "nodes"]);
     assert_eq!(output.status.code(), Some(2), "{error}");
     contains_all(&error, &[&own, other]);

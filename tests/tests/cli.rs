@@ -65,6 +65,11 @@ async fn a_file_goes_in_and_comes_out_the_same() {
     assert_eq!(got.code, Some(0), "{}{}", got.text(), got.error);
     assert!(std::fs::read(&copy).expect("it was written") == content, "the copy differs");
 
+    let report = hearth(&there, &["get", hashes[0], "-o", "json"]).json();
+    let block = &report["blocks"][0];
+    assert!(block["node"].is_u64() && block["tier"].is_string() && block["miss"].is_null(), "{report}");
+    assert_eq!(block["bytes"], 512 << 10);
+
     let mut arguments = vec!["locate", "-o", "json"];
     arguments.extend(&hashes);
     let located = hearth(&there, &arguments);
@@ -89,6 +94,67 @@ async fn what_is_missing_has_an_exit_status_of_its_own() {
         assert_eq!(run.code, Some(3), "{command}: {}{}", run.text(), run.error);
     }
     assert!(hearth(&address, &["get", absent]).text().contains("not_stored"));
+    let report = hearth(&address, &["get", absent, "-o", "json"]).json();
+    assert_eq!(report["blocks"][0], serde_json::json!({"hash": absent, "miss": "not_stored"}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_a_gap_is_not_written_and_an_older_one_stays() {
+    let cluster =
+        TestCluster::start(ClusterOptions { nodes: 1, ..Default::default() }).await.expect("a node starts");
+    let address = cluster.nodes[0].control_address();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("a printable path").to_owned();
+    let (source, copy) = (path("kv.bin"), path("copy.bin"));
+    std::fs::write(&source, [7; 3_000]).expect("writable");
+    let (first, last, absent) = ("aa".repeat(16), "bb".repeat(16), "cc".repeat(16));
+    let put = ["put", &source, "--block-bytes", "2000", "--hash", &first, "--hash", &last];
+    assert_eq!(hearth(&address, &put).code, Some(0));
+
+    let with_gap = |out: &str| hearth(&address, &["get", &first, &absent, &last, "--out", out]);
+    let run = with_gap(&copy);
+    assert_eq!(run.code, Some(3), "{}", run.error);
+    assert!(run.error.contains("1 of 3") && run.error.contains("was not written"), "{}", run.error);
+    std::fs::write(&copy, "older").expect("writable");
+    let run = with_gap(&copy);
+    assert_eq!(run.code, Some(3), "{}", run.error);
+    assert!(run.error.contains("left as it was"), "{}", run.error);
+    assert_eq!(std::fs::read(&copy).expect("it is still there"), b"older");
+    let run = with_gap("-");
+    assert_eq!((run.code, run.out.len()), (Some(3), 2_000), "what follows a gap has no place: {}", run.error);
+
+    let run = hearth(&address, &["get", &first, &last, "--out", &copy]);
+    assert_eq!(run.code, Some(0), "{}", run.error);
+    assert_eq!(std::fs::read(&copy).expect("it was written"), [7; 3_000]);
+    let left: Vec<_> = std::fs::read_dir(folder.path()).expect("the folder is there").collect();
+    assert_eq!(left.len(), 2, "nothing is left beside the file: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_that_can_never_be_done_is_a_bad_request() {
+    let cluster =
+        TestCluster::start(ClusterOptions { nodes: 1, ..Default::default() }).await.expect("a node starts");
+    let address = cluster.nodes[0].control_address();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("kv.bin");
+    std::fs::write(&path, [7; 5_000]).expect("writable");
+    let path = path.to_str().expect("a printable path");
+    for (flags, named) in [
+        (["--block-bytes", "1GiB"], "--block-bytes"),
+        (["--block-bytes", "0"], "--block-bytes"),
+        (["--block-bytes", "1"], "larger --block-bytes"),
+        (["--hash", "00112233445566778899aabbccddeeff"], ""),
+    ] {
+        let mut arguments = vec!["put", path];
+        arguments.extend(flags);
+        if named.is_empty() {
+            arguments.extend(["--block-bytes", "2500"]);
+        }
+        let run = hearth(&address, &arguments);
+        assert_eq!(run.code, Some(2), "{arguments:?}: {}", run.error);
+        let named = if named.is_empty() { "one --hash per block" } else { named };
+        assert!(run.error.contains(named), "{arguments:?}: {}", run.error);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,7 +172,8 @@ async fn status_and_nodes_agree_with_the_processes() {
 
     cluster.nodes[2].kill().expect("node 2 was running");
     let status = hearth(&address, &["status", "-o", "json"]);
-    assert_eq!(status.code, Some(4), "a node that does not answer shows in the exit status");
+    assert_eq!(status.code, Some(1), "a node that does not answer shows in the exit status");
+    assert!(hearth(&address, &["status"]).text().contains("no answer"), "the table says which");
     let silent =
         status.json()["nodes"].as_array().expect("a list").iter().filter(|n| n["error"].is_string()).count();
     assert_eq!(silent, 1);
@@ -139,6 +206,7 @@ fn every_command_teaches_and_every_shell_completes() {
     for command in ["status", "nodes", "put", "get", "locate", "replay", "completion"] {
         let help = hearth("127.0.0.1:1", &[command, "--help"]);
         assert_eq!(help.code, Some(0), "{command}: {}", help.error);
+        assert!(help.text().contains("Example"), "{command} shows no example");
     }
     for shell in ["bash", "zsh", "fish"] {
         let script = hearth("127.0.0.1:1", &["completion", shell]);
@@ -191,4 +259,7 @@ async fn a_replay_checks_every_byte_and_reports() {
     let run = hearth(&address, &["replay", "--trace", broken.to_str().expect("a printable path")]);
     assert_eq!(run.code, Some(2), "{}", run.error);
     assert!(run.error.contains("line 2"), "{}", run.error);
+    let run = hearth(&address, &["replay", "--trace", "/nonexistent/trace"]);
+    assert_eq!(run.code, Some(2), "{}", run.error);
+    assert_eq!(run.error.matches("No such file").count(), 1, "a cause is told once: {}", run.error);
 }

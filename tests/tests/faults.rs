@@ -73,18 +73,17 @@ async fn a_paused_node_is_a_miss_in_time_and_comes_back() {
     get_all(&reader, &blocks, BLOCK, PATIENCE).await.expect("never wrong bytes");
 
     cluster.nodes[1].pause().expect("node 1 was running");
-    let patience = Duration::from_millis(500);
-    let stalled = Instant::now();
+    // Far longer than a call that is spared the wait may take.
+    let patience = Duration::from_millis(1_500);
+    let mut waited = 0;
     for _ in 0..8 {
         let got = get_all(&reader, &blocks, BLOCK, patience).await.expect("never wrong bytes");
         assert!(got.hits.is_empty(), "a paused node serves nothing");
         assert!(in_time(got.elapsed, patience), "INV-DEADLINE: {:?}", got.elapsed);
+        waited += u32::from(!in_time(got.elapsed, Duration::ZERO));
     }
-    assert!(
-        stalled.elapsed() < patience * 7,
-        "the breaker must spare later calls the wait: {:?}",
-        stalled.elapsed()
-    );
+    // The first call finds the node silent; another may come when its first pause is over.
+    assert!(waited <= 2, "the breaker must spare later calls the wait, and {waited} of 8 waited");
     cluster.nodes[1].resume().expect("node 1 is still there");
     TestCluster::wait_until("the blocks are served again", PATIENCE, async || {
         let got = get_all(&reader, &blocks, BLOCK, Duration::from_secs(2)).await.expect("never wrong bytes");
@@ -97,13 +96,14 @@ async fn a_paused_node_is_a_miss_in_time_and_comes_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_metadata_survives_kill_9_of_the_directory_leader() {
     let mut cluster = TestCluster::start(ClusterOptions::default()).await.expect("three nodes start");
-    let leader = cluster.leader(1).await.expect("the directory has a leader");
+    let leader = cluster.wait_leader(1).await.expect("the directory has a leader");
     let (holder, other) = ((leader + 1) % 3, (leader + 2) % 3);
     let before = chain(4, 128);
     let writer = cluster.client(holder).await.expect("the node answers");
     put_all(&writer, &before, BLOCK, AckLevel::Durable).await.expect("stored");
     let reader = cluster.client(other).await.expect("the node answers");
-    TestCluster::wait_until("the report is committed", PATIENCE, async || visible(&reader, &before).await)
+    let committed = async |blocks| cluster.committed_blocks(other).await.is_ok_and(|count| count >= blocks);
+    TestCluster::wait_until("the report is committed", PATIENCE, async || committed(128).await)
         .await
         .expect("the directory spreads");
 
@@ -111,10 +111,11 @@ async fn acknowledged_metadata_survives_kill_9_of_the_directory_leader() {
     assert!(visible(&reader, &before).await, "INV-ACK: committed locations need no leader to be read");
     let after = chain(5, 128);
     put_all(&writer, &after, BLOCK, AckLevel::Durable).await.expect("puts go on without the leader");
-    TestCluster::wait_until("new reports are committed", PATIENCE, async || visible(&reader, &after).await)
+    let committed = async |blocks| cluster.committed_blocks(other).await.is_ok_and(|count| count >= blocks);
+    TestCluster::wait_until("new reports are committed", PATIENCE, async || committed(256).await)
         .await
         .expect("another leader takes over");
-    let new_leader = cluster.leader(1).await.expect("the directory has a leader again");
+    let new_leader = cluster.wait_leader(1).await.expect("the directory has a leader again");
     assert_ne!(new_leader, leader);
     for chain in [&before, &after] {
         let got = get_all(&reader, chain, BLOCK, PATIENCE).await.expect("never wrong bytes");

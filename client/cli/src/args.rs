@@ -50,8 +50,12 @@ pub(crate) enum Output {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Shows what every node holds and how the Raft groups stand.
+    #[command(after_help = "Example:\n  hearth --addr 10.0.0.1:7400 status")]
     Status,
     /// Lists the nodes, their state, incarnation and addresses.
+    #[command(
+        after_help = "Example:\n  hearth nodes -o json | jq -r '.nodes[] | select(.state != \"up\") | .name'"
+    )]
     Nodes,
     /// Stores a file as a chain of blocks and prints the prefix hash of each.
     Put(PutArgs),
@@ -95,11 +99,13 @@ pub(crate) struct PutArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  hearth get 00112233445566778899aabbccddeeff --out block.bin")]
 pub(crate) struct GetArgs {
     /// Prefix hashes of the blocks, in chain order.
     #[arg(required = true, value_name = "HASH")]
     pub(crate) hashes: Vec<PrefixHash>,
     /// Where the bytes go, one block after the other; - is standard output. Default: only the report.
+    /// A file is written, or replaced, only when every block came.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
@@ -107,6 +113,7 @@ pub(crate) struct GetArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  hearth locate 00112233445566778899aabbccddeeff -o json")]
 pub(crate) struct LocateArgs {
     /// Prefix hashes of the blocks, in chain order.
     #[arg(required = true, value_name = "HASH")]

@@ -3,6 +3,7 @@
 mod blocks;
 mod cluster;
 mod replay;
+mod sink;
 
 pub(crate) use blocks::{get, locate, put};
 pub(crate) use cluster::{nodes, status};

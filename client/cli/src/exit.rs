@@ -11,7 +11,7 @@ use hearth_replay::RunError;
 pub(crate) enum Exit {
     /// All that was asked was done.
     Done = 0,
-    /// Something failed that none of the others names.
+    /// Something failed that none of the others names, such as one node among others.
     Failed = 1,
     /// The request can never succeed as it is.
     BadRequest = 2,
@@ -24,9 +24,14 @@ pub(crate) enum Exit {
 }
 
 /// The table of exit statuses, for `--help`.
-pub(crate) const HELP: &str = "Exit status:\n  0  done\n  1  failed\n  2  the request is wrong: mend it\n  \
+pub(crate) const HELP: &str = "Exit status:\n  0  done\n  1  failed, or not every node answered `status`\n  2  the request is wrong: mend it\n  \
     3  some block was missed or not stored\n  4  no member of the cluster could be reached\n  \
-    5  wrong bytes, or a goal of --check was missed";
+    5  a replay got wrong bytes or none at all, or missed a goal of --check";
+
+/// A command line that can never succeed as it is, found beyond what clap checks.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct BadRequest(pub(crate) String);
 
 impl Exit {
     /// The status that an error's cause asks for.
@@ -41,7 +46,11 @@ impl Exit {
             if cause.is::<StatusError>() {
                 return Self::Unreachable;
             }
-            if cause.is::<RequestError>() || cause.is::<IdError>() || cause.is::<RunError>() {
+            if cause.is::<BadRequest>()
+                || cause.is::<RequestError>()
+                || cause.is::<IdError>()
+                || cause.is::<RunError>()
+            {
                 return Self::BadRequest;
             }
         }

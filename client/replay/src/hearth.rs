@@ -24,7 +24,7 @@ pub struct HearthStore {
     spare: Mutex<Vec<BlockBuf>>,
 }
 
-/// One client per node that is up, each with another node as its own.
+/// One client per node that is up, each with another node as its own and configured like `client`.
 ///
 /// # Errors
 /// [`DiscoverError`] if no member answers.
@@ -37,7 +37,8 @@ pub async fn worker_clients(client: &Client) -> Result<Vec<Client>, DiscoverErro
         .collect();
     let mut clients = Vec::new();
     for _ in 0..addresses.len() {
-        clients.push(Client::new(ClientConfig::new(addresses.clone()))?);
+        let config = ClientConfig { seeds: addresses.clone(), ..client.config().clone() };
+        clients.push(Client::new(config)?);
         addresses.rotate_left(1);
     }
     Ok(clients)
@@ -123,11 +124,10 @@ impl BlockStore for HearthStore {
             })
             .collect();
         let options = PutOptions { ack: AckLevel::Host, patience: Some(deadline) };
-        let results = self.client.put(&chain, &payload, options).await.map_err(bad_request)?;
-        for (index, result) in results.into_iter().enumerate() {
+        let done = |index: usize, result: PutResult| {
             sink(WrittenBlock { index, outcome: outcome_of(result), latency: began.elapsed() });
-        }
-        Ok(())
+        };
+        self.client.put_each(&chain, &payload, options, done).await.map_err(bad_request)
     }
 }
 

@@ -28,10 +28,10 @@ pub enum RunError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The sessions could not be generated. The caller asks for fewer.
-    #[error("cannot generate the sessions: {0}")]
+    #[error("cannot generate the sessions")]
     Generate(#[from] TreeFull),
     /// The report or the plot could not be written. The caller names another file.
-    #[error("cannot write {}: {source}", file.display())]
+    #[error("cannot write {}", file.display())]
     Write {
         /// The file.
         file: PathBuf,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,11 +12,12 @@ use hearth_client::{
     BlockBuf, BlockResult, Chain, Client, Lookup, MissReason, PutBlock, PutOptions, PutResult,
 };
 use hearth_proto::limits::{BLOCK_BYTES_MAX, CHAIN_BLOCKS_MAX};
-use hearth_proto::{PrefixHash, Priority, Retention};
+use hearth_proto::{NodeId, PrefixHash, Priority, Retention, Tier};
 use serde_json::json;
 
 use crate::args::{GetArgs, LocateArgs, Output, PutArgs};
-use crate::exit::Exit;
+use crate::commands::sink::Sink;
+use crate::exit::{BadRequest, Exit};
 use crate::output;
 
 /// Bytes of blocks that one call has in memory.
@@ -28,7 +29,10 @@ const BUFFER_BYTES_FIRST: usize = 1 << 20;
 pub(crate) async fn put(client: &Client, form: Output, args: PutArgs) -> anyhow::Result<Exit> {
     let block_bytes = usize::try_from(args.block_bytes)?;
     if !(1..=BLOCK_BYTES_MAX).contains(&block_bytes) {
-        bail!("--block-bytes {block_bytes} is outside 1 to {BLOCK_BYTES_MAX}; choose a size in between");
+        let problem = format!(
+            "--block-bytes {block_bytes} is outside 1 to {BLOCK_BYTES_MAX}; choose a size in between"
+        );
+        return Err(BadRequest(problem).into());
     }
     let retention = Retention {
         priority: Priority::new(args.priority)?,
@@ -55,15 +59,19 @@ pub(crate) async fn put(client: &Client, form: Output, args: PutArgs) -> anyhow:
 /// The hashes given, or chained digests: each vouches for all content up to its block's end.
 fn hashes_of(args: &PutArgs, blocks: &[PutBlock]) -> anyhow::Result<Vec<PrefixHash>> {
     if blocks.len() > CHAIN_BLOCKS_MAX {
-        bail!(
+        let problem = format!(
             "the file makes {} blocks and a chain has at most {CHAIN_BLOCKS_MAX}; use larger --block-bytes",
             blocks.len()
         );
+        return Err(BadRequest(problem).into());
     }
     if !args.hashes.is_empty() {
         if args.hashes.len() != blocks.len() {
             let (given, made) = (args.hashes.len(), blocks.len());
-            bail!("{given} hashes were given and the file makes {made} blocks; give one --hash per block");
+            let problem = format!(
+                "{given} hashes were given and the file makes {made} blocks; give one --hash per block"
+            );
+            return Err(BadRequest(problem).into());
         }
         return Ok(args.hashes.clone());
     }
@@ -90,12 +98,14 @@ fn report_put(
     if form == Output::Json {
         let blocks: Vec<_> = rows
             .map(|((hash, block), result)| {
-                let hash = hash.to_string();
+                let (hash, bytes) = (hash.to_string(), block.payload.len());
                 match result {
                     PutResult::Stored { node, existed, .. } => {
-                        json!({"hash": hash, "bytes": block.payload.len(), "node": node, "existed": existed})
+                        json!({"hash": hash, "bytes": bytes, "node": node, "existed": existed})
                     }
-                    PutResult::NotStored(reason) => json!({"hash": hash, "not_stored": reason.as_str()}),
+                    PutResult::NotStored(reason) => {
+                        json!({"hash": hash, "bytes": bytes, "not_stored": reason.as_str()})
+                    }
                 }
             })
             .collect();
@@ -122,27 +132,33 @@ pub(crate) async fn get(client: &Client, form: Output, args: GetArgs) -> anyhow:
     if lookup.source().is_none() {
         bail!("no node of the cluster answered the lookup in time; see `hearth status`");
     }
-    let mut sink = open_sink(args.out.as_deref())?;
-    let mut rows = Vec::with_capacity(chain.len());
+    let mut sink = args.out.as_deref().map(Sink::open).transpose()?;
+    let mut fetched = Vec::with_capacity(chain.len());
     let mut missed = 0;
     for index in 0..chain.len() {
         match fetch(client, &lookup, index).await? {
             BlockResult::Hit(hit) => {
-                if let Some(sink) = &mut sink {
-                    sink.write_all(hit.buffer.as_slice()).context("cannot write the bytes")?;
+                // After a gap nothing is written: the bytes would stand in the wrong place.
+                if let Some(sink) = sink.as_mut().filter(|_| missed == 0) {
+                    sink.write(hit.buffer.as_slice())?;
                 }
-                rows.push((hit.buffer.len(), format!("node {}", hit.node), hit.tier.as_str()));
+                fetched.push(Ok((hit.buffer.len(), hit.node, hit.tier)));
             }
             BlockResult::Miss { reason, .. } => {
                 missed += 1;
-                rows.push((0, format!("miss: {}", reason.as_str()), "none"));
+                fetched.push(Err(reason));
             }
         }
     }
-    if let Some(sink) = &mut sink {
-        sink.flush().context("cannot write the bytes")?;
+    report_get(form, &args, &fetched)?;
+    match sink {
+        Some(sink) if missed == 0 => sink.finish()?,
+        Some(sink) => {
+            let (count, kept) = (chain.len(), sink.give_up());
+            eprintln!("hearth: {missed} of {count} blocks did not come; {kept}");
+        }
+        None => {}
     }
-    report_get(form, &args, &rows)?;
     Ok(if missed == 0 { Exit::Done } else { Exit::Missed })
 }
 
@@ -163,23 +179,34 @@ async fn fetch(client: &Client, lookup: &Lookup, index: usize) -> anyhow::Result
     }
 }
 
-fn report_get(form: Output, args: &GetArgs, rows: &[(usize, String, &str)]) -> anyhow::Result<()> {
+/// The length of a block and where it came from, or why it did not come.
+type Fetched = Result<(usize, NodeId, Tier), MissReason>;
+
+fn report_get(form: Output, args: &GetArgs, fetched: &[Fetched]) -> anyhow::Result<()> {
     if args.out.as_deref() == Some(Path::new("-")) {
         return Ok(());
     }
-    let rows = args.hashes.iter().zip(rows);
+    let rows = args.hashes.iter().zip(fetched);
     if form == Output::Json {
         let blocks: Vec<_> = rows
-            .map(|(hash, (len, from, tier))| {
-                json!({"hash": hash.to_string(), "bytes": len, "from": from, "tier": tier})
+            .map(|(hash, fetched)| {
+                let hash = hash.to_string();
+                match fetched {
+                    Ok((len, node, tier)) => json!({"hash": hash, "bytes": len, "node": node, "tier": tier}),
+                    Err(reason) => json!({"hash": hash, "miss": reason.as_str()}),
+                }
             })
             .collect();
         return output::json(&json!({ "blocks": blocks }));
     }
     output::table(
         &["BYTES", "FROM", "TIER", "HASH"],
-        rows.map(|(hash, (len, from, tier))| {
-            vec![len.to_string(), from.clone(), (*tier).to_owned(), hash.to_string()]
+        rows.map(|(hash, fetched)| {
+            let (len, from, tier) = match fetched {
+                Ok((len, node, tier)) => (*len, format!("node {node}"), tier.as_str()),
+                Err(reason) => (0, format!("miss: {}", reason.as_str()), "none"),
+            };
+            vec![len.to_string(), from, tier.to_owned(), hash.to_string()]
         }),
     );
     Ok(())
@@ -247,15 +274,4 @@ fn read_all(path: &Path) -> anyhow::Result<Bytes> {
             .with_context(|| format!("cannot read {}", path.display()))?;
     }
     Ok(content.into())
-}
-
-fn open_sink(path: Option<&Path>) -> anyhow::Result<Option<Box<dyn Write>>> {
-    Ok(match path {
-        None => None,
-        Some(path) if path == Path::new("-") => Some(Box::new(std::io::stdout().lock())),
-        Some(path) => {
-            let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-            Some(Box::new(std::io::BufWriter::new(file)))
-        }
-    })
 }

@@ -171,7 +171,7 @@ impl StoreErrorKind {
 
 /// A call of a store failed as a whole.
 #[derive(Debug, thiserror::Error)]
-#[error("{} failure of the store: {source}", kind.as_str())]
+#[error("{} failure of the store", kind.as_str())]
 pub struct StoreError {
     /// How reports count it.
     pub kind: StoreErrorKind,

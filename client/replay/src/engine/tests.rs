@@ -266,7 +266,14 @@ async fn lost_blocks_are_misses_that_are_put_again() {
     assert_eq!((report.total.wrong_blocks, report.total.errors.len()), (0, 0));
     assert!(report.total.hit_blocks < report.total.bound_blocks);
     assert!(report.total.blocks_existing > 0);
-    assert!(matches!(report.check(), Err(CheckError::HitRate { .. })));
+    match report.check() {
+        Err(CheckError::HitRate { found, .. }) => {
+            let lost = format!("{} promised and not delivered", report.total.lost_blocks);
+            assert!(found.contains(&lost) && found.contains("no failure"), "{found}");
+        }
+        other => panic!("blocks were lost: {other:?}"),
+    }
+    assert_eq!(report.check_faultless(), Ok(()), "a lost block alone is a miss, not a failure");
 }
 
 #[tokio::test]
@@ -274,6 +281,9 @@ async fn what_a_store_says_of_a_lost_block_is_counted() {
     let report = replay_on(disjoint(2, 20, 10), Fault::Explains, 1, settings(1)).await;
     assert_eq!(errors(&report), HashMap::from([("corrupt", report.total.lost_blocks)]));
     assert_eq!(report.total.wrong_blocks, 0, "the store saw it first: no wrong byte reached the engine");
+    assert_eq!(report.check_served(), Ok(()));
+    let found = format!("{} corrupt", report.total.lost_blocks);
+    assert_eq!(report.check_faultless(), Err(CheckError::Failures { found }));
 }
 
 #[tokio::test]
@@ -281,6 +291,13 @@ async fn failures_are_misses_and_the_replay_goes_on() {
     let report = replay_on(disjoint(3, 4, 10), Fault::Fails, 2, settings(2)).await;
     assert_eq!((report.total.requests, report.total.hit_blocks), (12, 0));
     assert_eq!(errors(&report), HashMap::from([("unreachable", 12), ("overloaded", 12)]));
+    match report.check_faultless() {
+        Err(CheckError::NothingRead { bound_blocks, found }) => {
+            assert_eq!(bound_blocks, report.total.bound_blocks);
+            assert!(found.contains("12 unreachable") && found.contains("12 overloaded"), "{found}");
+        }
+        other => panic!("nothing was read: {other:?}"),
+    }
 }
 
 #[tokio::test]

@@ -111,6 +111,26 @@ pub struct Counts {
     pub wrong_blocks: u64,
 }
 
+impl Counts {
+    /// The failures by kind, such as `3 deadline, 1 overloaded`.
+    fn failures(&self) -> String {
+        let kinds: Vec<String> = self.errors.iter().map(|e| format!("{} {}", e.count, e.kind)).collect();
+        if kinds.is_empty() { "no failure".into() } else { kinds.join(", ") }
+    }
+
+    /// Everything counted that can make the hit rate fall short, none of it guessed.
+    fn shortfall(&self) -> String {
+        format!(
+            "{} blocks raced for, {} promised and not delivered, {} refused for want of room, {} written; {}",
+            self.raced_blocks,
+            self.lost_blocks,
+            self.blocks_refused,
+            self.blocks_written,
+            self.failures()
+        )
+    }
+}
+
 /// Bytes that came from one tier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TierBytes {
@@ -199,7 +219,7 @@ pub struct CdfCurve {
 }
 
 /// A replay did not pass its check.
-#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CheckError {
     /// Bytes were wrong: INV-BYTES is broken.
     #[error("{blocks} block(s) had wrong bytes")]
@@ -207,17 +227,32 @@ pub enum CheckError {
         /// How many blocks.
         blocks: u64,
     },
+    /// Nothing came back, though prompts shared blocks that were made before.
+    #[error("no block was read, though an infinite cache would have had {bound_blocks}: {found}")]
+    NothingRead {
+        /// Blocks that an infinite cache would have delivered.
+        bound_blocks: u64,
+        /// What was counted that tells why.
+        found: String,
+    },
+    /// Calls or blocks failed.
+    #[error("the store failed: {found}")]
+    Failures {
+        /// The failures, by kind.
+        found: String,
+    },
     /// The hit rate lies too far below that of an infinite cache.
     #[error(
         "the hit rate of {hit:.2}% is more than {POINTS_BELOW_BOUND_MAX} point below the {bound:.2}% of an infinite \
-         cache; the store may be too small, blocks were lost, or requests raced for new ones (see `errors`, \
-         `lost_blocks` and `raced_blocks`)"
+         cache: {found}"
     )]
     HitRate {
         /// The hit rate, in percent.
         hit: f64,
         /// The bound, in percent.
         bound: f64,
+        /// What was counted that tells why.
+        found: String,
     },
 }
 
@@ -290,11 +325,38 @@ impl Report {
     /// # Errors
     /// [`CheckError`] with the first of both that does not hold; the caller exits with a failure.
     pub fn check(&self) -> Result<(), CheckError> {
-        if self.total.wrong_blocks > 0 {
-            return Err(CheckError::WrongBytes { blocks: self.total.wrong_blocks });
-        }
+        self.check_served()?;
         if self.hit_rate_percent < self.bound_percent - POINTS_BELOW_BOUND_MAX {
-            return Err(CheckError::HitRate { hit: self.hit_rate_percent, bound: self.bound_percent });
+            let (hit, bound) = (self.hit_rate_percent, self.bound_percent);
+            return Err(CheckError::HitRate { hit, bound, found: self.total.shortfall() });
+        }
+        Ok(())
+    }
+
+    /// Checks that the store served at all: right bytes, and some where some were to be had.
+    ///
+    /// # Errors
+    /// [`CheckError::WrongBytes`] or [`CheckError::NothingRead`].
+    pub fn check_served(&self) -> Result<(), CheckError> {
+        let total = &self.total;
+        if total.wrong_blocks > 0 {
+            return Err(CheckError::WrongBytes { blocks: total.wrong_blocks });
+        }
+        if total.blocks_read == 0 && total.bound_blocks > 0 {
+            let bound_blocks = total.bound_blocks;
+            return Err(CheckError::NothingRead { bound_blocks, found: total.shortfall() });
+        }
+        Ok(())
+    }
+
+    /// Checks that the store served and nothing failed, as a healthy cluster left in peace must.
+    ///
+    /// # Errors
+    /// As [`Report::check_served`], and [`CheckError::Failures`].
+    pub fn check_faultless(&self) -> Result<(), CheckError> {
+        self.check_served()?;
+        if !self.total.errors.is_empty() {
+            return Err(CheckError::Failures { found: self.total.failures() });
         }
         Ok(())
     }

@@ -37,7 +37,7 @@ pub enum TraceFormat {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The file could not be opened or read. The caller names another, or mends its permissions.
-    #[error("cannot read {}: {source}", file.display())]
+    #[error("cannot read {}", file.display())]
     File {
         /// The trace.
         file: PathBuf,
