@@ -20,31 +20,47 @@ pub(crate) struct EarlyClaim {
 #[derive(Debug, Default)]
 pub(crate) struct EarlyClaims {
     /// One claim per block: whoever announced it last.
-    claims: FxHashMap<BlockId, (EarlyClaim, Instant)>,
+    claims: FxHashMap<BlockId, Entry>,
     /// Blocks in the order in which their claims expire; a block announced again stands here twice.
-    order: VecDeque<(Instant, BlockId)>,
+    order: VecDeque<(BlockId, Entry)>,
+    inserted: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    claim: EarlyClaim,
+    until: Instant,
+    /// Tells announcements of the same block apart.
+    number: u64,
 }
 
 impl EarlyClaims {
     pub(crate) fn insert(&mut self, now: Instant, claim: EarlyClaim, blocks: impl Iterator<Item = BlockId>) {
         let until = now + LIFETIME;
         for id in blocks {
-            self.claims.insert(id, (claim, until));
-            self.order.push_back((until, id));
-        }
-        while self.order.front().is_some_and(|(until, _)| *until <= now)
-            || self.order.len() > EARLY_CLAIMS_MAX
-        {
-            let Some((until, id)) = self.order.pop_front() else { break };
-            // A later announcement of the same block keeps it.
-            if self.claims.get(&id).is_some_and(|(_, latest)| *latest == until) {
-                self.claims.remove(&id);
+            self.inserted += 1;
+            let entry = Entry { claim, until, number: self.inserted };
+            self.claims.insert(id, entry);
+            self.order.push_back((id, entry));
+            if self.order.len() > EARLY_CLAIMS_MAX {
+                self.drop_oldest();
             }
+        }
+        while self.order.front().is_some_and(|(_, entry)| entry.until <= now) {
+            self.drop_oldest();
         }
     }
 
     pub(crate) fn find(&self, now: Instant, id: &BlockId) -> Option<EarlyClaim> {
-        self.claims.get(id).filter(|(_, until)| now < *until).map(|(claim, _)| *claim)
+        self.claims.get(id).filter(|entry| now < entry.until).map(|entry| entry.claim)
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some((id, entry)) = self.order.pop_front() else { return };
+        // A later announcement of the same block keeps it.
+        if self.claims.get(&id).is_some_and(|latest| latest.number == entry.number) {
+            self.claims.remove(&id);
+        }
     }
 }
 
