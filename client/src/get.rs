@@ -12,6 +12,7 @@ use hearth_proto::frame::BlockStatus;
 use hearth_proto::limits::CALL_ATTEMPTS_MAX;
 use hearth_proto::{BlockKey, Incarnation, NodeId, Tier};
 
+use crate::chain::Chain;
 use crate::client::{Client, share_of};
 use crate::error::RequestError;
 use crate::lookup::{Lookup, Replica};
@@ -97,6 +98,28 @@ struct Batch {
 }
 
 impl Client {
+    /// Looks a chain up and gets every block that is held, contiguous from its start, in chain order: the
+    /// lookup and the get together take at most `patience` (default: the client's deadline). Blocks are
+    /// at most `block_bytes` long; the list ends where the chain is no longer held.
+    ///
+    /// An engine that has buffers of its own calls [`Client::lookup`] and [`Client::get`] instead.
+    pub async fn get_chain(
+        &self,
+        chain: &Chain,
+        block_bytes: usize,
+        patience: Option<Duration>,
+    ) -> Vec<BlockResult> {
+        let deadline = self.deadline(patience);
+        let lookup = self.lookup_by(chain, deadline).await;
+        let held = lookup.held_prefix();
+        let buffers = (0..held).map(|index| (index, BlockBuf::with_capacity(block_bytes))).collect();
+        let mut results: Vec<Option<BlockResult>> = (0..held).map(|_| None).collect();
+        let left = deadline.saturating_duration_since(Instant::now());
+        let got = self.get(&lookup, buffers, Some(left), |index, result| results[index] = Some(result));
+        got.await.expect("every position is in the chain that was looked up");
+        results.into_iter().flatten().collect()
+    }
+
     /// Gets the blocks at `indices` of the chain that was looked up, each into the buffer beside it,
     /// and calls `done` once for each as it completes, in any order, all within `patience`
     /// (default: the client's deadline).

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use hearth_client::BlockResult;
 use hearth_proto::{AckLevel, Tier};
+use hearth_replay::content;
 use hearth_tests::blocks::{chain, get_all, put_all};
 use hearth_tests::{ClusterOptions, TestCluster};
 
@@ -22,7 +24,7 @@ async fn wait_visible(cluster: &TestCluster, through: usize, chain: &hearth_clie
 #[tokio::test(flavor = "multi_thread")]
 async fn a_block_put_on_one_node_is_got_through_every_other() {
     let cluster = TestCluster::start(ClusterOptions::default()).await.expect("three nodes start");
-    let chain = chain(1, 200);
+    let chain = self::chain(1, 200);
     let writer = cluster.client(0).await.expect("node 0 answers");
     put_all(&writer, &chain, BLOCK, AckLevel::Host).await.expect("every block is stored");
     for through in 0..3 {
@@ -30,7 +32,16 @@ async fn a_block_put_on_one_node_is_got_through_every_other() {
         let reader = cluster.client(through).await.expect("the node answers");
         let got = get_all(&reader, &chain, BLOCK, PATIENCE).await.expect("no wrong bytes");
         assert_eq!(got.hits.len(), chain.len(), "through node {through}: {:?}", got.misses);
+        let whole = reader.get_chain(&chain, BLOCK, Some(PATIENCE)).await;
+        assert_eq!(whole.len(), chain.len());
+        for (key, result) in chain.keys().iter().zip(whole) {
+            let BlockResult::Hit(hit) = result else { panic!("{key} is missing: {result:?}") };
+            assert!(content::verify(key, BLOCK, hit.buffer.as_slice()).is_ok(), "chain order is kept");
+        }
     }
+    let reader = cluster.client(2).await.expect("the node answers");
+    let absent = reader.get_chain(&self::chain(999, 3), BLOCK, Some(PATIENCE)).await;
+    assert!(absent.is_empty(), "what nobody holds is an empty answer: {absent:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
