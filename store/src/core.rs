@@ -7,11 +7,12 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use hearth_proto::{BlockDelta, BlockId, Generation, Tier};
 
 use crate::arena::{Arena, HostBlock, SlotMut};
+use crate::clock::Clock;
 use crate::delta::DeltaQueue;
 use crate::error::ReserveError;
 use crate::extents::class_of;
@@ -39,46 +40,6 @@ pub(crate) struct Core {
     /// Numbers of puts of a store without an NVMe tier: its life ends with the process.
     pub(crate) volatile_generation: AtomicU64,
     pub(crate) closed: AtomicBool,
-    /// How many changes of the index on disk are to be refused, as a full disk would.
-    #[cfg(test)]
-    pub(crate) index_commits_to_fail: std::sync::atomic::AtomicU32,
-}
-
-/// The store's own time: microseconds since an origin that lies before every recovered block.
-pub(crate) struct Clock {
-    origin: Instant,
-}
-
-impl Clock {
-    /// The time at which the store opened. Recovered blocks have earlier times, in order of their puts.
-    pub(crate) const OPENED_US: u64 = 1 << 50;
-
-    pub(crate) fn new() -> Self {
-        Self { origin: Instant::now() }
-    }
-
-    pub(crate) fn now_us(&self) -> u64 {
-        Self::OPENED_US + self.origin.elapsed().as_micros() as u64
-    }
-
-    /// The wall clock's name for a moment of the store's time. Only retention that outlives the process
-    /// is kept in wall-clock time.
-    pub(crate) fn unix_ms_at(&self, at_us: u64) -> u64 {
-        let now_us = self.now_us();
-        if at_us >= now_us {
-            unix_ms().saturating_add((at_us - now_us) / 1_000)
-        } else {
-            unix_ms().saturating_sub((now_us - at_us) / 1_000)
-        }
-    }
-
-    pub(crate) fn time_of_unix_ms(&self, at_ms: u64) -> u64 {
-        self.now_us().saturating_add(at_ms.saturating_sub(unix_ms()).saturating_mul(1_000))
-    }
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 impl Core {
@@ -122,7 +83,7 @@ impl Core {
             false => self.try_reserve(payload_len).map(Ok),
         };
         let waiting = self.arena.wait_for_room(attempt);
-        tokio::time::timeout_at(deadline.into(), waiting).await.unwrap_or(Err(ReserveError::Deadline))
+        self.clock.timeout_at(deadline, waiting).await.unwrap_or(Err(ReserveError::Deadline))
     }
 
     fn too_large(&self, payload_len: usize) -> ReserveError {

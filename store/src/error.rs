@@ -36,6 +36,19 @@ pub enum OpenError {
         /// The newest format that this build reads.
         supported: u32,
     },
+    /// An older version of Hearth wrote the folder, and this one does not read its format.
+    #[error(
+        "the store at {dir} has format {found}, this version reads format {supported} only: open it with \
+         the older version, or delete the folder, which holds nothing but cached blocks"
+    )]
+    OlderFormat {
+        /// The folder of the NVMe tier.
+        dir: PathBuf,
+        /// The format found there.
+        found: u32,
+        /// The format that this build reads.
+        supported: u32,
+    },
     /// The store was founded with extents of another size.
     #[error("the store at {dir} has extents of {found} bytes, the configuration asks for {asked}")]
     ExtentBytesChanged {
@@ -77,7 +90,10 @@ impl Classified for OpenError {
         match self {
             Self::Config { .. } | Self::ExtentBytesChanged { .. } => ErrorKind::FixRequest,
             Self::InUse { .. } => ErrorKind::Retry,
-            Self::NewerFormat { .. } | Self::IndexDamaged { .. } | Self::Io { .. } => ErrorKind::Stop,
+            Self::NewerFormat { .. }
+            | Self::OlderFormat { .. }
+            | Self::IndexDamaged { .. }
+            | Self::Io { .. } => ErrorKind::Stop,
         }
     }
 }

@@ -11,6 +11,7 @@
 //! writes durable.
 
 mod arena;
+mod clock;
 mod config;
 mod core;
 mod delta;

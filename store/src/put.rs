@@ -119,7 +119,7 @@ async fn acquire_write_permit(
         return Ok(Some(permit));
     }
     let acquire = Arc::clone(&nvme.write_permits).acquire_owned();
-    match tokio::time::timeout_at(deadline.into(), acquire).await {
+    match core.clock.timeout_at(deadline, acquire).await {
         Ok(permit) => Ok(Some(permit.map_err(|_| PutError::Closed)?)),
         Err(_) => Err(PutError::Overloaded),
     }
@@ -178,7 +178,7 @@ async fn enter(
         Some(permit) => send_job(core, WriteJob::new(id, block, permit)),
         None => core.line_up_host(&id, &block),
     }
-    wait_until_durable(wait, deadline).await?;
+    wait_until_durable(core, wait, deadline).await?;
     Ok(PutOutcome { generation, existed: false })
 }
 
@@ -195,7 +195,7 @@ async fn put_again(
     if let (Some(block), Some(permit)) = (existing.write, permit) {
         send_job(core, WriteJob::new(id, block, permit));
     }
-    wait_until_durable(existing.wait, deadline).await?;
+    wait_until_durable(core, existing.wait, deadline).await?;
     Ok(PutOutcome { generation: existing.generation, existed: true })
 }
 
@@ -221,11 +221,12 @@ fn apply_keep(core: &Core, change: &KeepChange) {
 }
 
 async fn wait_until_durable(
+    core: &Core,
     wait: Option<oneshot::Receiver<Durability>>,
     deadline: Instant,
 ) -> Result<(), PutError> {
     let Some(wait) = wait else { return Ok(()) };
-    match tokio::time::timeout_at(deadline.into(), wait).await {
+    match core.clock.timeout_at(deadline, wait).await {
         Ok(Ok(durability)) => durability,
         Ok(Err(_)) => Err(PutError::Closed),
         Err(_) => Err(PutError::UnknownDurability),

@@ -91,7 +91,7 @@ impl Store {
                 }
                 Route::Nvme(Flight::Follow(reading)) => {
                     waited = true;
-                    wait_for_end(reading, deadline).await?;
+                    wait_for_end(core, reading, deadline).await?;
                 }
                 Route::Nvme(Flight::Lead(record, ended)) => {
                     let _reading = Reading { core, id, _ended: ended };
@@ -125,16 +125,20 @@ pub(crate) async fn verify(core: &Core, id: &BlockId, deadline: Instant) -> Resu
                 let _reading = Reading { core, id, _ended: ended };
                 // The putter holds a slot already. Puts that waited for a second one could fill the arena
                 // and wait for each other, so there is room now or the put is refused.
-                read(core, &record, Instant::now(), deadline).await?;
+                read(core, &record, core.clock.now(), deadline).await?;
             }
-            Some(Flight::Follow(reading)) => wait_for_end(reading, deadline).await?,
+            Some(Flight::Follow(reading)) => wait_for_end(core, reading, deadline).await?,
         }
     }
 }
 
-async fn wait_for_end(mut reading: watch::Receiver<()>, deadline: Instant) -> Result<(), GetError> {
+async fn wait_for_end(
+    core: &Core,
+    mut reading: watch::Receiver<()>,
+    deadline: Instant,
+) -> Result<(), GetError> {
     // The channel never carries a value: it closes when the read has ended.
-    let ended = tokio::time::timeout_at(deadline.into(), reading.changed()).await;
+    let ended = core.clock.timeout_at(deadline, reading.changed()).await;
     ended.map(drop).map_err(|_| GetError::Deadline)
 }
 
@@ -200,8 +204,7 @@ async fn read(
     deadline: Instant,
 ) -> Result<Option<GetOutcome>, GetError> {
     let Some(nvme) = &core.nvme else { return Ok(None) };
-    let until = deadline.into();
-    let permit = tokio::time::timeout_at(until, nvme.read_permits.acquire()).await;
+    let permit = core.clock.timeout_at(deadline, nvme.read_permits.acquire()).await;
     let _permit = permit.map_err(|_| GetError::Deadline)?.map_err(|_| GetError::Closed)?;
     let slot = match core.reserve(record.payload_len as usize, room_by).await {
         Ok(slot) => slot,
@@ -214,7 +217,7 @@ async fn read(
     let offset = Nvme::offset_of(record.sector);
     let answer = move |slot, result| drop(done.send((slot, result)));
     nvme.device.read(offset, slot, deadline, Box::new(answer));
-    let (slot, result) = match tokio::time::timeout_at(until, wait).await {
+    let (slot, result) = match core.clock.timeout_at(deadline, wait).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) => return Err(GetError::Closed),
         Err(_) => return Err(GetError::Deadline),

@@ -12,8 +12,9 @@ use hearth_proto::limits::SECTOR_BYTES;
 use rustc_hash::FxHashMap;
 
 use crate::arena::Arena;
+use crate::clock::Clock;
 use crate::config::{NvmeConfig, StoreConfig};
-use crate::core::{Clock, Core};
+use crate::core::Core;
 use crate::delta::DeltaQueue;
 use crate::device::{Device, Ring, RingThread, open_slab};
 use crate::error::OpenError;
@@ -21,13 +22,15 @@ use crate::extents::{ExtentMap, class_of};
 use crate::index::{Entry, Index, NvmeReplica};
 use crate::nvme::{Generations, Nvme};
 use crate::policy::Keep;
-use crate::slab::{BlockEntry, Catalog, Opened};
+use crate::slab::{BlockEntry, Catalog, Changes, Founding, RocksCatalog, StoreUuid};
 use crate::space::{Lines, Resident};
 use crate::stats::Counters;
 use crate::sync::Mailbox;
 use crate::writer::{Message, Writer};
 
 const SLAB_FILE: &str = "blocks.slab";
+/// More than any store puts in a second.
+const GENERATIONS_PER_SECOND: u64 = 1 << 24;
 
 /// What was found when a store opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,10 +65,17 @@ impl Threads {
     }
 }
 
-/// Puts something between the store and its device.
-pub(crate) type Interpose<'a> = &'a dyn Fn(Arc<dyn Device>) -> Arc<dyn Device>;
+/// What a store stands on. Tests and the simulation bring their own.
+pub(crate) struct Parts {
+    pub(crate) device: Arc<dyn Device>,
+    pub(crate) catalog: Box<dyn Catalog>,
+    pub(crate) clock: Clock,
+}
 
-/// Opens a store. Tests may interpose a device that fails.
+/// Puts something between the store and what it stands on.
+pub(crate) type Interpose<'a> = &'a dyn Fn(Parts) -> Parts;
+
+/// Opens a store. Tests may interpose parts that fail.
 pub(crate) fn open(
     config: &StoreConfig,
     interpose: Option<Interpose<'_>>,
@@ -73,49 +83,78 @@ pub(crate) fn open(
     let began = Instant::now();
     config.check()?;
     let arena = Arena::new(config.arena_bytes, config.extent_bytes)?;
-    let mut core = Core {
-        arena: Arc::clone(&arena),
+    let clock = Clock::real();
+    let Some(nvme) = &config.nvme else {
+        let core = Arc::new(new_core(config, arena, clock));
+        return Ok((core, None, RecoveryReport { elapsed: began.elapsed(), ..RecoveryReport::default() }));
+    };
+    let dir = &nvme.dir;
+    std::fs::create_dir_all(dir).map_err(OpenError::io(format!("make the folder {}", dir.display())))?;
+    // Nothing of the folder is touched before the index has granted its lock.
+    let catalog = RocksCatalog::open(dir, found(config, &clock)?)?;
+    let (device, ring) = start_ring(dir, &arena)?;
+    let parts = Parts { device, catalog: Box::new(catalog), clock };
+    let parts = match interpose {
+        Some(interpose) => interpose(parts),
+        None => parts,
+    };
+    let started = assemble(config, arena, parts)
+        .and_then(|opened| {
+            ring.wait_until_started().map_err(OpenError::io("set up io_uring")).map(|()| opened)
+        })
+        .and_then(|(core, writer, report)| Ok((core, spawn(writer)?, report)));
+    match started {
+        Ok((core, writer, mut report)) => {
+            let nvme = core.nvme.as_ref().expect("recovery made the NVMe tier");
+            let threads = Threads { mailbox: Arc::clone(&nvme.mailbox), writer, ring };
+            report.elapsed = began.elapsed();
+            Ok((core, Some(threads), report))
+        }
+        Err(error) => {
+            ring.stop();
+            Err(error)
+        }
+    }
+}
+
+/// Puts a store with an NVMe tier together, without any thread: whoever calls this turns the writer.
+pub(crate) fn assemble(
+    config: &StoreConfig,
+    arena: Arc<Arena>,
+    parts: Parts,
+) -> Result<(Arc<Core>, Writer, RecoveryReport), OpenError> {
+    let nvme = config.nvme.as_ref().expect("a store without an NVMe tier stands on no parts");
+    let Parts { device, mut catalog, clock } = parts;
+    let mut core = new_core(config, arena, clock);
+    let report = recover(&mut core, config, nvme, device, &mut *catalog)?;
+    let core = Arc::new(core);
+    let writer = Writer::new(Arc::clone(&core), catalog);
+    Ok((core, writer, report))
+}
+
+fn new_core(config: &StoreConfig, arena: Arc<Arena>, clock: Clock) -> Core {
+    Core {
+        arena,
         host_lines: Mutex::new(Lines::default()),
         index: Index::new(),
         deltas: DeltaQueue::new(),
         counters: Counters::default(),
-        clock: Clock::new(),
+        clock,
         nvme: None,
         payload_bytes_max: config.payload_bytes_max(),
         volatile_generation: AtomicU64::new(1),
         closed: AtomicBool::new(false),
-        #[cfg(test)]
-        index_commits_to_fail: std::sync::atomic::AtomicU32::new(0),
-    };
-    let mut report = RecoveryReport::default();
-    let mut threads = None;
-    let core = if let Some(nvme) = &config.nvme {
-        let dir = &nvme.dir;
-        std::fs::create_dir_all(dir).map_err(OpenError::io(format!("make the folder {}", dir.display())))?;
-        // Nothing of the folder is touched before the index has granted its lock.
-        let Opened { catalog, generation } = Catalog::open(dir, config.extent_bytes as u64)?;
-        let (ring, ring_thread) = start_ring(dir, &arena)?;
-        let device = interpose.map_or_else(|| Arc::clone(&ring), |interpose| interpose(Arc::clone(&ring)));
-        let prepared = recover(&mut core, config, nvme, device, &catalog, generation, &mut report)
-            .and_then(|()| ring_thread.wait_until_started().map_err(OpenError::io("set up io_uring")))
-            .and_then(|()| spawn_writer(core, catalog));
-        match prepared {
-            Ok((core, writer)) => {
-                let nvme = core.nvme.as_ref().expect("recovery made the NVMe tier");
-                let mailbox = Arc::clone(&nvme.mailbox);
-                threads = Some(Threads { mailbox, writer, ring: ring_thread });
-                core
-            }
-            Err(error) => {
-                ring_thread.stop();
-                return Err(error);
-            }
-        }
-    } else {
-        Arc::new(core)
-    };
-    report.elapsed = began.elapsed();
-    Ok((core, threads, report))
+    }
+}
+
+/// What a store gets if it is founded now. Its first generation follows the time, so that it is above
+/// those of whatever lay in the same place before.
+fn found(config: &StoreConfig, clock: &Clock) -> Result<Founding, OpenError> {
+    let mut uuid = [0; 16];
+    rustix::rand::getrandom(&mut uuid, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| OpenError::io("take random bytes for the store's name")(error.into()))?;
+    let generation = clock.unix_ms() / 1_000 * GENERATIONS_PER_SECOND;
+    Ok(Founding { store: StoreUuid(uuid), extent_bytes: config.extent_bytes as u64, generation })
 }
 
 fn start_ring(dir: &Path, arena: &Arc<Arena>) -> Result<(Arc<dyn Device>, RingThread), OpenError> {
@@ -125,14 +164,11 @@ fn start_ring(dir: &Path, arena: &Arc<Arena>) -> Result<(Arc<dyn Device>, RingTh
     Ok((Arc::new(ring), thread))
 }
 
-fn spawn_writer(core: Core, catalog: Catalog) -> Result<(Arc<Core>, JoinHandle<()>), OpenError> {
-    let core = Arc::new(core);
-    let writer = Writer::new(Arc::clone(&core), catalog);
-    let join = std::thread::Builder::new()
+fn spawn(writer: Writer) -> Result<JoinHandle<()>, OpenError> {
+    std::thread::Builder::new()
         .name("hearth-durable".into())
         .spawn(move || writer.run())
-        .map_err(OpenError::io("start the durability thread"))?;
-    Ok((core, join))
+        .map_err(OpenError::io("start the durability thread"))
 }
 
 /// Loads the index into `core` and gives it its NVMe tier.
@@ -141,10 +177,8 @@ fn recover(
     config: &StoreConfig,
     nvme: &NvmeConfig,
     device: Arc<dyn Device>,
-    catalog: &Catalog,
-    generation: u64,
-    report: &mut RecoveryReport,
-) -> Result<(), OpenError> {
+    catalog: &mut dyn Catalog,
+) -> Result<RecoveryReport, OpenError> {
     let extent_bytes = config.extent_bytes as u64;
     let extent_sectors = (config.extent_bytes / SECTOR_BYTES) as u32;
     // What lies beyond the addressable part of a file that somebody else lengthened is left alone.
@@ -155,19 +189,21 @@ fn recover(
     for _ in 0..extents_found {
         slots.grow();
     }
+    let mut entries = Vec::new();
+    let remembered = catalog.load(&mut |entry| entries.push(entry))?;
+    let generation = remembered.generation;
     let mut classes = FxHashMap::default();
-    for extent in catalog.extents()? {
+    for extent in &remembered.extents {
         if extent.fenced && extent.extent < extents_found {
             slots.fence(extent.extent);
         }
         classes.insert(extent.extent, extent.class);
     }
-    let (mut entries, unreadable) = catalog.blocks()?;
     // Of two blocks in one place the one that was put last is right.
     entries.sort_unstable_by_key(|entry| Reverse(entry.generation));
     let mut lines = Lines::default();
-    let mut dropped = catalog.changes();
-    report.dropped = unreadable;
+    let mut changes = Changes::default();
+    let mut report = RecoveryReport { dropped: remembered.unreadable, ..RecoveryReport::default() };
     for entry in &entries {
         let class = class_of(entry.payload_len as usize);
         let known = classes.get(&slots.extent_of(entry.sector));
@@ -179,23 +215,19 @@ fn recover(
             report.blocks += 1;
             report.bytes += u64::from(entry.payload_len);
         } else {
-            dropped.delete_block(&entry.id);
+            changes.delete_block(&entry.id);
             report.dropped += 1;
         }
     }
     if report.dropped > 0 {
         tracing::warn!(dropped = report.dropped, "entries of the index contradict each other or the file");
     }
-    let refuse = |error: rocksdb::Error| OpenError::Io {
-        what: "write the index".into(),
-        source: std::io::Error::other(error),
-    };
-    dropped.commit().map_err(refuse)?;
     let until = generation + Generations::STEP;
-    catalog.reserve_generations(until).map_err(refuse)?;
+    changes.set_aside(until);
+    catalog.commit(&changes).map_err(OpenError::io("write the index"))?;
     let generations = Generations::new(generation, until);
     core.nvme = Some(Nvme::new(device, slots, lines, generations, extent_bytes, extents_max));
-    Ok(())
+    Ok(report)
 }
 
 fn extent_count(count: u64) -> Result<u32, OpenError> {

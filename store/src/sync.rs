@@ -55,6 +55,15 @@ impl<T> Mailbox<T> {
         into.append(&mut state.messages);
     }
 
+    /// Moves all messages that there are to `into`. Never waits.
+    pub(crate) fn take_all(&self, into: &mut VecDeque<T>) {
+        into.append(&mut lock(&self.state).messages);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.state).messages.is_empty()
+    }
+
     /// Refuses further messages and gives back those that were not read.
     pub(crate) fn close(&self) -> VecDeque<T> {
         let mut state = lock(&self.state);

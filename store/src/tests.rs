@@ -4,7 +4,6 @@ mod faulty;
 mod recovered;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use faulty::Faulty;
@@ -14,7 +13,8 @@ use tempfile::{TempDir, tempdir};
 use crate::device::Device;
 use crate::growth::{Growth, reserve_bytes};
 use crate::recovery;
-use crate::slab::{BlockEntry, Catalog};
+use crate::recovery::Parts;
+use crate::slab::{BlockEntry, Catalog, Changes, Founding, RocksCatalog, StoreUuid};
 use crate::sync::lock;
 use crate::writer::Message;
 use crate::{
@@ -22,6 +22,8 @@ use crate::{
 };
 
 const EXTENT_BYTES: u64 = 1 << 20;
+/// Only the size of extents matters to a store that was founded before.
+const FOUNDING: Founding = Founding { store: StoreUuid([0; 16]), extent_bytes: EXTENT_BYTES, generation: 1 };
 const BLOCK_BYTES: usize = 16_000;
 const BLOCKS_PER_EXTENT: u64 = 64;
 
@@ -51,10 +53,11 @@ fn config(dir: &TempDir, arena_extents: u64, nvme_extents: u64) -> StoreConfig {
 fn open(dir: &TempDir, arena_extents: u64, nvme_extents: u64) -> (Store, Arc<Faulty>) {
     let config = config(dir, arena_extents, nvme_extents);
     let faulty = std::sync::OnceLock::new();
-    let interpose = |device| {
-        let wrapped = Arc::new(Faulty::new(device));
+    let interpose = |parts: Parts| {
+        let (wrapped, catalog) = Faulty::new(parts.device, parts.catalog);
+        let wrapped = Arc::new(wrapped);
         assert!(faulty.set(Arc::clone(&wrapped)).is_ok(), "a store has one device");
-        wrapped as Arc<dyn Device>
+        Parts { device: wrapped, catalog: Box::new(catalog), clock: parts.clock }
     };
     let (core, threads, _) = recovery::open(&config, Some(&interpose)).unwrap();
     (Store::new(core, threads), faulty.into_inner().unwrap())
@@ -156,18 +159,19 @@ async fn contradicting_entries_are_dropped_and_the_later_put_wins() {
     store.close().await;
     drop(store);
     {
-        let opened = Catalog::open(dir.path(), EXTENT_BYTES).unwrap();
-        let (entries, _) = opened.catalog.blocks().unwrap();
+        let mut catalog = RocksCatalog::open(dir.path(), FOUNDING).unwrap();
+        let mut entries = Vec::new();
+        catalog.load(&mut |entry| entries.push(entry)).unwrap();
         let second = *entries.iter().find(|entry| entry.generation == right.generation).unwrap();
-        let mut changes = opened.catalog.changes();
+        let mut changes = Changes::default();
         let older = Generation(second.generation.0 - 1);
         // In the second block's place; between two slots; beyond the file; from the future; too long.
-        changes.put_block(&BlockEntry { id: id(3), generation: older, ..second });
-        changes.put_block(&BlockEntry { id: id(4), sector: second.sector + 1, ..second });
-        changes.put_block(&BlockEntry { id: id(5), sector: 1_000_000, ..second });
-        changes.put_block(&BlockEntry { id: id(6), sector: 128, generation: Generation(u64::MAX), ..second });
-        changes.put_block(&BlockEntry { id: id(7), sector: 0, payload_len: u32::MAX, ..second });
-        changes.commit().unwrap();
+        changes.put_block(BlockEntry { id: id(3), generation: older, ..second });
+        changes.put_block(BlockEntry { id: id(4), sector: second.sector + 1, ..second });
+        changes.put_block(BlockEntry { id: id(5), sector: 1_000_000, ..second });
+        changes.put_block(BlockEntry { id: id(6), sector: 128, generation: Generation(u64::MAX), ..second });
+        changes.put_block(BlockEntry { id: id(7), sector: 0, payload_len: u32::MAX, ..second });
+        catalog.commit(&changes).unwrap();
     }
     let config = config(&dir, 1, 4);
     for (dropped, opening) in [(5, "first"), (0, "second")] {
@@ -231,9 +235,9 @@ async fn the_slab_leaves_room_for_metadata_and_grows_again_when_there_is_more() 
 #[tokio::test]
 async fn an_index_that_refuses_changes_refuses_durable_puts_until_it_takes_them_again() {
     let dir = tempdir().unwrap();
-    let (store, _) = open(&dir, 1, 4);
+    let (store, device) = open(&dir, 1, 4);
     put(&store, 1, AckLevel::Durable, soon()).await.unwrap();
-    store.core().index_commits_to_fail.store(u32::MAX, Ordering::SeqCst);
+    device.refuse_commits(u32::MAX);
     assert_eq!(put(&store, 2, AckLevel::Durable, soon()).await, Err(PutError::NotDurable));
     assert_eq!(store.contains(&id(2)), Tiers { host: true, nvme: false });
     for n in 100..100 + BLOCKS_PER_EXTENT * 2 {
@@ -241,7 +245,7 @@ async fn an_index_that_refuses_changes_refuses_durable_puts_until_it_takes_them_
     }
     store.flush().await;
     assert!(store.remove(&id(1)).await, "removing does not wait for the index");
-    store.core().index_commits_to_fail.store(0, Ordering::SeqCst);
+    device.refuse_commits(0);
     put(&store, 3, AckLevel::Durable, soon()).await.unwrap();
     store.flush().await;
     store.close().await;
@@ -256,7 +260,7 @@ async fn closing_ends_although_the_index_refuses_everything() {
     let dir = tempdir().unwrap();
     let (store, device) = open(&dir, 2, 4);
     put(&store, 1, AckLevel::Durable, soon()).await.unwrap();
-    store.core().index_commits_to_fail.store(u32::MAX, Ordering::SeqCst);
+    device.refuse_commits(u32::MAX);
     device.fail_writes(1);
     put(&store, 2, AckLevel::Host, soon()).await.unwrap();
     store.remove(&id(1)).await;
@@ -284,7 +288,7 @@ async fn blocks_of_an_extent_whose_new_class_was_refused_at_first_survive() {
     device.wait_until_held(1).await;
     put(&store, 2, AckLevel::Host, soon()).await.unwrap();
     device.wait_until_held(2).await;
-    store.core().index_commits_to_fail.store(1, Ordering::SeqCst);
+    device.refuse_commits(1);
     device.release();
     store.flush().await;
     assert_eq!(store.contains(&id(1)), Tiers { host: true, nvme: false });
@@ -300,7 +304,7 @@ async fn blocks_of_an_extent_whose_new_class_was_refused_at_first_survive() {
 async fn a_fence_that_the_index_refuses_is_remembered_once_it_takes_changes_again() {
     let dir = tempdir().unwrap();
     let (store, device) = open(&dir, 2, 4);
-    store.core().index_commits_to_fail.store(1, Ordering::SeqCst);
+    device.refuse_commits(1);
     device.fail_writes(1);
     assert_eq!(put(&store, 1, AckLevel::Durable, soon()).await, Err(PutError::NotDurable));
     put(&store, 2, AckLevel::Durable, soon()).await.unwrap();

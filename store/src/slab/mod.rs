@@ -3,7 +3,9 @@
 mod catalog;
 mod entry;
 mod footer;
+mod rocks;
 
-pub(crate) use catalog::{Catalog, Changes, Opened};
+pub(crate) use catalog::{Catalog, Changes, Remembered, StoreUuid};
 pub(crate) use entry::{BlockEntry, ExtentEntry};
 pub(crate) use footer::{FOOTER_BYTES, Footer};
+pub(crate) use rocks::{Founding, RocksCatalog};

@@ -10,6 +10,8 @@ use tokio::sync::Notify;
 
 use crate::arena::{HostBlock, SlotMut};
 use crate::device::{Device, Done, ReadDone, Space};
+use crate::error::OpenError;
+use crate::slab::{BlockEntry, Catalog, Changes, Remembered};
 use crate::sync::lock;
 
 pub(super) struct Faulty {
@@ -17,6 +19,7 @@ pub(super) struct Faulty {
     reads_to_fail: AtomicU32,
     writes_to_fail: AtomicU32,
     syncs_to_fail: AtomicU32,
+    commits_to_fail: Arc<AtomicU32>,
     limit_bytes: AtomicU64,
     /// Bytes of the whole file system, and those of it that the device and what is free share.
     space: Mutex<Option<(u64, u64)>>,
@@ -25,20 +28,35 @@ pub(super) struct Faulty {
     came: Notify,
 }
 
+/// The index beside that device.
+pub(super) struct FaultyCatalog {
+    catalog: Box<dyn Catalog>,
+    commits_to_fail: Arc<AtomicU32>,
+}
+
 type Held = Box<dyn FnOnce(&dyn Device) + Send>;
 
 impl Faulty {
-    pub(super) fn new(device: Arc<dyn Device>) -> Self {
-        Self {
+    pub(super) fn new(device: Arc<dyn Device>, catalog: Box<dyn Catalog>) -> (Self, FaultyCatalog) {
+        let commits_to_fail = Arc::<AtomicU32>::default();
+        let catalog = FaultyCatalog { catalog, commits_to_fail: Arc::clone(&commits_to_fail) };
+        let device = Self {
             device,
             reads_to_fail: AtomicU32::new(0),
             writes_to_fail: AtomicU32::new(0),
             syncs_to_fail: AtomicU32::new(0),
+            commits_to_fail,
             limit_bytes: AtomicU64::new(u64::MAX),
             space: Mutex::new(None),
             held: Mutex::new(None),
             came: Notify::new(),
-        }
+        };
+        (device, catalog)
+    }
+
+    /// Lets the index on disk refuse its next changes, as a full disk would.
+    pub(super) fn refuse_commits(&self, count: u32) {
+        self.commits_to_fail.store(count, Ordering::SeqCst);
     }
 
     pub(super) fn fail_reads(&self, count: u32) {
@@ -107,6 +125,19 @@ fn fails(count: &AtomicU32) -> bool {
 
 fn eio() -> io::Error {
     io::Error::from_raw_os_error(libc::EIO)
+}
+
+impl Catalog for FaultyCatalog {
+    fn load(&self, visit: &mut dyn FnMut(BlockEntry)) -> Result<Remembered, OpenError> {
+        self.catalog.load(visit)
+    }
+
+    fn commit(&mut self, changes: &Changes) -> io::Result<()> {
+        match fails(&self.commits_to_fail) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => self.catalog.commit(changes),
+        }
+    }
 }
 
 impl Device for Faulty {

@@ -32,8 +32,8 @@ async fn assert_held(store: &Store, n: u64) {
 async fn a_put_that_never_becomes_durable_does_not_cost_the_replica_that_is() {
     for ack in [AckLevel::Host, AckLevel::Durable] {
         let dir = tempdir().unwrap();
-        let (store, _) = reopened(&dir, 2, 2).await;
-        store.core().index_commits_to_fail.store(u32::MAX, Ordering::SeqCst);
+        let (store, device) = reopened(&dir, 2, 2).await;
+        device.refuse_commits(u32::MAX);
         put(&store, 0, ack, soon()).await.unwrap();
         store.flush().await;
         assert_held(&store, 0).await;

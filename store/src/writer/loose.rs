@@ -39,14 +39,14 @@ impl LooseChanges {
         self.extents.insert(entry.extent, entry);
     }
 
-    pub(super) fn add_to(&self, core: &Core, changes: &mut Changes<'_>) {
+    pub(super) fn add_to(&self, core: &Core, changes: &mut Changes) {
         for delete in &self.deletes {
             if !is_stored(core, &delete.resident) {
                 changes.delete_block(&delete.resident.id);
             }
         }
         for extent in self.extents.values() {
-            changes.put_extent(extent);
+            changes.put_extent(*extent);
         }
     }
 

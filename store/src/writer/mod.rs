@@ -11,8 +11,6 @@ mod loose;
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
-#[cfg(test)]
-use std::sync::atomic::Ordering::SeqCst;
 
 use hearth_proto::limits::DURABLE_GROUP_MAX;
 pub(crate) use job::WriteJob;
@@ -59,7 +57,7 @@ pub(crate) struct Record {
 
 pub(crate) struct Writer {
     core: Arc<Core>,
-    catalog: Catalog,
+    catalog: Box<dyn Catalog>,
     inbox: VecDeque<Message>,
     /// Blocks without a place, with the order in which they came.
     backlog: VecDeque<(u64, WriteJob)>,
@@ -79,7 +77,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(core: Arc<Core>, catalog: Catalog) -> Self {
+    pub(crate) fn new(core: Arc<Core>, catalog: Box<dyn Catalog>) -> Self {
         Self {
             core,
             catalog,
@@ -101,16 +99,36 @@ impl Writer {
         let core = Arc::clone(&self.core);
         let nvme = core.nvme.as_ref().expect("a store without an NVMe tier has no durability thread");
         let _guard = CloseOnExit { core: &core, nvme };
-        while !(self.stopping && self.is_idle()) {
+        while !self.has_ended() {
             nvme.mailbox.receive_all(&mut self.inbox);
-            while let Some(message) = self.inbox.pop_front() {
-                self.handle(nvme, message);
-            }
-            self.start_writes(nvme);
-            self.start_sync(nvme);
-            self.commit_loose_changes();
-            self.answer_flushes();
+            self.turn();
         }
+        self.end();
+    }
+
+    /// True when it was told to stop and has nothing left to do.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.stopping && self.is_idle()
+    }
+
+    /// Treats what came, and starts what can be started. Never waits.
+    pub(crate) fn turn(&mut self) {
+        let core = Arc::clone(&self.core);
+        let nvme = core.nvme.as_ref().expect("a store without an NVMe tier has no durability thread");
+        nvme.mailbox.take_all(&mut self.inbox);
+        while let Some(message) = self.inbox.pop_front() {
+            self.handle(nvme, message);
+        }
+        self.start_writes(nvme);
+        self.start_sync(nvme);
+        self.commit_loose_changes();
+        self.answer_flushes();
+    }
+
+    /// Refuses what comes from now on, and settles what came too late.
+    pub(crate) fn end(&mut self) {
+        let core = Arc::clone(&self.core);
+        let nvme = core.nvme.as_ref().expect("a store without an NVMe tier has no durability thread");
         // The last failures may have fenced extents and retracted replicas.
         for message in nvme.mailbox.close() {
             match message {
@@ -226,14 +244,14 @@ impl Writer {
 
     /// Enters a group whose bytes are durable into the index, then names it in memory.
     fn commit(&mut self, nvme: &Nvme, group: Vec<Record>) {
-        let mut changes = self.catalog.changes();
+        let mut changes = Changes::default();
         self.loose.add_to(&self.core, &mut changes);
         for record in &group {
             if let Some(entry) = record.job.entry(&self.core, record.sector) {
-                changes.put_block(&entry);
+                changes.put_block(entry);
             }
         }
-        let result = self.commit_to_index(changes);
+        let result = self.catalog.commit(&changes);
         if !self.loose_changes_end(result) {
             for record in group {
                 lock(&nvme.slots).release(record.sector);
@@ -299,19 +317,10 @@ impl Writer {
         if group_comes || self.loose.is_empty() {
             return;
         }
-        let mut changes = self.catalog.changes();
+        let mut changes = Changes::default();
         self.loose.add_to(&self.core, &mut changes);
-        let result = self.commit_to_index(changes);
+        let result = self.catalog.commit(&changes);
         self.loose_changes_end(result);
-    }
-
-    fn commit_to_index(&self, changes: Changes<'_>) -> io::Result<()> {
-        #[cfg(test)]
-        if self.core.index_commits_to_fail.fetch_update(SeqCst, SeqCst, |count| count.checked_sub(1)).is_ok()
-        {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        changes.commit().map_err(io::Error::other)
     }
 
     /// Settles the loose changes after a commit that held them; true if it succeeded.
@@ -344,7 +353,9 @@ impl Writer {
 
     fn reserve_generations(&mut self, nvme: &Nvme) {
         let until = nvme.generations.next_until();
-        match self.catalog.reserve_generations(until) {
+        let mut changes = Changes::default();
+        changes.set_aside(until);
+        match self.catalog.commit(&changes) {
             Ok(()) => nvme.generations.extend(until),
             Err(error) => {
                 tracing::error!(%error, "no more generations could be set aside");
