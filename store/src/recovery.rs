@@ -2,7 +2,6 @@
 //! until somebody reads it. No record is read, so the time depends on the number of blocks alone.
 
 use std::cmp::Reverse;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -15,7 +14,7 @@ use crate::arena::Arena;
 use crate::config::{NvmeConfig, StoreConfig};
 use crate::core::{Clock, Core};
 use crate::delta::DeltaQueue;
-use crate::device::{Device, Ring, RingThread, open_slab};
+use crate::device::{self, Device, Member};
 use crate::error::OpenError;
 use crate::extents::{ExtentMap, class_of};
 use crate::index::{Entry, Index, NvmeReplica};
@@ -47,7 +46,7 @@ pub struct RecoveryReport {
 pub(crate) struct Threads {
     mailbox: Arc<Mailbox<Message>>,
     writer: JoinHandle<()>,
-    ring: RingThread,
+    device: Arc<dyn Device>,
 }
 
 impl Threads {
@@ -58,7 +57,7 @@ impl Threads {
         if self.writer.join().is_err() {
             tracing::error!("the durability thread panicked");
         }
-        self.ring.stop();
+        self.device.stop();
     }
 }
 
@@ -94,20 +93,22 @@ pub(crate) fn open(
         std::fs::create_dir_all(dir).map_err(OpenError::io(format!("make the folder {}", dir.display())))?;
         // Nothing of the folder is touched before the index has granted its lock.
         let Opened { catalog, generation } = Catalog::open(dir, config.extent_bytes as u64)?;
-        let (ring, ring_thread) = start_ring(dir, &arena)?;
-        let device = interpose.map_or_else(|| Arc::clone(&ring), |interpose| interpose(Arc::clone(&ring)));
+        let member = Member::open(&dir.join(SLAB_FILE))?;
+        let started = device::start(member, arena, nvme.driver).map_err(OpenError::io("start its driver"))?;
+        let real = Arc::clone(&started.device);
+        let device = interpose.map_or_else(|| Arc::clone(&real), |interpose| interpose(Arc::clone(&real)));
         let prepared = recover(&mut core, config, nvme, device, &catalog, generation, &mut report)
-            .and_then(|()| ring_thread.wait_until_started().map_err(OpenError::io("set up io_uring")))
             .and_then(|()| spawn_writer(core, catalog));
+        started.wait_until_ready();
         match prepared {
             Ok((core, writer)) => {
                 let nvme = core.nvme.as_ref().expect("recovery made the NVMe tier");
                 let mailbox = Arc::clone(&nvme.mailbox);
-                threads = Some(Threads { mailbox, writer, ring: ring_thread });
+                threads = Some(Threads { mailbox, writer, device: real });
                 core
             }
             Err(error) => {
-                ring_thread.stop();
+                real.stop();
                 return Err(error);
             }
         }
@@ -116,13 +117,6 @@ pub(crate) fn open(
     };
     report.elapsed = began.elapsed();
     Ok((core, threads, report))
-}
-
-fn start_ring(dir: &Path, arena: &Arc<Arena>) -> Result<(Arc<dyn Device>, RingThread), OpenError> {
-    let path = dir.join(SLAB_FILE);
-    let file = open_slab(&path).map_err(OpenError::io(format!("open the slab file {}", path.display())))?;
-    let (ring, thread) = Ring::start(file, Arc::clone(arena)).map_err(OpenError::io("set up io_uring"))?;
-    Ok((Arc::new(ring), thread))
 }
 
 fn spawn_writer(core: Core, catalog: Catalog) -> Result<(Arc<Core>, JoinHandle<()>), OpenError> {
