@@ -21,6 +21,12 @@ pub const ARENA_BYTES_MIN: u64 = EXTENT_BYTES as u64;
 pub const FIXED_BUFFER_BYTES_MAX: usize = 1 << 30;
 /// Reads and writes in flight on one ring.
 pub const RING_IN_FLIGHT_MAX: usize = 64;
+/// Threads of the portable disk driver; each performs one transfer at a time.
+pub const DISK_THREADS: usize = 16;
+/// How often one transfer is submitted, the first time included: after an interruption or a short count.
+pub const TRANSFER_SUBMISSIONS_MAX: u32 = 64;
+/// How long the kernel's submission thread keeps looking before it sleeps.
+pub const SQPOLL_IDLE_MS: u32 = 50;
 /// Requests that may wait for the disk thread.
 pub const DISK_QUEUE_MAX: usize = 8_192;
 /// Blocks on their way from the arena to NVMe; beyond it puts wait.

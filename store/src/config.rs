@@ -27,6 +27,33 @@ pub struct NvmeConfig {
     /// How far the slab file may grow, rounded down to whole extents. A file that is already longer
     /// is used as it is.
     pub capacity_bytes: u64,
+    /// How the slab file is read and written.
+    pub driver: DriverOptions,
+}
+
+/// How a device is read and written. The default suits every machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DriverOptions {
+    /// Which driver.
+    pub driver: Driver,
+    /// Lets a thread of the kernel take submissions off the ring, which spares system calls and costs a
+    /// core while there is traffic. For io_uring alone.
+    pub sqpoll: bool,
+    /// Asks the device for completions instead of waiting for its interrupts: shorter latencies for a busy
+    /// thread, on NVMe devices with poll queues. For io_uring alone.
+    pub iopoll: bool,
+}
+
+/// What moves bytes between arena and device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// io_uring, or threads where the system forbids it.
+    #[default]
+    Auto,
+    /// io_uring; opening fails where the system forbids it.
+    IoUring,
+    /// Threads that make blocking calls.
+    Threads,
 }
 
 impl StoreConfig {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use hearth_proto::{Classified, ErrorKind};
 
+use crate::device::DeviceError;
+
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -67,6 +69,9 @@ pub enum OpenError {
         /// What is damaged.
         detail: String,
     },
+    /// The file or device of the slab cannot hold blocks.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The operating system refused something that the store cannot do without.
     #[error("the store cannot {what}")]
     Io {
@@ -90,6 +95,7 @@ impl Classified for OpenError {
         match self {
             Self::Config { .. } | Self::ExtentBytesChanged { .. } => ErrorKind::FixRequest,
             Self::InUse { .. } => ErrorKind::Retry,
+            Self::Device(error) => error.kind(),
             Self::NewerFormat { .. }
             | Self::OlderFormat { .. }
             | Self::IndexDamaged { .. }

@@ -50,10 +50,11 @@ impl Growth {
 
 /// Lengthens the device by an extent, up to `len_bytes`, if the file system keeps enough room.
 pub(crate) fn lengthen(device: &dyn Device, len_bytes: u64, extent_bytes: u64) -> Result<(), GrowthError> {
-    let Space { free_bytes, total_bytes } = device.space()?;
-    let reserve_bytes = reserve_bytes(total_bytes);
-    if free_bytes < extent_bytes.saturating_add(reserve_bytes) {
-        return Err(GrowthError::Reserve { free_bytes, extent_bytes, reserve_bytes });
+    if let Some(Space { free_bytes, total_bytes }) = device.space()? {
+        let reserve_bytes = reserve_bytes(total_bytes);
+        if free_bytes < extent_bytes.saturating_add(reserve_bytes) {
+            return Err(GrowthError::Reserve { free_bytes, extent_bytes, reserve_bytes });
+        }
     }
     Ok(device.allocate(len_bytes)?)
 }

@@ -35,8 +35,9 @@ mod tests;
 mod writer;
 
 pub use arena::{Lease, SlotMut};
-pub use config::{NvmeConfig, StoreConfig};
+pub use config::{Driver, DriverOptions, NvmeConfig, StoreConfig};
 pub use delta::DeltaStatus;
+pub use device::DeviceError;
 pub use error::{GetError, OpenError, PutError, ReserveError};
 pub use recovery::RecoveryReport;
 pub use stats::StoreStats;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hearth_proto::{BlockId, Generation, Tier};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use crate::arena::{HostBlock, Lease, SlotMut};
 use crate::core::Core;
+use crate::device::{ReadDone, Request, Urgency};
 use crate::error::{GetError, ReserveError};
 use crate::index::{NvmeReplica, Shard};
 use crate::nvme::Nvme;
@@ -213,21 +214,13 @@ async fn read(
         // Recovery drops entries that are too large for an extent, and puts refuse them.
         Err(ReserveError::TooLarge { .. }) => return Ok(Some(lose(core, nvme, record, MissReason::Corrupt))),
     };
-    let (done, wait) = oneshot::channel();
+    let (done, end) = ReadDone::new();
     let offset = Nvme::offset_of(record.sector);
-    let answer = move |slot, result| drop(done.send((slot, result)));
-    nvme.device.read(offset, slot, deadline, Box::new(answer));
-    let (slot, result) = match core.clock.timeout_at(deadline, wait).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(_)) => return Err(GetError::Closed),
-        Err(_) => return Err(GetError::Deadline),
-    };
-    match result {
-        Ok(()) => Ok(settle(core, nvme, record, slot)),
-        Err(error) => {
-            drop(slot);
-            fail(core, nvme, record, &error)
-        }
+    nvme.device.submit(Request::Read { offset, slot, urgency: Urgency::Normal, deadline, done });
+    match core.clock.timeout_at(deadline, end).await {
+        Ok(Ok(slot)) => Ok(settle(core, nvme, record, slot)),
+        Ok(Err(error)) => fail(core, nvme, record, &error),
+        Err(_) => Err(GetError::Deadline),
     }
 }
 

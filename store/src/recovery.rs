@@ -2,7 +2,6 @@
 //! until somebody reads it. No record is read, so the time depends on the number of blocks alone.
 
 use std::cmp::Reverse;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -16,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::{NvmeConfig, StoreConfig};
 use crate::core::Core;
 use crate::delta::DeltaQueue;
-use crate::device::{Device, Ring, RingThread, open_slab};
+use crate::device::{self, Device, Member};
 use crate::error::OpenError;
 use crate::extents::{ExtentMap, class_of};
 use crate::index::{Entry, Index, NvmeReplica};
@@ -50,7 +49,7 @@ pub struct RecoveryReport {
 pub(crate) struct Threads {
     mailbox: Arc<Mailbox<Message>>,
     writer: JoinHandle<()>,
-    ring: RingThread,
+    device: Arc<dyn Device>,
 }
 
 impl Threads {
@@ -61,7 +60,7 @@ impl Threads {
         if self.writer.join().is_err() {
             tracing::error!("the durability thread panicked");
         }
-        self.ring.stop();
+        self.device.stop();
     }
 }
 
@@ -92,26 +91,27 @@ pub(crate) fn open(
     std::fs::create_dir_all(dir).map_err(OpenError::io(format!("make the folder {}", dir.display())))?;
     // Nothing of the folder is touched before the index has granted its lock.
     let catalog = RocksCatalog::open(dir, found(config, &clock)?)?;
-    let (device, ring) = start_ring(dir, &arena)?;
-    let parts = Parts { device, catalog: Box::new(catalog), clock };
+    let member = Member::open(&dir.join(SLAB_FILE))?;
+    let started =
+        device::start(member, Arc::clone(&arena), nvme.driver).map_err(OpenError::io("start its driver"))?;
+    let real = Arc::clone(&started.device);
+    let parts = Parts { device: Arc::clone(&real), catalog: Box::new(catalog), clock };
     let parts = match interpose {
         Some(interpose) => interpose(parts),
         None => parts,
     };
-    let started = assemble(config, arena, parts)
-        .and_then(|opened| {
-            ring.wait_until_started().map_err(OpenError::io("set up io_uring")).map(|()| opened)
-        })
-        .and_then(|(core, writer, report)| Ok((core, spawn(writer)?, report)));
-    match started {
+    let opened =
+        assemble(config, arena, parts).and_then(|(core, writer, report)| Ok((core, spawn(writer)?, report)));
+    started.wait_until_ready();
+    match opened {
         Ok((core, writer, mut report)) => {
             let nvme = core.nvme.as_ref().expect("recovery made the NVMe tier");
-            let threads = Threads { mailbox: Arc::clone(&nvme.mailbox), writer, ring };
+            let threads = Threads { mailbox: Arc::clone(&nvme.mailbox), writer, device: real };
             report.elapsed = began.elapsed();
             Ok((core, Some(threads), report))
         }
         Err(error) => {
-            ring.stop();
+            real.stop();
             Err(error)
         }
     }
@@ -155,13 +155,6 @@ fn found(config: &StoreConfig, clock: &Clock) -> Result<Founding, OpenError> {
         .map_err(|error| OpenError::io("take random bytes for the store's name")(error.into()))?;
     let generation = clock.unix_ms() / 1_000 * GENERATIONS_PER_SECOND;
     Ok(Founding { store: StoreUuid(uuid), extent_bytes: config.extent_bytes as u64, generation })
-}
-
-fn start_ring(dir: &Path, arena: &Arc<Arena>) -> Result<(Arc<dyn Device>, RingThread), OpenError> {
-    let path = dir.join(SLAB_FILE);
-    let file = open_slab(&path).map_err(OpenError::io(format!("open the slab file {}", path.display())))?;
-    let (ring, thread) = Ring::start(file, Arc::clone(arena)).map_err(OpenError::io("set up io_uring"))?;
-    Ok((Arc::new(ring), thread))
 }
 
 fn spawn(writer: Writer) -> Result<JoinHandle<()>, OpenError> {

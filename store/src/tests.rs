@@ -18,7 +18,8 @@ use crate::slab::{BlockEntry, Catalog, Changes, Founding, RocksCatalog, StoreUui
 use crate::sync::lock;
 use crate::writer::Message;
 use crate::{
-    GetError, GetOutcome, MissReason, NvmeConfig, PutError, PutMeta, PutOutcome, Store, StoreConfig, Tiers,
+    DriverOptions, GetError, GetOutcome, MissReason, NvmeConfig, PutError, PutMeta, PutOutcome, Store,
+    StoreConfig, Tiers,
 };
 
 const EXTENT_BYTES: u64 = 1 << 20;
@@ -45,7 +46,11 @@ fn id(n: u64) -> BlockId {
 fn config(dir: &TempDir, arena_extents: u64, nvme_extents: u64) -> StoreConfig {
     StoreConfig {
         arena_bytes: arena_extents * EXTENT_BYTES,
-        nvme: Some(NvmeConfig { dir: dir.path().into(), capacity_bytes: nvme_extents * EXTENT_BYTES }),
+        nvme: Some(NvmeConfig {
+            dir: dir.path().into(),
+            capacity_bytes: nvme_extents * EXTENT_BYTES,
+            driver: DriverOptions::default(),
+        }),
         extent_bytes: EXTENT_BYTES as usize,
     }
 }

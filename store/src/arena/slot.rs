@@ -62,6 +62,17 @@ impl Slot {
         self.base
     }
 
+    /// The bytes of the record, footer included.
+    pub(crate) fn record(&self) -> &[u8] {
+        // SAFETY: as for `payload`, which is the first part of the same bytes.
+        unsafe { slice::from_raw_parts(self.base, self.record_len()) }
+    }
+
+    fn record_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `record`, and `&mut self` makes this the only borrow of the slot's bytes.
+        unsafe { slice::from_raw_parts_mut(self.base, self.record_len()) }
+    }
+
     pub(crate) fn payload(&self) -> &[u8] {
         // SAFETY: the slot's bytes are mapped and initialised (a memfd begins zeroed), and nobody writes
         // them while `self` is borrowed: writing takes `&mut`.
@@ -110,6 +121,11 @@ impl SlotMut {
 
     pub(crate) fn into_slot(self) -> Slot {
         self.0
+    }
+
+    /// The bytes of the record, to be filled by a device that uses no addresses.
+    pub(crate) fn record_mut(&mut self) -> &mut [u8] {
+        self.0.record_mut()
     }
 
     /// Writes the footer, and zeroes between it and the payload: what a former owner left there is not

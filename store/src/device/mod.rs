@@ -1,24 +1,26 @@
-//! The disk under the slab: six operations, so that a simulated device can stand in.
+//! The disk under the slab: five operations, so that a simulated device can stand in.
 //!
 //! Whatever memory a transfer uses is given to the device and comes back with the completion. Dropping
 //! the future that waits for a transfer therefore never frees memory that the kernel still uses.
 
 mod file;
+mod request;
 mod ring;
+mod transfer;
+mod transfers;
+mod waiting;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
-pub(crate) use file::open_slab;
-pub(crate) use ring::{Ring, RingThread};
+pub use file::DeviceError;
+pub(crate) use file::Member;
+pub(crate) use request::{Done, ReadDone, ReadEnd, Request, Urgency};
+pub(crate) use transfer::{Ended, Memory};
+pub(crate) use transfers::{Place, Span, Submission, Transfers, Work};
 
-use crate::arena::{HostBlock, SlotMut};
-
-/// Called once, on the device's thread, when a read ended: the slot comes back with what it now holds.
-pub(crate) type ReadDone = Box<dyn FnOnce(SlotMut, io::Result<()>) + Send>;
-/// Called once, on the device's thread, when a write or a sync ended.
-pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+use crate::arena::Arena;
+use crate::config::DriverOptions;
 
 /// Room on the file system that a device lies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,21 +38,43 @@ pub(crate) trait Device: Send + Sync {
     /// Length of the device now.
     fn len_bytes(&self) -> u64;
 
-    /// Asks the file system; blocks the caller, which is no tokio thread.
-    fn space(&self) -> io::Result<Space>;
+    /// Asks the file system; `None` for a raw block device, which lies on none. Blocks the caller, which
+    /// is no tokio thread.
+    fn space(&self) -> io::Result<Option<Space>>;
 
-    /// Lengthens the device; blocks the caller, which is no tokio thread.
+    /// Lengthens the device; blocks the caller, which is no tokio thread. A raw block device refuses what
+    /// goes beyond its size.
     fn allocate(&self, len_bytes: u64) -> io::Result<()>;
 
-    /// Fills the whole record of `slot`. Fails with `TimedOut` if it could not begin by `deadline`, and
-    /// with `UnexpectedEof` if the device ends before the record does.
-    fn read(&self, offset: u64, slot: SlotMut, deadline: Instant, done: ReadDone);
+    /// Queues a request. It ends exactly once, through what it carries, on a thread of the device or, if
+    /// the device is stopped, on the caller's.
+    fn submit(&self, request: Request);
 
-    /// Writes the whole record of `block`. It is durable after a sync that began later.
-    fn write(&self, offset: u64, block: Arc<HostBlock>, done: Done);
+    /// Refuses new requests, completes those that were taken, and waits for that. Whoever calls it again
+    /// waits for the same. Not to be called from a completion.
+    fn stop(&self);
+}
 
-    /// Makes durable every write that was done when this was called.
-    fn sync(&self, done: Done);
+/// A device that takes requests, and may still be preparing to serve them.
+pub(crate) struct Started {
+    pub(crate) device: Arc<dyn Device>,
+    ready: std::sync::mpsc::Receiver<()>,
+}
+
+impl Started {
+    /// Waits until the device serves what it took: lending the arena to the kernel touches every page of
+    /// it, so the caller does other things first.
+    pub(crate) fn wait_until_ready(&self) {
+        // A device that ended before it was ready has refused every request, and says so itself.
+        let _ = self.ready.recv();
+    }
+}
+
+/// Starts a device on `member` whose transfers use the slots of `arena`.
+///
+/// Options that the kernel or the device refuses are left out with a line in the log.
+pub(crate) fn start(member: Member, arena: Arc<Arena>, options: DriverOptions) -> io::Result<Started> {
+    ring::start(&Arc::new(member), &arena, options)
 }
 
 /// The error of a device that was stopped.

@@ -4,12 +4,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use crate::arena::{HostBlock, SlotMut};
-use crate::device::{Device, Done, ReadDone, Space};
+use crate::device::{Device, Request, Space};
 use crate::error::OpenError;
 use crate::slab::{BlockEntry, Catalog, Changes, Remembered};
 use crate::sync::lock;
@@ -145,9 +143,9 @@ impl Device for Faulty {
         self.device.len_bytes()
     }
 
-    fn space(&self) -> io::Result<Space> {
+    fn space(&self) -> io::Result<Option<Space>> {
         let Some((total_bytes, room_bytes)) = *lock(&self.space) else { return self.device.space() };
-        Ok(Space { free_bytes: room_bytes.saturating_sub(self.len_bytes()), total_bytes })
+        Ok(Some(Space { free_bytes: room_bytes.saturating_sub(self.len_bytes()), total_bytes }))
     }
 
     fn allocate(&self, len_bytes: u64) -> io::Result<()> {
@@ -157,24 +155,20 @@ impl Device for Faulty {
         self.device.allocate(len_bytes)
     }
 
-    fn read(&self, offset: u64, slot: SlotMut, deadline: Instant, done: ReadDone) {
-        if fails(&self.reads_to_fail) {
-            return done(slot, Err(eio()));
+    fn submit(&self, request: Request) {
+        let failing = match &request {
+            Request::Read { .. } => fails(&self.reads_to_fail),
+            Request::Write { .. } => fails(&self.writes_to_fail),
+            Request::Sync { .. } => fails(&self.syncs_to_fail),
+            Request::Discard { .. } => false,
+        };
+        if failing {
+            return request.refuse(eio());
         }
-        self.pass(Box::new(move |device| device.read(offset, slot, deadline, done)));
+        self.pass(Box::new(move |device| device.submit(request)));
     }
 
-    fn write(&self, offset: u64, block: Arc<HostBlock>, done: Done) {
-        if fails(&self.writes_to_fail) {
-            return done(Err(eio()));
-        }
-        self.pass(Box::new(move |device| device.write(offset, block, done)));
-    }
-
-    fn sync(&self, done: Done) {
-        if fails(&self.syncs_to_fail) {
-            return done(Err(eio()));
-        }
-        self.pass(Box::new(move |device| device.sync(done)));
+    fn stop(&self) {
+        self.device.stop();
     }
 }

@@ -18,6 +18,7 @@ use loose::LooseChanges;
 use tokio::sync::oneshot;
 
 use crate::core::{Core, NvmeEvictor};
+use crate::device::Request;
 use crate::error::PutError;
 use crate::growth::lengthen;
 use crate::nvme::Nvme;
@@ -205,7 +206,8 @@ impl Writer {
                 // This thread reads its mailbox until every write has ended.
                 let _ = mailbox.send(Message::Written(record, result));
             };
-            nvme.device.write(Nvme::offset_of(sector), block, Box::new(done));
+            let offset = Nvme::offset_of(sector);
+            nvme.device.submit(Request::Write { offset, block, done: Box::new(done) });
         }
     }
 
@@ -239,7 +241,7 @@ impl Writer {
             // This thread reads its mailbox until every sync has ended.
             let _ = mailbox.send(Message::Synced(result));
         };
-        nvme.device.sync(Box::new(done));
+        nvme.device.submit(Request::Sync { done: Box::new(done) });
     }
 
     /// Enters a group whose bytes are durable into the index, then names it in memory.
