@@ -25,6 +25,8 @@ mod policy;
 mod put;
 mod read;
 mod recovery;
+#[doc(hidden)]
+pub mod sim;
 mod slab;
 mod space;
 mod stats;

@@ -5,7 +5,7 @@ mod entry;
 mod footer;
 mod rocks;
 
-pub(crate) use catalog::{Catalog, Changes, Remembered, StoreUuid};
+pub(crate) use catalog::{Catalog, Change, Changes, Remembered, StoreUuid};
 pub(crate) use entry::{BlockEntry, ExtentEntry};
 pub(crate) use footer::{FOOTER_BYTES, Footer};
 pub(crate) use rocks::{Founding, RocksCatalog};

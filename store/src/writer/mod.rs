@@ -164,7 +164,10 @@ impl Writer {
                 match result {
                     Ok(()) => self.commit(nvme, group),
                     Err(error) => {
-                        for record in group {
+                        // A device that fails a sync may have forgotten whatever it had not made durable,
+                        // and says so once: writes that ended meanwhile are lost to the next sync too.
+                        let ended_meanwhile = std::mem::take(&mut self.written);
+                        for record in group.into_iter().chain(ended_meanwhile) {
                             self.write_failed(nvme, record, &error);
                         }
                     }
