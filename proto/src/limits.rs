@@ -19,6 +19,8 @@ pub const EXTENT_BYTES: usize = 128 << 20;
 pub const ARENA_BYTES_MIN: u64 = EXTENT_BYTES as u64;
 /// Largest piece of the arena that the kernel takes as one fixed buffer.
 pub const FIXED_BUFFER_BYTES_MAX: usize = 1 << 30;
+/// Files and devices of one store.
+pub const SLABS_MAX: usize = 64;
 /// Reads and writes in flight on one ring.
 pub const RING_IN_FLIGHT_MAX: usize = 64;
 /// Threads of the portable disk driver; each performs one transfer at a time.

@@ -21,6 +21,7 @@ mod extents;
 mod growth;
 mod index;
 mod nvme;
+mod open;
 mod policy;
 mod put;
 mod read;
@@ -32,13 +33,15 @@ mod store;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod tiers;
+mod volume;
 mod writer;
 
 pub use arena::{Lease, SlotMut};
-pub use config::{Driver, DriverOptions, NvmeConfig, StoreConfig};
+pub use config::{Driver, DriverOptions, NvmeConfig, SlabConfig, StoreConfig};
 pub use delta::DeltaStatus;
 pub use device::DeviceError;
 pub use error::{GetError, OpenError, PutError, ReserveError};
 pub use recovery::RecoveryReport;
 pub use stats::StoreStats;
-pub use store::{GetOutcome, MissReason, PutMeta, PutOutcome, Store, Tiers};
+pub use store::{Copies, GetOutcome, MissReason, PutMeta, PutOutcome, Store, Tiers};

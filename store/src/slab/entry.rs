@@ -2,12 +2,16 @@
 
 use hearth_proto::{BlockId, BlockKey, Generation, NamespaceId, Priority};
 
+use crate::volume::Place;
+
 /// Length of a block's key: namespace, block key.
 const BLOCK_KEY_BYTES: usize = 36;
 /// Length of a block's value.
 const BLOCK_VALUE_BYTES: usize = 40;
 /// Stands for a priority that never falls back.
 const NEVER: u64 = u64::MAX;
+/// Length of an extent's value.
+const EXTENT_VALUE_BYTES: usize = 11;
 
 /// Where a block lies, and how long it is kept.
 ///
@@ -71,13 +75,20 @@ impl BlockEntry {
     }
 }
 
-/// The record size that an extent serves, and whether it may be used.
+/// The record size that an extent serves, where it lies, and whether it may be used.
+///
+/// ```text
+/// offset  0      4      8       10      11
+///         class  local  member  fenced
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ExtentEntry {
     pub(crate) extent: u32,
     /// Sectors of one slot; zero if the extent was fenced before it served anyone.
     pub(crate) class: u32,
     pub(crate) fenced: bool,
+    /// Where the extent lies.
+    pub(crate) place: Place,
 }
 
 impl ExtentEntry {
@@ -85,16 +96,22 @@ impl ExtentEntry {
         self.extent.to_be_bytes()
     }
 
-    pub(crate) fn value(&self) -> [u8; 5] {
-        let class = self.class.to_le_bytes();
-        [class[0], class[1], class[2], class[3], u8::from(self.fenced)]
+    pub(crate) fn value(&self) -> [u8; EXTENT_VALUE_BYTES] {
+        let mut value = [0; EXTENT_VALUE_BYTES];
+        value[0..4].copy_from_slice(&self.class.to_le_bytes());
+        value[4..8].copy_from_slice(&self.place.local.to_le_bytes());
+        value[8..10].copy_from_slice(&self.place.member.to_le_bytes());
+        value[10] = u8::from(self.fenced);
+        value
     }
 
     pub(crate) fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
         let extent = u32::from_be_bytes(key.try_into().ok()?);
-        let (class, rest) = value.split_first_chunk()?;
-        let [fenced @ (0 | 1)] = rest else { return None };
-        Some(Self { extent, class: u32::from_le_bytes(*class), fenced: *fenced == 1 })
+        let value: &[u8; EXTENT_VALUE_BYTES] = value.try_into().ok()?;
+        let [c0, c1, c2, c3, l0, l1, l2, l3, m0, m1, fenced @ (0 | 1)] = *value else { return None };
+        let (member, local) = (u16::from_le_bytes([m0, m1]), u32::from_le_bytes([l0, l1, l2, l3]));
+        let class = u32::from_le_bytes([c0, c1, c2, c3]);
+        Some(Self { extent, class, fenced: fenced == 1, place: Place { member, local } })
     }
 }
 
@@ -128,10 +145,12 @@ mod tests {
 
     #[test]
     fn an_extent_survives_its_bytes() {
-        let entry = ExtentEntry { extent: 5, class: 0x0102, fenced: true };
-        assert_eq!((entry.key(), entry.value()), ([0, 0, 0, 5], [2, 1, 0, 0, 1]));
+        let place = Place { member: 0x0304, local: 0x0a0b_0c0d };
+        let entry = ExtentEntry { extent: 5, class: 0x0102, fenced: true, place };
+        assert_eq!(entry.key(), [0, 0, 0, 5]);
+        assert_eq!(entry.value(), [2, 1, 0, 0, 0x0d, 0x0c, 0x0b, 0x0a, 4, 3, 1]);
         assert_eq!(ExtentEntry::decode(&entry.key(), &entry.value()), Some(entry));
-        assert_eq!(ExtentEntry::decode(&entry.key(), &[2, 1, 0, 0, 2]), None);
+        assert_eq!(ExtentEntry::decode(&entry.key(), &[2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2]), None);
     }
 
     proptest! {
