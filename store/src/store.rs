@@ -200,14 +200,18 @@ impl Store {
                 let slots = lock(&nvme.slots);
                 (nvme.volume.capacity_bytes(), slots.used_bytes(), slots.fenced_count() as u64)
             });
+        // One lock after the other: none of them may be held while a shard is locked.
+        let host_used_bytes = lock(core.arena.slots()).used_bytes();
+        let index_bytes = core.index.memory_bytes();
+        let gets_host = core.index.shards().map(|shard| shard.gets_host).sum();
         StoreStats {
             host_capacity_bytes: core.arena.len_bytes(),
-            host_used_bytes: lock(core.arena.slots()).used_bytes(),
+            host_used_bytes,
             host_blocks: counters.host_blocks.value(),
             nvme_capacity_bytes,
             nvme_used_bytes,
             nvme_blocks: counters.nvme_blocks.value(),
-            gets_host: core.index.shards().map(|shard| shard.gets_host).sum(),
+            gets_host,
             gets_nvme: counters.gets_nvme.value(),
             gets_missed: counters.gets_missed.value(),
             puts: counters.puts.value(),
@@ -220,7 +224,7 @@ impl Store {
             pending_writes: counters.pending_writes.value(),
             not_admitted: counters.not_admitted.value(),
             conflicts: counters.conflicts.value(),
-            index_bytes: core.index.memory_bytes(),
+            index_bytes,
             writes_given_up: counters.writes_given_up.value(),
             fenced_extents,
             growth_failures: counters.growth_failures.value(),

@@ -145,7 +145,7 @@ async fn what_cannot_be_is_refused_by_name() {
 #[tokio::test]
 async fn other_bytes_under_the_same_id_are_refused_and_the_first_stay() {
     let dir = tempdir().unwrap();
-    let (store, _) = open(Some(dir.path()), 1, 4);
+    let (store, _) = open(Some(dir.path()), 2, 4);
     put(&store, 1, AckLevel::Durable).await;
     let other = |len: usize| {
         let store = store.clone();
@@ -164,7 +164,7 @@ async fn other_bytes_under_the_same_id_are_refused_and_the_first_stay() {
     store.close().await;
     drop(store);
     // The same holds for what a former life left.
-    let (store, _) = open(Some(dir.path()), 1, 4);
+    let (store, _) = open(Some(dir.path()), 2, 4);
     let mut slot = store.reserve(5, soon()).await.unwrap();
     slot.fill(7);
     let meta = PutMeta { crc32: crc32fast::hash(&slot), retention: Retention::default(), depth: 0 };
