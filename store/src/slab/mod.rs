@@ -3,6 +3,8 @@
 mod catalog;
 mod entry;
 mod footer;
+#[cfg_attr(not(test), expect(dead_code, reason = "slabs have no superblock yet"))]
+mod superblock;
 
 pub(crate) use catalog::{Catalog, Changes, Opened};
 pub(crate) use entry::{BlockEntry, ExtentEntry};
