@@ -12,6 +12,7 @@
 
 mod arena;
 mod clock;
+mod codec;
 mod config;
 mod core;
 mod delta;
@@ -38,6 +39,7 @@ mod volume;
 mod writer;
 
 pub use arena::{Lease, SlotMut};
+pub use codec::{Codec, Compression, LayoutCompression};
 pub use config::{Driver, DriverOptions, NvmeConfig, SlabConfig, StoreConfig};
 pub use delta::DeltaStatus;
 pub use device::DeviceError;

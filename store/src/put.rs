@@ -7,6 +7,7 @@ use hearth_proto::{AckLevel, BlockId, Tier};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::arena::{HostBlock, SlotMut};
+use crate::codec::Codec;
 use crate::core::Core;
 use crate::error::PutError;
 use crate::index::{Durability, NewBlock, NvmeReplica, Shard};
@@ -133,7 +134,8 @@ async fn acquire_write_permit(
 fn seal(core: &Core, id: &BlockId, mut slot: SlotMut, crc32: u32) -> Result<Arc<HostBlock>, PutError> {
     let generation = core.next_generation().ok_or(PutError::Overloaded)?;
     let payload_len = u32::try_from(slot.len()).expect("payloads are bounded by BLOCK_BYTES_MAX");
-    slot.seal(&Footer { id: *id, payload_len, generation, payload_crc: crc32 });
+    let (codec, stored_len) = (Codec::Raw, payload_len);
+    slot.seal(&Footer { id: *id, codec, payload_len, stored_len, generation, payload_crc: crc32 });
     Ok(Arc::new(HostBlock::new(slot.into_slot(), generation, crc32)))
 }
 

@@ -8,6 +8,7 @@ use hearth_proto::{BlockId, Generation, Tier};
 use tokio::sync::watch;
 
 use crate::arena::{HostBlock, Lease, SlotMut};
+use crate::codec::Codec;
 use crate::core::Core;
 use crate::device::{ReadDone, Request, Urgency};
 use crate::error::{GetError, ReserveError};
@@ -262,8 +263,9 @@ fn judge(record: &Record, slot: &SlotMut) -> Judgement {
     if (footer.id, footer.generation) != named {
         return Judgement::Stale;
     }
-    let lengths_agree = footer.payload_len == record.payload_len && footer.payload_crc == record.crc32;
-    if lengths_agree && crc32fast::hash(slot) == record.crc32 { Judgement::Good } else { Judgement::Corrupt }
+    let agrees = (footer.codec, footer.payload_len, footer.payload_crc)
+        == (Codec::Raw, record.payload_len, record.crc32);
+    if agrees && crc32fast::hash(slot) == record.crc32 { Judgement::Good } else { Judgement::Corrupt }
 }
 
 /// Enters a block that was read into the index, if that still wants it.

@@ -8,6 +8,8 @@ use crate::volume::Place;
 const BLOCK_KEY_BYTES: usize = 36;
 /// Length of a block's value.
 const BLOCK_VALUE_BYTES: usize = 40;
+/// Where the fields of a block's value end and the zeros begin.
+const FIELDS_END: usize = 33;
 /// Stands for a priority that never falls back.
 const NEVER: u64 = u64::MAX;
 /// Length of an extent's value.
@@ -52,10 +54,14 @@ impl BlockEntry {
         value
     }
 
-    /// Reads an entry back; `None` if the bytes are not one.
+    /// Reads an entry back; `None` if the bytes are not one. There is one way to say an entry: what
+    /// decodes is what [`BlockEntry::value`] makes of it again.
     pub(crate) fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
         let key: &[u8; BLOCK_KEY_BYTES] = key.try_into().ok()?;
         let value: &[u8; BLOCK_VALUE_BYTES] = value.try_into().ok()?;
+        if value[FIELDS_END..].iter().any(|byte| *byte != 0) {
+            return None;
+        }
         let (namespace, block) = key.split_first_chunk()?;
         let u32_at = |at: usize| value[at..].first_chunk().copied().map(u32::from_le_bytes);
         let u64_at = |at: usize| value[at..].first_chunk().copied().map(u64::from_le_bytes);
@@ -141,6 +147,11 @@ mod tests {
         golden.extend([80, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(entry.value().to_vec(), golden);
         assert_eq!(BlockEntry::decode(&key, &golden), Some(entry));
+        for reserved in FIELDS_END..BLOCK_VALUE_BYTES {
+            let mut bytes = golden.clone();
+            bytes[reserved] = 1;
+            assert_eq!(BlockEntry::decode(&key, &bytes), None, "byte {reserved} is set");
+        }
     }
 
     #[test]
@@ -155,12 +166,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoding_anything_never_panics(
+        fn any_bytes_are_refused_or_the_only_way_to_say_an_entry(
             key in prop::collection::vec(any::<u8>(), 0..40),
             value in prop::collection::vec(any::<u8>(), 0..44),
+            block_key: [u8; BLOCK_KEY_BYTES], fields: [u8; FIELDS_END],
+            extent_key: [u8; 4], extent_value: [u8; 5],
         ) {
-            let _ = BlockEntry::decode(&key, &value);
-            let _ = ExtentEntry::decode(&key, &value);
+            let mut block_value = [0; BLOCK_VALUE_BYTES];
+            block_value[..FIELDS_END].copy_from_slice(&fields);
+            for (key, value) in [(&key[..], &value[..]), (&block_key, &block_value)] {
+                if let Some(entry) = BlockEntry::decode(key, value) {
+                    prop_assert_eq!((&BlockEntry::key_of(&entry.id)[..], &entry.value()[..]), (key, value));
+                }
+            }
+            for (key, value) in [(&key[..], &value[..]), (&extent_key, &extent_value)] {
+                if let Some(entry) = ExtentEntry::decode(key, value) {
+                    prop_assert_eq!((&entry.key()[..], &entry.value()[..]), (key, value));
+                }
+            }
         }
 
         #[test]
