@@ -15,7 +15,7 @@ help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 	@echo "make demo    three nodes, an agent workload, every byte checked (TRACE=path replays a trace file)"
 	@echo "make test    formatting, clippy, every test"
-	@echo "make fuzz    feeds the frame decoders with whatever breaks them (nightly and cargo-fuzz)"
+	@echo "make fuzz    feeds what decodes frames and what lies on the disk with whatever breaks it (nightly and cargo-fuzz)"
 	@echo "make build   the binaries hearthd, hearth and hearth-bench"
 
 setup:
@@ -30,12 +30,15 @@ demo: build
 lint: setup
 	cargo fmt --all --check
 	cargo clippy $(CARGO_FLAGS) -j$(JOBS) --workspace --all-targets -- -D warnings
-	cargo check --locked -j$(JOBS) --manifest-path proto/fuzz/Cargo.toml --target-dir "$(CARGO_TARGET_DIR)/fuzz"
+	for crate in proto store; do \
+		cargo check --locked -j$(JOBS) --manifest-path $$crate/fuzz/Cargo.toml --target-dir "$(CARGO_TARGET_DIR)/fuzz" || exit 1; \
+	done
 
 # Needs a nightly compiler and cargo-fuzz; FUZZ_SECONDS=n says how long each target runs.
 fuzz:
-	cd proto && for target in header body; do \
-		cargo +nightly fuzz run --target-dir "$(CARGO_TARGET_DIR)/fuzz-nightly" $$target -- -max_total_time=$(or $(FUZZ_SECONDS),60) || exit 1; \
+	for target in proto/header proto/body store/footer store/superblock store/entry store/decode; do \
+		( cd $${target%/*} && cargo +nightly fuzz run --target-dir "$(CARGO_TARGET_DIR)/fuzz-nightly" $${target#*/} \
+			-- -max_total_time=$(or $(FUZZ_SECONDS),60) ) || exit 1; \
 	done
 
 test: lint build

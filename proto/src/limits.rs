@@ -19,6 +19,8 @@ pub const EXTENT_BYTES: usize = 128 << 20;
 pub const ARENA_BYTES_MIN: u64 = EXTENT_BYTES as u64;
 /// Largest piece of the arena that the kernel takes as one fixed buffer.
 pub const FIXED_BUFFER_BYTES_MAX: usize = 1 << 30;
+/// Files and devices of one store.
+pub const SLABS_MAX: usize = 64;
 /// Reads and writes in flight on one ring.
 pub const RING_IN_FLIGHT_MAX: usize = 64;
 /// Threads of the portable disk driver; each performs one transfer at a time.
@@ -41,6 +43,26 @@ pub const METADATA_RESERVE_BYTES: u64 = 512 << 20;
 pub const METADATA_RESERVE_BYTES_MIN: u64 = 64 << 20;
 /// How long the slab makes do with its size after growing failed, before it tries again.
 pub const GROWTH_RETRY_MS: u64 = 5_000;
+/// Length of the footer that ends every record on NVMe.
+pub const RECORD_FOOTER_BYTES: usize = 128;
+/// Length of the superblock that begins every slab file and device.
+pub const SUPERBLOCK_BYTES: usize = SECTOR_BYTES;
+/// Where the extents of a slab begin: behind the superblock, aligned for any device.
+pub const SLAB_DATA_OFFSET_BYTES: u64 = 1 << 20;
+/// Layouts for which a store decides about compression; the blocks of others are stored raw.
+pub const CODEC_LAYOUTS_MAX: usize = 1_024;
+/// Blocks of a new layout on which codecs are tried before one is chosen.
+pub const CODEC_TRIALS_FIRST: u32 = 16;
+/// After those, codecs are tried on one block of the layout in this many.
+pub const CODEC_TRIAL_EVERY: u64 = 128;
+/// What a codec must save of a layout's records, in whole sectors, to be used.
+pub const CODEC_SAVING_PERMILLE_MIN: u64 = 125;
+/// What must be saved on top of that, or of any other bar, by a codec that is not the layout's already.
+pub const CODEC_SAVING_PERMILLE_MARGIN: u64 = 30;
+/// What byte planes must save more than plain lz4, which is several times as fast.
+pub const CODEC_PLANES_PERMILLE_LEAD: u64 = 100;
+/// Part of its record, as a divisor, that a single block must save, or it is stored raw.
+pub const CODEC_BLOCK_SAVING_DIVISOR: usize = 16;
 /// Durable puts that share one sync.
 pub const DURABLE_GROUP_MAX: usize = 1_024;
 /// Changes of holdings that wait to be reported; beyond it the inventory is sent anew.
@@ -182,6 +204,13 @@ const _: () = {
     assert!(EXTENT_BYTES.is_multiple_of(SECTOR_BYTES));
     assert!(FIXED_BUFFER_BYTES_MAX.is_multiple_of(EXTENT_BYTES));
     assert!(BLOCK_BYTES_MAX + SECTOR_BYTES <= EXTENT_BYTES);
+    assert!(RECORD_FOOTER_BYTES < SECTOR_BYTES);
+    assert!(SUPERBLOCK_BYTES as u64 <= SLAB_DATA_OFFSET_BYTES);
+    assert!(SLAB_DATA_OFFSET_BYTES.is_multiple_of(SECTOR_BYTES as u64));
+    assert!(CODEC_TRIALS_FIRST > 0);
+    assert!(CODEC_TRIAL_EVERY > 1);
+    // A block that is as good as its layout has to be must pass for itself.
+    assert!(1_000 <= CODEC_SAVING_PERMILLE_MIN * CODEC_BLOCK_SAVING_DIVISOR as u64);
     assert!(BLOCK_BYTES_MAX <= u32::MAX as usize);
     assert!(CHAIN_BLOCKS_MAX * 64 <= FRAME_BODY_BYTES_MAX);
     assert!(BLOCK_BYTES_MAX <= CONNECTION_BYTES_IN_WORK_MAX);

@@ -56,6 +56,7 @@ impl BlockService for StoreService {
     async fn reserve(&self, _: NamespaceId, len: usize, deadline: Instant) -> Result<SlotMut, BlockStatus> {
         self.store.reserve(len, deadline).await.map_err(|error| match error {
             ReserveError::TooLarge { .. } => BlockStatus::TooLarge,
+            ReserveError::Empty => BlockStatus::BadRequest,
             ReserveError::Deadline => BlockStatus::Full,
             _ => BlockStatus::ShuttingDown,
         })

@@ -10,7 +10,7 @@ use hearth_proto::v1::admin_server::AdminServer;
 use hearth_proto::v1::announce_server::AnnounceServer;
 use hearth_proto::v1::directory_server::DirectoryServer;
 use hearth_proto::{ClusterId, NodeId};
-use hearth_store::{DriverOptions, NvmeConfig, Store, StoreConfig};
+use hearth_store::{NvmeConfig, Store, StoreConfig};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -333,11 +333,8 @@ fn advertised(config: &Config, bound: SocketAddr) -> String {
 }
 
 async fn open_store(config: &Config, data_dir: &DataDir) -> Result<Store, NodeError> {
-    let nvme = (config.nvme_capacity_bytes > 0).then(|| NvmeConfig {
-        dir: data_dir.path("blocks"),
-        capacity_bytes: config.nvme_capacity_bytes,
-        driver: DriverOptions::default(),
-    });
+    let nvme = (config.nvme_capacity_bytes > 0)
+        .then(|| NvmeConfig::one_file(data_dir.path("blocks"), config.nvme_capacity_bytes));
     let store_config = StoreConfig { nvme, ..StoreConfig::in_memory(config.host_capacity_bytes) };
     let opened = tokio::task::spawn_blocking(move || Store::open(store_config)).await;
     let (store, recovery) = opened.expect("opening the store does not panic and is not cancelled")?;

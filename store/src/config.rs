@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hearth_proto::limits::{BLOCK_BYTES_MAX, EXTENT_BYTES, FIXED_BUFFER_BYTES_MAX, SECTOR_BYTES};
+use hearth_proto::limits::{BLOCK_BYTES_MAX, EXTENT_BYTES, FIXED_BUFFER_BYTES_MAX, SECTOR_BYTES, SLABS_MAX};
 
 use crate::error::OpenError;
 use crate::slab::FOOTER_BYTES;
@@ -22,13 +22,34 @@ pub struct StoreConfig {
 /// Where the NVMe tier of a store lies.
 #[derive(Clone, Debug)]
 pub struct NvmeConfig {
-    /// Folder of the slab file and of the index; made if it is missing.
+    /// Folder of the index; made if it is missing.
     pub dir: PathBuf,
-    /// How far the slab file may grow, rounded down to whole extents. A file that is already longer
-    /// is used as it is.
-    pub capacity_bytes: u64,
-    /// How the slab file is read and written.
+    /// The files and raw devices that hold blocks; at least one. Blocks are striped over them.
+    pub slabs: Vec<SlabConfig>,
+    /// How the slabs are read and written.
     pub driver: DriverOptions,
+}
+
+/// One file or raw block device that holds blocks.
+#[derive(Clone, Debug)]
+pub struct SlabConfig {
+    /// A file, which is made if it is missing, or a block device, which the store takes over whole.
+    pub path: PathBuf,
+    /// How far it may grow, rounded down to whole extents. A file that is already longer is used as it
+    /// is; of a device no more is used than it has.
+    pub capacity_bytes: u64,
+}
+
+impl NvmeConfig {
+    /// Name of the slab file in the folder of the index.
+    const SLAB_FILE: &str = "blocks.slab";
+
+    /// One slab file of up to `capacity_bytes`, in the folder of the index.
+    pub fn one_file(dir: impl Into<PathBuf>, capacity_bytes: u64) -> Self {
+        let dir = dir.into();
+        let slabs = vec![SlabConfig { path: dir.join(Self::SLAB_FILE), capacity_bytes }];
+        Self { dir, slabs, driver: DriverOptions::default() }
+    }
 }
 
 /// How a device is read and written. The default suits every machine.
@@ -86,14 +107,30 @@ impl StoreConfig {
             ));
         }
         let addressable = u64::from(u32::MAX) * SECTOR_BYTES as u64;
-        let nvme_bytes = self.nvme.as_ref().map_or(0, |nvme| nvme.capacity_bytes);
-        if self.arena_bytes > addressable || nvme_bytes > addressable {
+        if self.arena_bytes > addressable {
             return refuse(format!("a tier may have at most {addressable} bytes"));
         }
-        if self.nvme.is_some() && nvme_bytes < extent_bytes {
-            return refuse(format!(
-                "nvme.capacity_bytes must hold at least one extent of {extent_bytes} bytes, got {nvme_bytes}"
-            ));
+        self.nvme.as_ref().map_or(Ok(()), |nvme| nvme.check(extent_bytes))
+    }
+}
+
+impl NvmeConfig {
+    fn check(&self, extent_bytes: u64) -> Result<(), OpenError> {
+        let refuse = |detail: String| Err(OpenError::Config { detail });
+        if self.slabs.is_empty() || self.slabs.len() > SLABS_MAX {
+            return refuse(format!("nvme.slabs must name 1 to {SLABS_MAX} slabs, got {}", self.slabs.len()));
+        }
+        for (n, slab) in self.slabs.iter().enumerate() {
+            if slab.capacity_bytes < extent_bytes {
+                return refuse(format!(
+                    "the capacity of {} must hold at least one extent of {extent_bytes} bytes, got {}",
+                    slab.path.display(),
+                    slab.capacity_bytes
+                ));
+            }
+            if self.slabs[..n].iter().any(|other| other.path == slab.path) {
+                return refuse(format!("{} is named twice among the slabs", slab.path.display()));
+            }
         }
         Ok(())
     }

@@ -1,12 +1,13 @@
 //! The state that callers, the disk thread and the durability thread share, and the moves of a block
 //! between tiers.
 //!
-//! Lock order: the lines of a tier, a shard of the index, then leaves (extents of a tier, delta queue).
-//! A replica is announced under the lock of its shard, so per block the deltas tell the true order.
+//! Lock order: the bags of the arena, the bags of NVMe, one shard of the index, then leaves (extents of a
+//! tier, delta queue). A replica is announced under the lock of its shard, so per block the deltas tell the
+//! true order. An entry of the index goes only while the bags are locked in which its block stands, so a
+//! handle in a bag always names the block that was put there.
 
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
 use hearth_proto::{BlockDelta, BlockId, Generation, Tier};
@@ -14,14 +15,16 @@ use hearth_proto::{BlockDelta, BlockId, Generation, Tier};
 use crate::arena::{Arena, HostBlock, SlotMut};
 use crate::clock::Clock;
 use crate::delta::DeltaQueue;
-use crate::error::ReserveError;
+use crate::error::{PutError, ReserveError};
 use crate::extents::class_of;
-use crate::index::{Durability, Index, NvmeReplica};
+use crate::index::{Durability, Handle, Index, Kept, Node, NvmeReplica, Shard};
 use crate::nvme::Nvme;
-use crate::policy::Verdict;
-use crate::space::{Evictor, Lines, Resident};
+use crate::policy::{Bags, Candidates, Keep, Ranker, Standing};
+use crate::space::{Resident, make_room};
 use crate::stats::Counters;
+use crate::store::Copies;
 use crate::sync::lock;
+use crate::tiers::{HostTier, NvmeTier};
 use crate::writer::Message;
 
 /// How often a reservation evicts and loses the room to somebody else before it waits in line.
@@ -30,8 +33,11 @@ const ROOM_ATTEMPTS_MAX: usize = 16;
 pub(crate) struct Core {
     pub(crate) arena: Arc<Arena>,
     /// Blocks that may be evicted from the arena: those that are not waiting to be written.
-    pub(crate) host_lines: Mutex<Lines>,
+    pub(crate) host_bags: Mutex<Bags<Handle>>,
     pub(crate) index: Index,
+    pub(crate) ranker: Ranker,
+    /// Says what the rest of the cluster has, once somebody does.
+    pub(crate) copies: OnceLock<Arc<dyn Copies>>,
     pub(crate) deltas: DeltaQueue,
     pub(crate) counters: Counters,
     pub(crate) clock: Clock,
@@ -40,6 +46,13 @@ pub(crate) struct Core {
     /// Numbers of puts of a store without an NVMe tier: its life ends with the process.
     pub(crate) volatile_generation: AtomicU64,
     pub(crate) closed: AtomicBool,
+}
+
+/// A replica on NVMe that was taken out of its entry and still stands in its bag.
+struct Withdrawn {
+    sector: u32,
+    standing: Standing,
+    place: u32,
 }
 
 impl Core {
@@ -61,11 +74,20 @@ impl Core {
         self.deltas.push(BlockDelta { id: *id, tier, added, payload_len });
     }
 
+    /// Notes that a block was used. Called under the lock of its shard.
+    pub(crate) fn used(&self, node: &mut Node, now_us: u64) {
+        let depth = node.depth();
+        self.ranker.used(&mut node.reuse, depth, now_us);
+    }
+
     pub(crate) async fn reserve(
         &self,
         payload_len: usize,
         deadline: Instant,
     ) -> Result<SlotMut, ReserveError> {
+        if payload_len == 0 {
+            return Err(ReserveError::Empty);
+        }
         if payload_len > self.payload_bytes_max {
             return Err(self.too_large(payload_len));
         }
@@ -95,115 +117,248 @@ impl Core {
         ReserveError::TooLarge { payload_len, limit, limit_name }
     }
 
-    fn try_reserve(&self, payload_len: usize) -> Option<SlotMut> {
+    /// Gives a slot if there is one, or if there is one after evictions. Never waits.
+    pub(crate) fn try_reserve(&self, payload_len: usize) -> Option<SlotMut> {
         let class = class_of(payload_len);
         for _ in 0..ROOM_ATTEMPTS_MAX {
             if let Some(slot) = self.arena.allocate(payload_len) {
                 return Some(slot);
             }
-            let evictor = HostEvictor(self);
-            if !lock(&self.host_lines).make_room(self.arena.slots(), class, self.clock.now_us(), &evictor) {
+            let now_us = self.clock.now_us();
+            let residents = HostTier { core: self, now_us };
+            let mut bags = lock(&self.host_bags);
+            if !make_room(&mut bags, self.arena.slots(), class, now_us, &residents) {
                 return None;
             }
         }
         None
     }
 
-    /// Puts a block of the arena in line for eviction, if it still is what the index names.
-    pub(crate) fn line_up_host(&self, id: &BlockId, block: &Arc<HostBlock>) {
-        let mut lines = lock(&self.host_lines);
+    /// Makes a block of the arena a candidate for eviction, if it still is what the index names.
+    pub(crate) fn enter_host_bag(&self, id: &BlockId, block: &Arc<HostBlock>) {
+        let mut bags = lock(&self.host_bags);
         let mut shard = self.index.shard(id);
-        let Some(entry) = shard.entries.get_mut(id) else { return };
-        if !entry.host.as_ref().is_some_and(|host| Arc::ptr_eq(host, block)) {
+        let Some(handle) = shard.find(id) else { return };
+        let is_named = shard.host(handle).is_some_and(|host| Arc::ptr_eq(host, block));
+        if !is_named || block.place().is_some() {
             return;
         }
-        let resident = Resident { id: *id, generation: entry.generation };
-        let (keep, used_at_us) = (entry.keep, entry.used_at_us);
-        drop(shard);
-        // The lines stay locked, so whoever removes the entry now removes the candidate afterwards.
+        let standing = shard.node_mut(handle).stand(Kept::Host, self.clock.now_us());
         let slot = block.slot();
-        lines.insert(slot.class(), slot.sector(), resident, keep, used_at_us, self.clock.now_us());
-        drop(lines);
+        block.set_place(Some(bags.insert(slot.class(), handle, standing)));
+        lock(self.arena.slots()).set_owner(slot.sector(), Some(handle.to_bits()));
+        drop(shard);
+        drop(bags);
         self.arena.made_room();
     }
 
-    /// Takes a block of the arena, which the index no longer names, out of line.
-    pub(crate) fn withdraw_host(&self, id: &BlockId, block: &HostBlock) {
-        let resident = Resident { id: *id, generation: block.generation() };
-        lock(&self.host_lines).remove(block.slot().class(), block.slot().sector(), &resident);
+    /// Takes a block of the arena, which the index no longer names, out of the bags.
+    pub(crate) fn leave_host_bag(
+        &self,
+        bags: &mut Bags<Handle>,
+        handle: Handle,
+        standing: Standing,
+        block: &HostBlock,
+    ) {
+        let Some(place) = block.place() else { return };
+        block.set_place(None);
+        let slot = block.slot();
+        if let Some(moved) = bags.remove(slot.class(), handle, standing, place) {
+            HostTier { core: self, now_us: 0 }.place(moved, place);
+        }
+        lock(self.arena.slots()).set_owner(slot.sector(), None);
     }
 
     /// Makes a durable record the NVMe replica of its block. Returns false if that block is no longer
     /// wanted or its extent was fenced; the slot is then still the caller's.
     pub(crate) fn publish_nvme(&self, nvme: &Nvme, resident: &Resident, sector: u32) -> bool {
-        let mut lines = lock(&nvme.lines);
+        let mut bags = lock(&nvme.bags);
         let mut shard = self.index.shard(&resident.id);
-        let fenced = {
+        let class = {
             let slots = lock(&nvme.slots);
-            slots.is_fenced(slots.extent_of(sector))
+            if slots.is_fenced(slots.extent_of(sector)) {
+                return false;
+            }
+            slots.class_at(sector)
         };
-        let Some(entry) = shard.same(resident).filter(|entry| entry.nvme == NvmeReplica::Pending && !fenced)
-        else {
+        let Some(node) = shard.same(resident).filter(|node| node.nvme() == NvmeReplica::Pending) else {
             return false;
         };
-        entry.nvme = NvmeReplica::Stored(sector);
-        let (keep, used_at_us, payload_len) = (entry.keep, entry.used_at_us, entry.payload_len);
+        node.set_nvme(NvmeReplica::Stored(sector));
+        let payload_len = node.payload_len();
         self.announce(&resident.id, Tier::Nvme, true, payload_len);
         shard.answer_waiters(&resident.id, &Ok(()));
-        drop(shard);
-        let class = class_of(payload_len as usize);
-        lines.insert(class, sector, *resident, keep, used_at_us, self.clock.now_us());
+        let handle = shard.find(&resident.id).expect("it was there a moment ago");
+        self.enter_nvme_bag(nvme, &mut bags, &mut shard, handle, class);
         true
+    }
+
+    /// Makes a replica on NVMe a candidate for eviction.
+    pub(crate) fn enter_nvme_bag(
+        &self,
+        nvme: &Nvme,
+        bags: &mut Bags<Handle>,
+        shard: &mut Shard,
+        handle: Handle,
+        class: u32,
+    ) {
+        let node = shard.node_mut(handle);
+        let NvmeReplica::Stored(sector) = node.nvme() else { return };
+        let standing = node.stand(Kept::Nvme, self.clock.now_us());
+        node.place = bags.insert(class, handle, standing);
+        lock(&nvme.slots).set_owner(sector, Some(handle.to_bits()));
+    }
+
+    /// Changes how long a block is kept, in every tier.
+    pub(crate) fn change_keep(&self, resident: &Resident, keep: &Keep) {
+        let mut host_bags = lock(&self.host_bags);
+        let mut nvme_bags = self.nvme.as_ref().map(|nvme| lock(&nvme.bags));
+        let mut shard = self.index.shard(&resident.id);
+        if shard.same(resident).is_none() {
+            return;
+        }
+        let handle = shard.find(&resident.id).expect("it was there a moment ago");
+        let now_us = self.clock.now_us();
+        let host = shard.host(handle).filter(|host| host.place().is_some()).map(Arc::clone);
+        let node = shard.node_mut(handle);
+        let before = [Kept::Host, Kept::Nvme].map(|tier| node.standing(tier));
+        node.set_keep(keep);
+        let after = [Kept::Host, Kept::Nvme].map(|tier| node.stand(tier, now_us));
+        let (replica, nvme_place) = (node.nvme(), node.place);
+        drop(shard);
+        if let Some(block) = host {
+            let class = block.slot().class();
+            let place = block.place().expect("only the holder of the bags takes blocks out of them");
+            if let Some(moved) = host_bags.remove(class, handle, before[0], place) {
+                HostTier { core: self, now_us }.place(moved, place);
+            }
+            block.set_place(Some(host_bags.insert(class, handle, after[0])));
+        }
+        if let (NvmeReplica::Stored(sector), Some(nvme), Some(bags)) = (replica, &self.nvme, &mut nvme_bags) {
+            let class = lock(&nvme.slots).class_at(sector);
+            let tier = NvmeTier { core: self, nvme, now_us };
+            if let Some(moved) = bags.remove(class, handle, before[1], nvme_place) {
+                tier.place(moved, nvme_place);
+            }
+            tier.place(handle, bags.insert(class, handle, after[1]));
+            // So that it is kept likewise after the next start.
+            let _ = nvme.mailbox.send(Message::Kept(*resident));
+        }
     }
 
     /// Gives up writing a block: it stays in the arena, where it may now be evicted.
     pub(crate) fn give_up_writing(&self, resident: &Resident, block: &Arc<HostBlock>, answer: Durability) {
         let mut shard = self.index.shard(&resident.id);
-        let Some(entry) = shard.same(resident).filter(|entry| entry.nvme == NvmeReplica::Pending) else {
+        let Some(node) = shard.same(resident).filter(|node| node.nvme() == NvmeReplica::Pending) else {
             return;
         };
-        entry.nvme = NvmeReplica::Absent;
+        node.set_nvme(NvmeReplica::Absent);
         self.counters.writes_given_up.add(1);
         shard.answer_waiters(&resident.id, &answer);
         drop(shard);
-        self.line_up_host(&resident.id, block);
+        self.enter_host_bag(&resident.id, block);
     }
 
     /// Retracts the NVMe replica at `sector` if the index still names it there, and frees its slot.
     /// Returns true if it did.
     pub(crate) fn retract_nvme(&self, nvme: &Nvme, resident: &Resident, sector: u32) -> bool {
-        let Some(payload_len) = self.unname_nvme(resident, sector) else { return false };
-        self.free_nvme(nvme, resident, sector, payload_len);
+        let mut bags = lock(&nvme.bags);
+        let mut shard = self.index.shard(&resident.id);
+        let stored = shard.same(resident).is_some_and(|node| node.nvme() == NvmeReplica::Stored(sector));
+        if !stored {
+            return false;
+        }
+        let handle = shard.find(&resident.id).expect("it was there a moment ago");
+        self.unname_nvme(nvme, &mut bags, shard, handle);
+        drop(bags);
+        self.release_nvme(nvme, resident, sector);
         true
     }
 
-    /// Takes the NVMe replica out of the index, and the entry with it if nothing else is left.
-    fn unname_nvme(&self, resident: &Resident, sector: u32) -> Option<u32> {
-        let mut shard = self.index.shard(&resident.id);
-        let entry = shard.same(resident).filter(|entry| entry.nvme == NvmeReplica::Stored(sector))?;
-        let payload_len = entry.payload_len;
-        entry.nvme = NvmeReplica::Absent;
-        if entry.is_empty() {
-            shard.entries.remove(&resident.id);
+    /// Takes a replica on NVMe out of the index and the bags, and the entry with it if nothing else is
+    /// left. Returns where it lies; the slot is still taken.
+    pub(crate) fn unname_nvme(
+        &self,
+        nvme: &Nvme,
+        bags: &mut Bags<Handle>,
+        mut shard: MutexGuard<'_, Shard>,
+        handle: Handle,
+    ) -> u32 {
+        let withdrawn = self.withdraw_nvme(&mut shard, handle);
+        self.drop_if_empty(&mut shard, handle);
+        drop(shard);
+        self.leave_nvme_bag(nvme, bags, handle, &withdrawn);
+        withdrawn.sector
+    }
+
+    /// Takes a replica on NVMe out of its entry.
+    fn withdraw_nvme(&self, shard: &mut Shard, handle: Handle) -> Withdrawn {
+        let node = shard.node_mut(handle);
+        let NvmeReplica::Stored(sector) = node.nvme() else {
+            unreachable!("a candidate of NVMe is stored there");
+        };
+        let withdrawn = Withdrawn { sector, standing: node.standing(Kept::Nvme), place: node.place };
+        node.set_nvme(NvmeReplica::Absent);
+        self.announce(&node.id(), Tier::Nvme, false, node.payload_len());
+        withdrawn
+    }
+
+    fn leave_nvme_bag(&self, nvme: &Nvme, bags: &mut Bags<Handle>, handle: Handle, was: &Withdrawn) {
+        let class = lock(&nvme.slots).class_at(was.sector);
+        if let Some(moved) = bags.remove(class, handle, was.standing, was.place) {
+            NvmeTier { core: self, nvme, now_us: 0 }.place(moved, was.place);
         }
-        self.announce(&resident.id, Tier::Nvme, false, payload_len);
-        Some(payload_len)
+        lock(&nvme.slots).set_owner(was.sector, None);
+    }
+
+    pub(crate) fn drop_if_empty(&self, shard: &mut Shard, handle: Handle) {
+        if shard.node(handle).is_empty() {
+            shard.remove(handle);
+        }
     }
 
     /// Frees the slot of a replica that the index no longer names. The slot may be reused before the
     /// index on disk forgets the replica: whoever reads it then finds another footer (INV-FENCE).
-    pub(crate) fn free_nvme(&self, nvme: &Nvme, resident: &Resident, sector: u32, payload_len: u32) {
-        lock(&nvme.lines).remove(class_of(payload_len as usize), sector, resident);
-        self.release_nvme(nvme, resident, sector);
-    }
-
-    fn release_nvme(&self, nvme: &Nvme, resident: &Resident, sector: u32) {
+    pub(crate) fn release_nvme(&self, nvme: &Nvme, resident: &Resident, sector: u32) {
         // Queued before the slot is free, so it is committed no later than the slot's next record.
         let _ = nvme.mailbox.send(Message::Delete { resident: *resident, done: None });
         lock(&nvme.slots).release(sector);
     }
 
-    /// Takes an extent of the slab out of service: its blocks lose their NVMe replica (INV-EIO).
+    /// Forgets a block in every tier. Returns what it was, if it was held.
+    pub(crate) fn forget(&self, id: &BlockId) -> Option<(Resident, NvmeReplica)> {
+        let mut host_bags = lock(&self.host_bags);
+        let mut nvme_bags = self.nvme.as_ref().map(|nvme| lock(&nvme.bags));
+        let mut shard = self.index.shard(id);
+        let handle = shard.find(id)?;
+        let node = shard.node_mut(handle);
+        let resident = Resident { id: *id, generation: node.generation() };
+        let (replica, payload_len) = (node.nvme(), node.payload_len());
+        let standing = node.standing(Kept::Host);
+        let host = shard.take_host(handle);
+        if host.is_some() {
+            self.announce(id, Tier::Host, false, payload_len);
+        }
+        let withdrawn = match replica {
+            NvmeReplica::Stored(_) => Some(self.withdraw_nvme(&mut shard, handle)),
+            _ => None,
+        };
+        shard.node_mut(handle).set_nvme(NvmeReplica::Absent);
+        shard.answer_waiters(id, &Err(PutError::Removed));
+        shard.remove(handle);
+        drop(shard);
+        // The bags are locked, so nobody has drawn the handle since its entry went.
+        if let Some(block) = &host {
+            self.leave_host_bag(&mut host_bags, handle, standing, block);
+        }
+        if let (Some(withdrawn), Some(nvme), Some(bags)) = (&withdrawn, &self.nvme, &mut nvme_bags) {
+            self.leave_nvme_bag(nvme, bags, handle, withdrawn);
+            self.release_nvme(nvme, &resident, withdrawn.sector);
+        }
+        Some((resident, replica))
+    }
+
+    /// Takes an extent of the slabs out of service: its blocks lose their NVMe replica (INV-EIO).
     pub(crate) fn fence_extent(&self, nvme: &Nvme, extent: u32) {
         {
             let mut slots = lock(&nvme.slots);
@@ -212,11 +367,16 @@ impl Core {
             }
             slots.fence(extent);
         }
-        tracing::error!(extent, "an extent of the slab is taken out of service after an I/O error");
+        tracing::error!(extent, "an extent of the slabs is taken out of service after an I/O error");
         let _ = nvme.mailbox.send(Message::Fenced(extent));
-        let residents = lock(&nvme.lines).residents(&nvme.slots, extent);
-        for (sector, resident) in residents {
-            self.retract_nvme(nvme, &resident, sector);
+        let mut bags = lock(&nvme.bags);
+        let owners: Vec<_> = lock(&nvme.slots).owners(extent).map(Handle::from_bits).collect();
+        for handle in owners {
+            let shard = self.index.shard_of(handle);
+            let node = shard.node(handle);
+            let resident = Resident { id: node.id(), generation: node.generation() };
+            let sector = self.unname_nvme(nvme, &mut bags, shard, handle);
+            self.release_nvme(nvme, &resident, sector);
         }
     }
 
@@ -225,73 +385,5 @@ impl Core {
             Some(nvme) => nvme.next_generation(),
             None => Some(Generation(self.volatile_generation.fetch_add(1, Ordering::Relaxed))),
         }
-    }
-}
-
-/// Lets go of blocks of the arena. Their NVMe replica stays.
-pub(crate) struct HostEvictor<'a>(pub(crate) &'a Core);
-
-impl Evictor for HostEvictor<'_> {
-    fn may_evict(&self, sector: u32, resident: &Resident) -> bool {
-        let mut shard = self.0.index.shard(&resident.id);
-        let Some(entry) = shard.same(resident) else { return true };
-        let in_use = |host: &Arc<HostBlock>| host.slot().sector() == sector && host.is_leased();
-        entry.nvme != NvmeReplica::Pending && !entry.host.as_ref().is_some_and(in_use)
-    }
-
-    fn evict(&self, sector: u32, resident: &Resident, known_use_us: u64) -> Verdict {
-        let mut shard = self.0.index.shard(&resident.id);
-        let Some(entry) = shard.same(resident) else { return Verdict::Gone };
-        let Some(host) = entry.host.as_ref().filter(|host| host.slot().sector() == sector) else {
-            return Verdict::Gone;
-        };
-        // New leases come from this entry, under this lock, or from a lease that is already counted.
-        if host.is_leased() || entry.nvme == NvmeReplica::Pending {
-            return Verdict::InUse;
-        }
-        if entry.used_at_us > known_use_us {
-            return Verdict::UsedAt(entry.used_at_us);
-        }
-        let block = entry.host.take();
-        let payload_len = entry.payload_len;
-        if entry.is_empty() {
-            shard.entries.remove(&resident.id);
-        }
-        self.0.announce(&resident.id, Tier::Host, false, payload_len);
-        drop(shard);
-        self.0.counters.evicted_host.add(1);
-        drop(block);
-        Verdict::Evicted
-    }
-}
-
-/// Lets go of blocks on NVMe. Their replica in the arena stays.
-pub(crate) struct NvmeEvictor<'a>(pub(crate) &'a Core, pub(crate) &'a Nvme);
-
-impl Evictor for NvmeEvictor<'_> {
-    fn may_evict(&self, _sector: u32, _resident: &Resident) -> bool {
-        true
-    }
-
-    fn evict(&self, sector: u32, resident: &Resident, known_use_us: u64) -> Verdict {
-        let Self(core, nvme) = self;
-        {
-            let mut shard = core.index.shard(&resident.id);
-            let Some(entry) = shard.same(resident).filter(|entry| entry.nvme == NvmeReplica::Stored(sector))
-            else {
-                return Verdict::Gone;
-            };
-            if entry.used_at_us > known_use_us {
-                return Verdict::UsedAt(entry.used_at_us);
-            }
-        }
-        // Nobody but the durability thread evicts here, and whoever else retracts the replica meanwhile
-        // frees its slot.
-        if core.unname_nvme(resident, sector).is_none() {
-            return Verdict::Gone;
-        }
-        core.counters.evicted_nvme.add(1);
-        core.release_nvme(nvme, resident, sector);
-        Verdict::Evicted
     }
 }

@@ -118,6 +118,9 @@ pub enum ReserveError {
         /// Which limit it is.
         limit_name: &'static str,
     },
+    /// A block without bytes.
+    #[error("a block has at least one byte")]
+    Empty,
     /// Nothing could be evicted by the deadline: every slot is leased or waits to be written.
     #[error("no slot became free by the deadline")]
     Deadline,
@@ -129,7 +132,7 @@ pub enum ReserveError {
 impl Classified for ReserveError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::TooLarge { .. } => ErrorKind::FixRequest,
+            Self::TooLarge { .. } | Self::Empty => ErrorKind::FixRequest,
             Self::Deadline => ErrorKind::Retry,
             Self::Closed => ErrorKind::Reroute,
         }
@@ -147,6 +150,14 @@ pub enum PutError {
         expected: u32,
         /// The checksum of the bytes in the slot.
         actual: u32,
+    },
+    /// The block is stored with other bytes. Those stay: blocks never change.
+    #[error("the block is stored with crc32 {stored:08x}, the put brought other bytes with {offered:08x}")]
+    Conflict {
+        /// The checksum of what is stored.
+        stored: u32,
+        /// The checksum of what was offered.
+        offered: u32,
     },
     /// The slot was reserved in another store. Nothing was stored.
     #[error("the slot belongs to another store")]
@@ -186,7 +197,9 @@ impl From<GetError> for PutError {
 impl Classified for PutError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::ChecksumMismatch { .. } | Self::ForeignSlot | Self::NoNvme => ErrorKind::FixRequest,
+            Self::ChecksumMismatch { .. } | Self::Conflict { .. } | Self::ForeignSlot | Self::NoNvme => {
+                ErrorKind::FixRequest
+            }
             Self::Overloaded | Self::UnknownDurability => ErrorKind::Retry,
             Self::NotDurable | Self::Removed | Self::Closed => ErrorKind::Reroute,
         }

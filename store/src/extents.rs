@@ -5,7 +5,6 @@
 //! no bytes and knows nothing of what lies in a slot.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 
 use hearth_proto::limits::SECTOR_BYTES;
 use rustc_hash::FxHashMap;
@@ -22,6 +21,8 @@ pub(crate) struct ExtentMap {
     extents: Vec<Extent>,
     /// Extents without a class, lowest first so that a file fills from its start.
     free: BTreeSet<u32>,
+    /// Those of the free ones that held something since they were last discarded.
+    used_before: BTreeSet<u32>,
     classes: FxHashMap<u32, Class>,
     used_sectors: u64,
 }
@@ -39,9 +40,16 @@ struct Extent {
     class: u32,
     used: u32,
     fenced: bool,
+    /// True if the extent lies nowhere: its file is gone, or that part of it.
+    missing: bool,
     /// One bit per slot.
     taken: Vec<u64>,
+    /// Whose record lies in each slot.
+    owners: Vec<u32>,
 }
+
+/// The owner of a slot that is free, or being filled or emptied.
+const NOBODY: u32 = u32::MAX;
 
 /// A slot that was given out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +75,7 @@ impl ExtentMap {
             extent_sectors,
             extents: Vec::new(),
             free: BTreeSet::new(),
+            used_before: BTreeSet::new(),
             classes: FxHashMap::default(),
             used_sectors: 0,
         }
@@ -92,12 +101,26 @@ impl ExtentMap {
         sector / self.extent_sectors
     }
 
-    pub(crate) fn sectors_of(&self, extent: u32) -> Range<u32> {
-        extent * self.extent_sectors..(extent + 1) * self.extent_sectors
-    }
-
     pub(crate) fn is_fenced(&self, extent: u32) -> bool {
         self.extents[extent as usize].fenced
+    }
+
+    /// Notes that an extent, which nobody uses yet, lies nowhere.
+    pub(crate) fn miss(&mut self, extent: u32) {
+        self.extents[extent as usize].missing = true;
+        self.free.remove(&extent);
+    }
+
+    /// The record size that an extent serves; zero if none.
+    pub(crate) fn class_of_extent(&self, extent: u32) -> u32 {
+        self.extents[extent as usize].class
+    }
+
+    /// Whose record lies in a slot in use, where that is settled.
+    pub(crate) fn owner_of(&self, sector: u32) -> Option<u32> {
+        let extent = &self.extents[self.extent_of(sector) as usize];
+        let slot = sector % self.extent_sectors / extent.class;
+        Some(extent.owners[slot as usize]).filter(|owner| *owner != NOBODY)
     }
 
     pub(crate) fn fenced_count(&self) -> usize {
@@ -106,6 +129,56 @@ impl ExtentMap {
 
     pub(crate) fn used_in(&self, extent: u32) -> u32 {
         self.extents[extent as usize].used
+    }
+
+    /// The record size that the extent of a slot in use serves.
+    pub(crate) fn class_at(&self, sector: u32) -> u32 {
+        self.extents[self.extent_of(sector) as usize].class
+    }
+
+    /// Notes whose record lies in a slot in use; `None` while that is not settled.
+    pub(crate) fn set_owner(&mut self, sector: u32, owner: Option<u32>) {
+        let number = self.extent_of(sector);
+        let extent = &mut self.extents[number as usize];
+        let slot = sector % self.extent_sectors / extent.class;
+        assert!(extent.is_taken(slot), "a slot with an owner is in use");
+        extent.owners[slot as usize] = owner.unwrap_or(NOBODY);
+    }
+
+    /// Whose records lie in an extent, where that is settled, from a slot on.
+    pub(crate) fn owners(&self, extent: u32) -> impl Iterator<Item = u32> {
+        self.extents[extent as usize].owners.iter().copied().filter(|owner| *owner != NOBODY)
+    }
+
+    /// The owner of some slot of an extent: the first from the slot on that `pick` chooses below the bound
+    /// it gets. `None` if no slot has an owner.
+    pub(crate) fn some_owner(&self, extent: u32, pick: impl FnOnce(usize) -> usize) -> Option<u32> {
+        let owners = &self.extents[extent as usize].owners;
+        if owners.is_empty() {
+            return None;
+        }
+        let (before, from) = owners.split_at(pick(owners.len()));
+        from.iter().chain(before).copied().find(|owner| *owner != NOBODY)
+    }
+
+    /// The extents that serve `class`, lowest first.
+    pub(crate) fn extents_of(&self, class: u32) -> impl Iterator<Item = u32> {
+        let serving = move |(_, extent): &(u32, &Extent)| extent.class == class && !extent.fenced;
+        (0..self.count()).zip(&self.extents).filter(serving).map(|(number, _)| number)
+    }
+
+    /// Takes a free extent whose old contents the device may forget. It is given to nobody until
+    /// [`ExtentMap::end_discard`].
+    pub(crate) fn begin_discard(&mut self) -> Option<u32> {
+        let extent = self.used_before.pop_first()?;
+        self.free.remove(&extent);
+        Some(extent)
+    }
+
+    pub(crate) fn end_discard(&mut self, extent: u32) {
+        if !self.is_fenced(extent) {
+            self.free.insert(extent);
+        }
     }
 
     /// Gives a free slot of `class`, in the lowest extent that has one; `None` if there is none.
@@ -119,6 +192,7 @@ impl ExtentMap {
             Some(extent) => (extent, None),
             None => {
                 let extent = self.free.pop_first()?;
+                self.used_before.remove(&extent);
                 self.assign(extent, class);
                 (extent, Some(extent))
             }
@@ -141,11 +215,15 @@ impl ExtentMap {
             return Err(ClaimError::OutOfRange);
         }
         let extent = &self.extents[number as usize];
+        if extent.missing {
+            return Err(ClaimError::OutOfRange);
+        }
         if extent.fenced {
             return Err(ClaimError::Fenced);
         }
         if extent.class == 0 {
             self.free.remove(&number);
+            self.used_before.remove(&number);
             self.assign(number, class);
         } else if extent.class != class {
             return Err(ClaimError::OtherClass);
@@ -165,6 +243,7 @@ impl ExtentMap {
         let slot = sector % self.extent_sectors / class;
         assert!(extent.is_taken(slot), "a slot is released once (INV-LEAK)");
         extent.taken[slot as usize / 64] &= !(1 << (slot % 64));
+        extent.owners[slot as usize] = NOBODY;
         extent.used -= 1;
         self.used_sectors -= u64::from(class);
         if extent.fenced {
@@ -174,12 +253,15 @@ impl ExtentMap {
         let entry = self.classes.entry(class).or_default();
         if empty {
             extent.class = 0;
+            extent.taken = Vec::new();
+            extent.owners = Vec::new();
             entry.open.remove(&number);
             entry.extents -= 1;
             if entry.extents == 0 {
                 self.classes.remove(&class);
             }
             self.free.insert(number);
+            self.used_before.insert(number);
         } else {
             entry.open.insert(number);
         }
@@ -192,6 +274,7 @@ impl ExtentMap {
             return;
         }
         self.free.remove(&number);
+        self.used_before.remove(&number);
         if let Some(class) = self.classes.get_mut(&extent.class) {
             class.open.remove(&number);
             class.extents -= 1;
@@ -199,30 +282,6 @@ impl ExtentMap {
                 self.classes.remove(&extent.class);
             }
         }
-    }
-
-    /// True if `class` has fewer extents than an equal share, and some other class more.
-    pub(crate) fn is_below_share(&self, class: u32) -> bool {
-        let own = self.classes.get(&class).map_or(0, |class| class.extents);
-        let classes = self.classes.len() as u32 + u32::from(own == 0);
-        let share = self.classes.values().map(|class| class.extents).sum::<u32>() / classes.max(1);
-        own < share.max(1)
-            && self.classes.iter().any(|(other, held)| *other != class && held.extents > share.max(own))
-    }
-
-    /// Extents that serve another class than `class`, of the classes with the most extents first, and
-    /// within a class those with the fewest slots in use first.
-    pub(crate) fn extents_of_others(&self, class: u32) -> Vec<(u32, u32)> {
-        let mut others: Vec<_> = (0..self.count())
-            .zip(&self.extents)
-            .filter(|(_, extent)| extent.class != 0 && extent.class != class && !extent.fenced)
-            .map(|(number, extent)| {
-                let held = self.classes.get(&extent.class).map_or(0, |class| class.extents);
-                (std::cmp::Reverse(held), extent.class, extent.used, number)
-            })
-            .collect();
-        others.sort_unstable();
-        others.into_iter().map(|(_, class, _, number)| (number, class)).collect()
     }
 
     fn slots_per_extent(&self, class: u32) -> u32 {
@@ -237,7 +296,9 @@ impl ExtentMap {
         {
             *last = u64::MAX << (slots % 64);
         }
-        self.extents[number as usize] = Extent { class, used: 0, fenced: false, taken };
+        let owners = vec![NOBODY; slots as usize];
+        self.extents[number as usize] =
+            Extent { class, used: 0, fenced: false, missing: false, taken, owners };
         let entry = self.classes.entry(class).or_default();
         entry.extents += 1;
         entry.open.insert(number);
@@ -328,14 +389,32 @@ mod tests {
     }
 
     #[test]
-    fn a_class_without_its_share_is_told_so() {
-        let mut map = map(4);
-        for _ in 0..40 {
-            map.allocate(10).unwrap();
-        }
-        assert!(map.is_below_share(20));
-        assert!(!map.is_below_share(10));
-        assert_eq!(map.extents_of_others(20), [(0, 10), (1, 10), (2, 10), (3, 10)]);
+    fn slots_remember_whose_they_are_until_they_are_released() {
+        let mut map = map(1);
+        let first = map.allocate(10).unwrap().sector;
+        let second = map.allocate(10).unwrap().sector;
+        map.set_owner(second, Some(7));
+        assert_eq!(map.owners(0).collect::<Vec<_>>(), [7]);
+        assert_eq!((map.some_owner(0, |_| 1), map.some_owner(0, |_| 2)), (Some(7), Some(7)));
+        map.set_owner(first, Some(8));
+        map.release(second);
+        assert_eq!(map.owners(0).collect::<Vec<_>>(), [8]);
+        assert_eq!(map.extents_of(10).collect::<Vec<_>>(), [0]);
+        assert_eq!(map.extents_of(11).count(), 0);
+    }
+
+    #[test]
+    fn an_extent_is_discarded_once_after_each_use_and_meanwhile_given_to_nobody() {
+        let mut map = map(1);
+        assert_eq!(map.begin_discard(), None, "it never held anything");
+        let given = map.allocate(10).unwrap();
+        assert_eq!(map.begin_discard(), None, "it is in use");
+        map.release(given.sector);
+        assert_eq!(map.begin_discard(), Some(0));
+        assert_eq!(map.allocate(10), None);
+        map.end_discard(0);
+        assert_eq!(map.begin_discard(), None);
+        assert!(map.allocate(10).is_some());
     }
 
     proptest! {

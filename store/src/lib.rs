@@ -12,6 +12,7 @@
 
 mod arena;
 mod clock;
+mod codec;
 mod config;
 mod core;
 mod delta;
@@ -21,6 +22,7 @@ mod extents;
 mod growth;
 mod index;
 mod nvme;
+mod open;
 mod policy;
 mod put;
 mod read;
@@ -34,13 +36,16 @@ mod store;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod tiers;
+mod volume;
 mod writer;
 
 pub use arena::{Lease, SlotMut};
-pub use config::{Driver, DriverOptions, NvmeConfig, StoreConfig};
+pub use codec::{Codec, Compression, LayoutCompression};
+pub use config::{Driver, DriverOptions, NvmeConfig, SlabConfig, StoreConfig};
 pub use delta::DeltaStatus;
 pub use device::DeviceError;
 pub use error::{GetError, OpenError, PutError, ReserveError};
 pub use recovery::RecoveryReport;
 pub use stats::StoreStats;
-pub use store::{GetOutcome, MissReason, PutMeta, PutOutcome, Store, Tiers};
+pub use store::{Copies, GetOutcome, MissReason, PutMeta, PutOutcome, Store, Tiers};

@@ -1,85 +1,50 @@
-//! The NVMe tier as callers see it: the device, who lies where, and the way to the durability thread.
+//! The NVMe tier as callers see it: the volume, who lies where, and the way to the durability thread.
 
-use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hearth_proto::Generation;
-use hearth_proto::limits::{DISK_QUEUE_MAX, GROWTH_RETRY_MS, SECTOR_BYTES, WRITE_THROUGH_MAX};
+use hearth_proto::limits::{DISK_QUEUE_MAX, WRITE_THROUGH_MAX};
 use tokio::sync::Semaphore;
 
-use crate::device::Device;
 use crate::extents::ExtentMap;
-use crate::growth::Growth;
-use crate::space::Lines;
-use crate::stats::Counters;
-use crate::sync::{Mailbox, lock};
+use crate::index::Handle;
+use crate::policy::Bags;
+use crate::slab::ExtentEntry;
+use crate::sync::Mailbox;
+use crate::volume::Volume;
 use crate::writer::Message;
 
 pub(crate) struct Nvme {
-    pub(crate) device: Arc<dyn Device>,
+    pub(crate) volume: Volume,
     pub(crate) slots: Mutex<ExtentMap>,
-    pub(crate) lines: Mutex<Lines>,
+    /// Blocks that may be evicted from NVMe: all that are durable there.
+    pub(crate) bags: Mutex<Bags<Handle>>,
     pub(crate) mailbox: Arc<Mailbox<Message>>,
     pub(crate) generations: Generations,
     /// One for each block on its way to NVMe.
     pub(crate) write_permits: Arc<Semaphore>,
     /// One for each read.
     pub(crate) read_permits: Semaphore,
-    pub(crate) extent_bytes: u64,
-    pub(crate) extents_max: u32,
-    pub(crate) growth: Mutex<Growth>,
 }
 
 impl Nvme {
-    pub(crate) fn new(
-        device: Arc<dyn Device>,
-        slots: ExtentMap,
-        lines: Lines,
-        generations: Generations,
-        extent_bytes: u64,
-        extents_max: u32,
-    ) -> Self {
+    pub(crate) fn new(volume: Volume, slots: ExtentMap, generations: Generations, seed: u64) -> Self {
         Self {
-            device,
+            volume,
             slots: Mutex::new(slots),
-            lines: Mutex::new(lines),
+            bags: Mutex::new(Bags::new(seed)),
             mailbox: Arc::new(Mailbox::new()),
             generations,
             write_permits: Arc::new(Semaphore::new(WRITE_THROUGH_MAX)),
             read_permits: Semaphore::new(DISK_QUEUE_MAX),
-            extent_bytes,
-            extents_max,
-            growth: Mutex::new(Growth::default()),
         }
     }
 
-    /// Makes do with the extents that there are: the file system has no room for more.
-    pub(crate) fn growth_refused(&self, counters: &Counters, now_us: u64, error: &dyn Display) {
-        counters.growth_failures.add(1);
-        if lock(&self.growth).refused(now_us) {
-            let extents = lock(&self.slots).count();
-            tracing::warn!(
-                %error, extents, retry_ms = GROWTH_RETRY_MS,
-                "the slab cannot grow: blocks are evicted within the extents that there are; free space on \
-                 the file system of the data folder, or give this node a smaller NVMe capacity"
-            );
-        }
-    }
-
-    pub(crate) fn grew(&self) {
-        let extents = lock(&self.slots).grow() + 1;
-        if lock(&self.growth).succeeded() {
-            tracing::info!(extents, "the slab grows again");
-        }
-    }
-
-    pub(crate) fn offset_of(sector: u32) -> u64 {
-        u64::from(sector) * SECTOR_BYTES as u64
-    }
-
-    pub(crate) fn capacity_bytes(&self) -> u64 {
-        u64::from(self.extents_max) * self.extent_bytes
+    /// The entry of an extent in the index on disk; `None` if it lies nowhere.
+    pub(crate) fn extent_entry(&self, extent: u32, class: u32, fenced: bool) -> Option<ExtentEntry> {
+        let place = self.volume.place_of(extent)?;
+        Some(ExtentEntry { extent, class, fenced, place })
     }
 
     /// Takes the number of the next put; `None` if the durability thread has not yet set more aside.

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hearth_proto::{AckLevel, BlockId, Generation, Tier};
+use hearth_proto::{AckLevel, BlockId, Tier};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::arena::{HostBlock, SlotMut};
+use crate::codec::Codec;
 use crate::core::Core;
 use crate::error::PutError;
-use crate::index::{Durability, Entry, NvmeReplica, Shard};
-use crate::policy::Keep;
+use crate::index::{Durability, NewBlock, NvmeReplica, Shard};
+use crate::policy::{Keep, is_worth_writing};
 use crate::read::verify;
 use crate::slab::Footer;
 use crate::space::Resident;
@@ -19,12 +20,13 @@ use crate::writer::{Message, WriteJob};
 
 /// What a put found under its id.
 struct Existing {
-    generation: Generation,
+    resident: Resident,
     /// Present if the caller waits for the block to be durable.
     wait: Option<oneshot::Receiver<Durability>>,
     /// Present if the block has to be written to NVMe first.
     write: Option<Arc<HostBlock>>,
-    keep_changed: Option<KeepChange>,
+    /// True if the block was to be kept otherwise.
+    keep_changes: bool,
 }
 
 /// What publishing a block came to.
@@ -35,20 +37,22 @@ enum Published {
     Existing(Existing),
 }
 
-/// Where the candidates of a block are that was put again with another contract.
-struct KeepChange {
-    resident: Resident,
-    keep: Keep,
+/// What a put brings besides the bytes.
+struct Offer {
+    id: BlockId,
     payload_len: u32,
-    host: Option<Arc<HostBlock>>,
-    nvme: NvmeReplica,
+    crc32: u32,
+    keep: Keep,
+    ack: AckLevel,
+    now_us: u64,
 }
 
 impl Store {
     /// Publishes a filled slot under `id`: it is readable when this returns, and flows to NVMe.
     ///
     /// Putting what is already there changes nothing but its retention, and still waits until the block
-    /// is as durable as `ack` asks (INV-IDEMPOTENT). What an earlier life of the store left on NVMe is
+    /// is as durable as `ack` asks (INV-IDEMPOTENT). Other bytes under the same id are refused. A block of
+    /// the lowest priorities is not written to NVMe unless `ack` asks for it. What an earlier life of the store left on NVMe is
     /// there only if its record can be read, so the first put of such a block reads it.
     ///
     /// # Errors
@@ -73,8 +77,9 @@ impl Store {
         }
         let now_us = core.clock.now_us();
         let keep = Keep::new(meta.retention, meta.depth, now_us);
-        let durable = ack == AckLevel::Durable;
-        let found = core.index.shard(&id).put_again(&id, keep, durable, now_us);
+        let payload_len = u32::try_from(slot.len()).expect("payloads are bounded by BLOCK_BYTES_MAX");
+        let offer = Offer { id, payload_len, crc32: meta.crc32, keep, ack, now_us };
+        let found = core.index.shard(&id).put_again(core, &offer)?;
         let existing = match found {
             Some(existing) => {
                 drop(slot);
@@ -82,13 +87,13 @@ impl Store {
             }
             None => {
                 let block = seal(core, &id, slot, meta.crc32)?;
-                match publish(core, &id, &block, keep, durable, now_us) {
-                    Published::New(wait) => return enter(core, id, block, permit, wait, deadline).await,
+                match publish(core, &offer, &block)? {
+                    Published::New(wait) => return enter(core, &offer, block, permit, wait, deadline).await,
                     Published::Existing(existing) => existing,
                 }
             }
         };
-        put_again(core, id, existing, permit, deadline).await
+        put_again(core, &offer, existing, permit, deadline).await
     }
 }
 
@@ -129,45 +134,47 @@ async fn acquire_write_permit(
 fn seal(core: &Core, id: &BlockId, mut slot: SlotMut, crc32: u32) -> Result<Arc<HostBlock>, PutError> {
     let generation = core.next_generation().ok_or(PutError::Overloaded)?;
     let payload_len = u32::try_from(slot.len()).expect("payloads are bounded by BLOCK_BYTES_MAX");
-    slot.seal(&Footer { id: *id, payload_len, generation, payload_crc: crc32 });
+    let (codec, stored_len) = (Codec::Raw, payload_len);
+    slot.seal(&Footer { id: *id, codec, payload_len, stored_len, generation, payload_crc: crc32 });
     Ok(Arc::new(HostBlock::new(slot.into_slot(), generation, crc32)))
 }
 
 /// Enters a new block into the index, or says what is there already.
-fn publish(
-    core: &Core,
-    id: &BlockId,
-    block: &Arc<HostBlock>,
-    keep: Keep,
-    durable: bool,
-    now_us: u64,
-) -> Published {
-    let payload_len = block.slot().payload().len() as u32;
-    let mut shard = core.index.shard(id);
-    if let Some(existing) = shard.put_again(id, keep, durable, now_us) {
-        return Published::Existing(existing);
+fn publish(core: &Core, offer: &Offer, block: &Arc<HostBlock>) -> Result<Published, PutError> {
+    let mut shard = core.index.shard(&offer.id);
+    if let Some(existing) = shard.put_again(core, offer)? {
+        return Ok(Published::Existing(existing));
     }
-    let entry = Entry {
-        host: Some(Arc::clone(block)),
-        nvme: if core.nvme.is_some() { NvmeReplica::Pending } else { NvmeReplica::Absent },
+    let written = is_written(core, offer);
+    let handle = shard.insert(&NewBlock {
+        id: offer.id,
         generation: block.generation(),
-        payload_len,
-        crc32: block.crc32(),
-        keep,
-        used_at_us: now_us,
+        payload_len: block.payload_len(),
+        crc32: offer.crc32,
+        nvme: if written { NvmeReplica::Pending } else { NvmeReplica::Absent },
+        keep: offer.keep,
+        reuse: core.ranker.inserted(offer.now_us),
         verified: true,
-    };
-    shard.entries.insert(*id, entry);
-    core.announce(id, Tier::Host, true, payload_len);
+    });
+    shard.set_host(handle, Arc::clone(block));
+    core.announce(&offer.id, Tier::Host, true, offer.payload_len);
     core.counters.puts.add(1);
-    core.counters.put_bytes.add(u64::from(payload_len));
-    Published::New(durable.then(|| shard.wait_durable(id)))
+    core.counters.put_bytes.add(u64::from(offer.payload_len));
+    if core.nvme.is_some() && !written {
+        core.counters.not_admitted.add(1);
+    }
+    Ok(Published::New((offer.ack == AckLevel::Durable).then(|| shard.wait_durable(&offer.id))))
+}
+
+/// True if a new block is to be written to NVMe.
+fn is_written(core: &Core, offer: &Offer) -> bool {
+    core.nvme.is_some() && is_worth_writing(offer.keep.priority, offer.ack)
 }
 
 /// Sends a block that is new in the index on its way.
 async fn enter(
     core: &Core,
-    id: BlockId,
+    offer: &Offer,
     block: Arc<HostBlock>,
     permit: Option<OwnedSemaphorePermit>,
     wait: Option<oneshot::Receiver<Durability>>,
@@ -175,8 +182,8 @@ async fn enter(
 ) -> Result<PutOutcome, PutError> {
     let generation = block.generation();
     match permit {
-        Some(permit) => send_job(core, WriteJob::new(id, block, permit)),
-        None => core.line_up_host(&id, &block),
+        Some(permit) if is_written(core, offer) => send_job(core, WriteJob::new(offer.id, block, permit)),
+        _ => core.enter_host_bag(&offer.id, &block),
     }
     wait_until_durable(core, wait, deadline).await?;
     Ok(PutOutcome { generation, existed: false })
@@ -184,19 +191,19 @@ async fn enter(
 
 async fn put_again(
     core: &Core,
-    id: BlockId,
+    offer: &Offer,
     existing: Existing,
     permit: Option<OwnedSemaphorePermit>,
     deadline: Instant,
 ) -> Result<PutOutcome, PutError> {
-    if let Some(change) = &existing.keep_changed {
-        apply_keep(core, change);
+    if existing.keep_changes {
+        core.change_keep(&existing.resident, &offer.keep);
     }
     if let (Some(block), Some(permit)) = (existing.write, permit) {
-        send_job(core, WriteJob::new(id, block, permit));
+        send_job(core, WriteJob::new(offer.id, block, permit));
     }
     wait_until_durable(core, existing.wait, deadline).await?;
-    Ok(PutOutcome { generation: existing.generation, existed: true })
+    Ok(PutOutcome { generation: existing.resident.generation, existed: true })
 }
 
 fn send_job(core: &Core, job: WriteJob) {
@@ -204,19 +211,6 @@ fn send_job(core: &Core, job: WriteJob) {
     core.counters.pending_writes.add(1);
     if let Err(Message::Write(job)) = nvme.mailbox.send(Message::Write(job)) {
         job.give_up(core, PutError::Closed);
-    }
-}
-
-fn apply_keep(core: &Core, change: &KeepChange) {
-    let now_us = core.clock.now_us();
-    let KeepChange { resident, keep, payload_len, host, nvme } = change;
-    if let Some(block) = host {
-        let slot = block.slot();
-        crate::sync::lock(&core.host_lines).keep(slot.class(), slot.sector(), resident, *keep, now_us);
-    }
-    if let (NvmeReplica::Stored(sector), Some(nvme)) = (nvme, &core.nvme) {
-        let class = crate::extents::class_of(*payload_len as usize);
-        crate::sync::lock(&nvme.lines).keep(class, *sector, resident, *keep, now_us);
     }
 }
 
@@ -234,27 +228,28 @@ async fn wait_until_durable(
 }
 
 impl Shard {
-    /// Treats a put of a block that is already there; `None` if it is not.
-    fn put_again(&mut self, id: &BlockId, keep: Keep, durable: bool, now_us: u64) -> Option<Existing> {
-        let entry = self.entries.get_mut(id)?;
-        assert!(entry.verified, "a put has read what a former life left, and nothing comes from there later");
-        entry.used_at_us = now_us;
-        let generation = entry.generation;
-        let keep_changed = (entry.keep != keep).then(|| KeepChange {
-            resident: Resident { id: *id, generation },
-            keep,
-            payload_len: entry.payload_len,
-            host: entry.host.clone(),
-            nvme: entry.nvme,
-        });
-        entry.keep = keep;
-        let mut write = None;
-        if durable && entry.nvme == NvmeReplica::Absent {
-            entry.nvme = NvmeReplica::Pending;
-            write = entry.host.clone();
+    /// Treats a put of a block that is already there; `None` if it is not. Blocks never change: other bytes
+    /// are refused and those that came first stay.
+    fn put_again(&mut self, core: &Core, offer: &Offer) -> Result<Option<Existing>, PutError> {
+        let Some(handle) = self.find(&offer.id) else { return Ok(None) };
+        let node = self.node_mut(handle);
+        assert!(node.is_verified(), "a put has read what a former life left, and nothing comes later");
+        if (node.payload_len(), node.crc32()) != (offer.payload_len, offer.crc32) {
+            core.counters.conflicts.add(1);
+            return Err(PutError::Conflict { stored: node.crc32(), offered: offer.crc32 });
         }
-        let wait = (durable && entry.nvme == NvmeReplica::Pending).then(|| self.wait_durable(id));
-        Some(Existing { generation, wait, write, keep_changed })
+        core.used(node, offer.now_us);
+        let resident = Resident { id: offer.id, generation: node.generation() };
+        let keep_changes = !node.keeps(&offer.keep);
+        let durable = offer.ack == AckLevel::Durable;
+        let write = durable && node.nvme() == NvmeReplica::Absent;
+        if write {
+            node.set_nvme(NvmeReplica::Pending);
+        }
+        let waits = durable && node.nvme() == NvmeReplica::Pending;
+        let write = self.host(handle).filter(|_| write).map(Arc::clone);
+        let wait = waits.then(|| self.wait_durable(&offer.id));
+        Ok(Some(Existing { resident, wait, write, keep_changes }))
     }
 
     fn wait_durable(&mut self, id: &BlockId) -> oneshot::Receiver<Durability> {

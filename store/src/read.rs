@@ -8,6 +8,7 @@ use hearth_proto::{BlockId, Generation, Tier};
 use tokio::sync::watch;
 
 use crate::arena::{HostBlock, Lease, SlotMut};
+use crate::codec::Codec;
 use crate::core::Core;
 use crate::device::{ReadDone, Request, Urgency};
 use crate::error::{GetError, ReserveError};
@@ -61,9 +62,9 @@ impl Store {
         }
         let now_us = core.clock.now_us();
         let mut shard = core.index.shard(id);
-        let entry = shard.entries.get_mut(id)?;
-        let lease = Lease::new(entry.host.as_ref()?, Tier::Host);
-        entry.used_at_us = now_us;
+        let handle = shard.find(id)?;
+        let lease = Lease::new(shard.host(handle)?, Tier::Host);
+        core.used(shard.node_mut(handle), now_us);
         shard.gets_host += 1;
         Some(lease)
     }
@@ -160,22 +161,23 @@ fn route(core: &Core, id: &BlockId, waited: bool) -> Route {
     let now_us = core.clock.now_us();
     let mut guard = core.index.shard(id);
     let shard = &mut *guard;
-    let Some(entry) = shard.entries.get_mut(id) else { return Route::Miss };
-    entry.used_at_us = now_us;
-    if let Some(host) = &entry.host {
+    let Some(handle) = shard.find(id) else { return Route::Miss };
+    core.used(shard.node_mut(handle), now_us);
+    if let Some(host) = shard.host(handle) {
         if waited {
             core.counters.gets_nvme.add(1);
             return Route::Host(Lease::new(host, Tier::Nvme));
         }
+        let lease = Lease::new(host, Tier::Host);
         shard.gets_host += 1;
-        return Route::Host(Lease::new(host, Tier::Host));
+        return Route::Host(lease);
     }
     board(shard, id).map_or(Route::Miss, Route::Nvme)
 }
 
 fn route_unverified(core: &Core, id: &BlockId) -> Option<Flight> {
     let mut shard = core.index.shard(id);
-    if shard.entries.get(id)?.verified {
+    if shard.get(id)?.is_verified() {
         return None;
     }
     board(&mut shard, id)
@@ -183,14 +185,14 @@ fn route_unverified(core: &Core, id: &BlockId) -> Option<Flight> {
 
 /// Begins the read of a block's record, or joins the one that was begun; `None` if there is no record.
 fn board(shard: &mut Shard, id: &BlockId) -> Option<Flight> {
-    let entry = shard.entries.get(id)?;
-    let NvmeReplica::Stored(sector) = entry.nvme else { return None };
+    let node = shard.get(id)?;
+    let NvmeReplica::Stored(sector) = node.nvme() else { return None };
     if let Some(reading) = shard.reading.get(id) {
         return Some(Flight::Follow(reading.clone()));
     }
     let (ended, reading) = watch::channel(());
-    let resident = Resident { id: *id, generation: entry.generation };
-    let record = Record { resident, sector, payload_len: entry.payload_len, crc32: entry.crc32 };
+    let resident = Resident { id: *id, generation: node.generation() };
+    let record = Record { resident, sector, payload_len: node.payload_len(), crc32: node.crc32() };
     shard.reading.insert(*id, reading);
     Some(Flight::Lead(record, ended))
 }
@@ -212,11 +214,19 @@ async fn read(
         Err(ReserveError::Closed) => return Err(GetError::Closed),
         Err(ReserveError::Deadline) => return Err(GetError::Deadline),
         // Recovery drops entries that are too large for an extent, and puts refuse them.
-        Err(ReserveError::TooLarge { .. }) => return Ok(Some(lose(core, nvme, record, MissReason::Corrupt))),
+        Err(ReserveError::TooLarge { .. } | ReserveError::Empty) => {
+            return Ok(Some(lose(core, nvme, record, MissReason::Corrupt)));
+        }
     };
     let (done, end) = ReadDone::new();
-    let offset = Nvme::offset_of(record.sector);
-    nvme.device.submit(Request::Read { offset, slot, urgency: Urgency::Normal, deadline, done });
+    let (member, offset) = nvme.volume.locate(record.sector);
+    nvme.volume.device(member).submit(Request::Read {
+        offset,
+        slot,
+        urgency: Urgency::Normal,
+        deadline,
+        done,
+    });
     match core.clock.timeout_at(deadline, end).await {
         Ok(Ok(slot)) => Ok(settle(core, nvme, record, slot)),
         Ok(Err(error)) => fail(core, nvme, record, &error),
@@ -253,26 +263,28 @@ fn judge(record: &Record, slot: &SlotMut) -> Judgement {
     if (footer.id, footer.generation) != named {
         return Judgement::Stale;
     }
-    let lengths_agree = footer.payload_len == record.payload_len && footer.payload_crc == record.crc32;
-    if lengths_agree && crc32fast::hash(slot) == record.crc32 { Judgement::Good } else { Judgement::Corrupt }
+    let agrees = (footer.codec, footer.payload_len, footer.payload_crc)
+        == (Codec::Raw, record.payload_len, record.crc32);
+    if agrees && crc32fast::hash(slot) == record.crc32 { Judgement::Good } else { Judgement::Corrupt }
 }
 
 /// Enters a block that was read into the index, if that still wants it.
 fn promote(core: &Core, record: &Record, block: &Arc<HostBlock>) {
     let id = &record.resident.id;
     let mut shard = core.index.shard(id);
-    let Some(entry) = shard.same(&record.resident).filter(|entry| entry.host.is_none()) else { return };
-    entry.host = Some(Arc::clone(block));
-    entry.verified = true;
+    let Some(node) = shard.same(&record.resident).filter(|node| !node.is_in_arena()) else { return };
+    node.set_verified();
+    let handle = shard.find(id).expect("it was there a moment ago");
+    shard.set_host(handle, Arc::clone(block));
     core.announce(id, Tier::Host, true, record.payload_len);
     drop(shard);
-    core.line_up_host(id, block);
+    core.enter_host_bag(id, block);
 }
 
 /// True if the index still names the record. If it does not, the slot was reused while it was read.
 fn is_named(core: &Core, record: &Record) -> bool {
     let mut shard = core.index.shard(&record.resident.id);
-    shard.same(&record.resident).is_some_and(|entry| entry.nvme == NvmeReplica::Stored(record.sector))
+    shard.same(&record.resident).is_some_and(|node| node.nvme() == NvmeReplica::Stored(record.sector))
 }
 
 /// Removes a record that cannot be used.

@@ -1,120 +1,57 @@
 //! Opening a store: what the index on disk remembers is loaded, checked against itself and believed
 //! until somebody reads it. No record is read, so the time depends on the number of blocks alone.
 
-use std::cmp::Reverse;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use hearth_proto::limits::SECTOR_BYTES;
 use rustc_hash::FxHashMap;
 
 use crate::arena::Arena;
 use crate::clock::Clock;
-use crate::config::{NvmeConfig, StoreConfig};
+use crate::config::StoreConfig;
 use crate::core::Core;
 use crate::delta::DeltaQueue;
-use crate::device::{self, Device, Member};
 use crate::error::OpenError;
-use crate::extents::{ExtentMap, class_of};
-use crate::index::{Entry, Index, NvmeReplica};
+use crate::extents::{ClaimError, ExtentMap};
+use crate::index::{Handle, Index, NewBlock, NvmeReplica, SECTORS_MAX, Seed};
 use crate::nvme::{Generations, Nvme};
-use crate::policy::Keep;
-use crate::slab::{BlockEntry, Catalog, Changes, Founding, RocksCatalog, StoreUuid};
-use crate::space::{Lines, Resident};
+use crate::policy::{Bags, Keep, Random, Ranker};
+use crate::slab::{BlockEntry, Catalog, Changes, ExtentEntry};
 use crate::stats::Counters;
-use crate::sync::Mailbox;
-use crate::writer::{Message, Writer};
-
-const SLAB_FILE: &str = "blocks.slab";
-/// More than any store puts in a second.
-const GENERATIONS_PER_SECOND: u64 = 1 << 24;
+use crate::sync::lock;
+use crate::volume::{Volume, VolumeMember};
+use crate::writer::Writer;
 
 /// What was found when a store opened.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RecoveryReport {
     /// Blocks that the index names.
     pub blocks: u64,
     /// Their payload bytes.
     pub bytes: u64,
-    /// Entries of the index that were dropped because they contradict another or the file.
+    /// Entries of the index that were dropped, because they contradict another or because what they name
+    /// is gone with a file or a part of one.
     pub dropped: u64,
+    /// Where an index that could not be read lies now; the store began anew, and what it named is lost.
+    pub index_set_aside: Option<PathBuf>,
+    /// Where slab files lie now that could not be used; what lay in them is in `dropped`.
+    pub slabs_set_aside: Vec<PathBuf>,
     /// How long opening took.
     pub elapsed: Duration,
 }
 
-/// The threads of a store with an NVMe tier.
-pub(crate) struct Threads {
-    mailbox: Arc<Mailbox<Message>>,
-    writer: JoinHandle<()>,
-    device: Arc<dyn Device>,
-}
-
-impl Threads {
-    /// Writes through what was put, then ends the threads.
-    pub(crate) fn stop(self) {
-        // Refused only by a thread that has ended.
-        let _ = self.mailbox.send(Message::Stop);
-        if self.writer.join().is_err() {
-            tracing::error!("the durability thread panicked");
-        }
-        self.device.stop();
-    }
-}
-
-/// What a store stands on. Tests and the simulation bring their own.
+/// What a store with an NVMe tier stands on. Tests and the simulation bring their own.
 pub(crate) struct Parts {
-    pub(crate) device: Arc<dyn Device>,
+    pub(crate) members: Vec<VolumeMember>,
     pub(crate) catalog: Box<dyn Catalog>,
     pub(crate) clock: Clock,
-}
-
-/// Puts something between the store and what it stands on.
-pub(crate) type Interpose<'a> = &'a dyn Fn(Parts) -> Parts;
-
-/// Opens a store. Tests may interpose parts that fail.
-pub(crate) fn open(
-    config: &StoreConfig,
-    interpose: Option<Interpose<'_>>,
-) -> Result<(Arc<Core>, Option<Threads>, RecoveryReport), OpenError> {
-    let began = Instant::now();
-    config.check()?;
-    let arena = Arena::new(config.arena_bytes, config.extent_bytes)?;
-    let clock = Clock::real();
-    let Some(nvme) = &config.nvme else {
-        let core = Arc::new(new_core(config, arena, clock));
-        return Ok((core, None, RecoveryReport { elapsed: began.elapsed(), ..RecoveryReport::default() }));
-    };
-    let dir = &nvme.dir;
-    std::fs::create_dir_all(dir).map_err(OpenError::io(format!("make the folder {}", dir.display())))?;
-    // Nothing of the folder is touched before the index has granted its lock.
-    let catalog = RocksCatalog::open(dir, found(config, &clock)?)?;
-    let member = Member::open(&dir.join(SLAB_FILE))?;
-    let started =
-        device::start(member, Arc::clone(&arena), nvme.driver).map_err(OpenError::io("start its driver"))?;
-    let real = Arc::clone(&started.device);
-    let parts = Parts { device: Arc::clone(&real), catalog: Box::new(catalog), clock };
-    let parts = match interpose {
-        Some(interpose) => interpose(parts),
-        None => parts,
-    };
-    let opened =
-        assemble(config, arena, parts).and_then(|(core, writer, report)| Ok((core, spawn(writer)?, report)));
-    started.wait_until_ready();
-    match opened {
-        Ok((core, writer, mut report)) => {
-            let nvme = core.nvme.as_ref().expect("recovery made the NVMe tier");
-            let threads = Threads { mailbox: Arc::clone(&nvme.mailbox), writer, device: real };
-            report.elapsed = began.elapsed();
-            Ok((core, Some(threads), report))
-        }
-        Err(error) => {
-            real.stop();
-            Err(error)
-        }
-    }
+    /// Decides whatever is left to chance.
+    pub(crate) seed: u64,
 }
 
 /// Puts a store with an NVMe tier together, without any thread: whoever calls this turns the writer.
@@ -123,20 +60,24 @@ pub(crate) fn assemble(
     arena: Arc<Arena>,
     parts: Parts,
 ) -> Result<(Arc<Core>, Writer, RecoveryReport), OpenError> {
-    let nvme = config.nvme.as_ref().expect("a store without an NVMe tier stands on no parts");
-    let Parts { device, mut catalog, clock } = parts;
-    let mut core = new_core(config, arena, clock);
-    let report = recover(&mut core, config, nvme, device, &mut *catalog)?;
+    let Parts { members, mut catalog, clock, seed } = parts;
+    let mut core = new_core(config, arena, clock, seed);
+    let (nvme, report) = recover(&core, config, members, &mut *catalog, seed)?;
+    core.nvme = Some(nvme);
     let core = Arc::new(core);
     let writer = Writer::new(Arc::clone(&core), catalog);
     Ok((core, writer, report))
 }
 
-fn new_core(config: &StoreConfig, arena: Arc<Arena>, clock: Clock) -> Core {
+/// A store without an NVMe tier.
+pub(crate) fn new_core(config: &StoreConfig, arena: Arc<Arena>, clock: Clock, seed: u64) -> Core {
+    let mut random = Random::new(seed);
     Core {
         arena,
-        host_lines: Mutex::new(Lines::default()),
-        index: Index::new(),
+        host_bags: Mutex::new(Bags::new(random.next())),
+        index: Index::new(Seed([(); 4].map(|()| random.next()))),
+        ranker: Ranker::default(),
+        copies: OnceLock::new(),
         deltas: DeltaQueue::new(),
         counters: Counters::default(),
         clock,
@@ -147,107 +88,146 @@ fn new_core(config: &StoreConfig, arena: Arc<Arena>, clock: Clock) -> Core {
     }
 }
 
-/// What a store gets if it is founded now. Its first generation follows the time, so that it is above
-/// those of whatever lay in the same place before.
-fn found(config: &StoreConfig, clock: &Clock) -> Result<Founding, OpenError> {
-    let mut uuid = [0; 16];
-    rustix::rand::getrandom(&mut uuid, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| OpenError::io("take random bytes for the store's name")(error.into()))?;
-    let generation = clock.unix_ms() / 1_000 * GENERATIONS_PER_SECOND;
-    Ok(Founding { store: StoreUuid(uuid), extent_bytes: config.extent_bytes as u64, generation })
-}
-
-fn spawn(writer: Writer) -> Result<JoinHandle<()>, OpenError> {
-    std::thread::Builder::new()
-        .name("hearth-durable".into())
-        .spawn(move || writer.run())
-        .map_err(OpenError::io("start the durability thread"))
-}
-
-/// Loads the index into `core` and gives it its NVMe tier.
+/// Loads the index into `core` and makes its NVMe tier.
 fn recover(
-    core: &mut Core,
+    core: &Core,
     config: &StoreConfig,
-    nvme: &NvmeConfig,
-    device: Arc<dyn Device>,
+    members: Vec<VolumeMember>,
     catalog: &mut dyn Catalog,
-) -> Result<RecoveryReport, OpenError> {
-    let extent_bytes = config.extent_bytes as u64;
+    seed: u64,
+) -> Result<(Nvme, RecoveryReport), OpenError> {
+    let remembered = catalog.remembered()?;
+    let places: Vec<_> = remembered.extents.iter().map(|entry| (entry.extent, entry.place)).collect();
+    let volume = Volume::new(members, config.extent_bytes as u64, &places);
     let extent_sectors = (config.extent_bytes / SECTOR_BYTES) as u32;
-    // What lies beyond the addressable part of a file that somebody else lengthened is left alone.
-    let addressable = u64::from(u32::MAX / extent_sectors);
-    let extents_found = extent_count((device.len_bytes() / extent_bytes).min(addressable))?;
-    let extents_max = extent_count(nvme.capacity_bytes / extent_bytes)?.max(extents_found);
-    let mut slots = ExtentMap::new(extent_sectors);
-    for _ in 0..extents_found {
-        slots.grow();
+    if u64::from(volume.extents_max()) * u64::from(extent_sectors) > u64::from(SECTORS_MAX) {
+        let addressable = u64::from(SECTORS_MAX) * SECTOR_BYTES as u64;
+        let detail = format!("the slabs of a store may have at most {addressable} bytes together");
+        return Err(OpenError::Config { detail });
     }
-    let mut entries = Vec::new();
-    let remembered = catalog.load(&mut |entry| entries.push(entry))?;
-    let generation = remembered.generation;
-    let mut classes = FxHashMap::default();
-    for extent in &remembered.extents {
-        if extent.fenced && extent.extent < extents_found {
-            slots.fence(extent.extent);
-        }
-        classes.insert(extent.extent, extent.class);
-    }
-    // Of two blocks in one place the one that was put last is right.
-    entries.sort_unstable_by_key(|entry| Reverse(entry.generation));
-    let mut lines = Lines::default();
-    let mut changes = Changes::default();
-    let mut report = RecoveryReport { dropped: remembered.unreadable, ..RecoveryReport::default() };
-    for entry in &entries {
-        let class = class_of(entry.payload_len as usize);
-        let known = classes.get(&slots.extent_of(entry.sector));
-        let plausible = entry.generation.0 < generation
-            && entry.payload_len as usize <= core.payload_bytes_max
-            && known.is_none_or(|known| *known == class);
-        if plausible && slots.claim(entry.sector, class).is_ok() {
-            admit(core, &mut lines, entry, class);
-            report.blocks += 1;
-            report.bytes += u64::from(entry.payload_len);
-        } else {
-            changes.delete_block(&entry.id);
-            report.dropped += 1;
-        }
-    }
+    let mut load = Load::new(core, &volume, extent_sectors, &remembered.extents, remembered.generation);
+    let unreadable = catalog.blocks(&mut |entry| load.add(&entry))?;
+    let Load { slots, mut changes, mut report, .. } = load;
+    report.dropped += unreadable;
     if report.dropped > 0 {
-        tracing::warn!(dropped = report.dropped, "entries of the index contradict each other or the file");
+        tracing::warn!(
+            dropped = report.dropped,
+            "entries of the index contradict each other, or name what is not there any more"
+        );
     }
-    let until = generation + Generations::STEP;
+    let until = remembered.generation + Generations::STEP;
     changes.set_aside(until);
     catalog.commit(&changes).map_err(OpenError::io("write the index"))?;
-    let generations = Generations::new(generation, until);
-    core.nvme = Some(Nvme::new(device, slots, lines, generations, extent_bytes, extents_max));
-    Ok(report)
+    let generations = Generations::new(remembered.generation, until);
+    let nvme = Nvme::new(volume, slots, generations, Random::new(seed ^ 1).next());
+    line_up(core, &nvme);
+    Ok((nvme, report))
 }
 
-fn extent_count(count: u64) -> Result<u32, OpenError> {
-    u32::try_from(count).map_err(|_| OpenError::Config { detail: format!("{count} extents are too many") })
+/// The index on disk on its way into memory.
+struct Load<'a> {
+    core: &'a Core,
+    slots: ExtentMap,
+    classes: FxHashMap<u32, u32>,
+    generation: u64,
+    changes: Changes,
+    report: RecoveryReport,
 }
 
-/// Names a recovered block in memory.
-fn admit(core: &Core, lines: &mut Lines, entry: &BlockEntry, class: u32) {
-    let keep = Keep {
-        priority: entry.priority,
-        expires_at_us: entry.expires_at_ms.map(|at_ms| core.clock.time_of_unix_ms(at_ms)),
-        depth: entry.depth,
-    };
-    // Nobody remembers when a block was used last; those put earlier go first.
-    let used_at_us = entry.generation.0.min(Clock::OPENED_US - 1);
-    let resident = Resident { id: entry.id, generation: entry.generation };
-    lines.insert(class, entry.sector, resident, keep, used_at_us, core.clock.now_us());
-    let indexed = Entry {
-        host: None,
-        nvme: NvmeReplica::Stored(entry.sector),
-        generation: entry.generation,
-        payload_len: entry.payload_len,
-        crc32: entry.payload_crc,
-        keep,
-        used_at_us,
-        verified: false,
-    };
-    core.index.shard(&entry.id).entries.insert(entry.id, indexed);
-    core.counters.nvme_blocks.add(1);
+impl<'a> Load<'a> {
+    fn new(
+        core: &'a Core,
+        volume: &Volume,
+        extent_sectors: u32,
+        extents: &[ExtentEntry],
+        generation: u64,
+    ) -> Self {
+        let mut slots = ExtentMap::new(extent_sectors);
+        for is_there in volume.extents() {
+            let extent = slots.grow();
+            if !is_there {
+                slots.miss(extent);
+            }
+        }
+        for entry in extents.iter().filter(|entry| entry.fenced) {
+            slots.fence(entry.extent);
+        }
+        let classes = extents.iter().map(|entry| (entry.extent, entry.class)).collect();
+        let (changes, report) = (Changes::default(), RecoveryReport::default());
+        Self { core, slots, classes, generation, changes, report }
+    }
+
+    /// Names a block in memory, if nothing speaks against it. Of two in one place the one that was put last
+    /// is right.
+    fn add(&mut self, entry: &BlockEntry) {
+        let class = self.classes.get(&self.slots.extent_of(entry.sector)).copied().unwrap_or(0);
+        let payload_len = NonZeroU32::new(entry.payload_len)
+            .filter(|len| len.get() as usize <= self.core.payload_bytes_max)
+            .filter(|_| entry.generation.0 < self.generation);
+        let Some(payload_len) = payload_len else { return self.drop_entry(entry) };
+        match self.slots.claim(entry.sector, class) {
+            Ok(()) => {}
+            Err(ClaimError::Taken) if self.is_newer(entry) => self.drop_owner(entry.sector),
+            Err(_) => return self.drop_entry(entry),
+        }
+        let handle = self.core.index.shard(&entry.id).insert(&NewBlock {
+            id: entry.id,
+            generation: entry.generation,
+            payload_len,
+            crc32: entry.payload_crc,
+            nvme: NvmeReplica::Stored(entry.sector),
+            keep: Keep {
+                priority: entry.priority,
+                expires_at_us: entry.expires_at_ms.map(|at_ms| self.core.clock.time_of_unix_ms(at_ms)),
+                depth: entry.depth,
+            },
+            // Nobody remembers when a block was used last; those put earlier go first.
+            reuse: self.core.ranker.recovered(self.generation - entry.generation.0),
+            verified: false,
+        });
+        self.slots.set_owner(entry.sector, Some(handle.to_bits()));
+        self.core.counters.nvme_blocks.add(1);
+        self.report.blocks += 1;
+        self.report.bytes += u64::from(entry.payload_len);
+    }
+
+    fn is_newer(&self, entry: &BlockEntry) -> bool {
+        let Some(owner) = self.slots.owner_of(entry.sector).map(Handle::from_bits) else { return false };
+        self.core.index.shard_of(owner).node(owner).generation() < entry.generation
+    }
+
+    /// Forgets the block that was named in a place before; the place stays taken.
+    fn drop_owner(&mut self, sector: u32) {
+        let Some(owner) = self.slots.owner_of(sector).map(Handle::from_bits) else { return };
+        let mut shard = self.core.index.shard_of(owner);
+        let node = shard.node_mut(owner);
+        node.set_nvme(NvmeReplica::Absent);
+        self.changes.delete_block(&node.id());
+        self.report.blocks -= 1;
+        self.report.bytes -= u64::from(node.payload_len());
+        shard.remove(owner);
+        self.core.counters.nvme_blocks.subtract(1);
+        self.report.dropped += 1;
+    }
+
+    fn drop_entry(&mut self, entry: &BlockEntry) {
+        self.changes.delete_block(&entry.id);
+        self.report.dropped += 1;
+    }
+}
+
+/// Makes every block that was found a candidate for eviction.
+fn line_up(core: &Core, nvme: &Nvme) {
+    let mut bags = lock(&nvme.bags);
+    let extents = lock(&nvme.slots).count();
+    for extent in 0..extents {
+        let (class, owners): (u32, Vec<_>) = {
+            let slots = lock(&nvme.slots);
+            (slots.class_of_extent(extent), slots.owners(extent).map(Handle::from_bits).collect())
+        };
+        for handle in owners {
+            let mut shard = core.index.shard_of(handle);
+            core.enter_nvme_bag(nvme, &mut bags, &mut shard, handle, class);
+        }
+    }
 }

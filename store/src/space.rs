@@ -1,129 +1,133 @@
-//! Room in a tier: the lines of eviction candidates of each record size, and how they compete.
+//! Room in a tier: who goes, and how the extents of a tier move between record sizes.
 
 use std::sync::Mutex;
 
 use hearth_proto::{BlockId, Generation};
-use rustc_hash::FxHashMap;
 
 use crate::extents::ExtentMap;
-use crate::policy::{EvictionQueue, Keep, Verdict};
+use crate::index::Handle;
+use crate::policy::{Bags, Candidates, Worth};
 use crate::sync::lock;
 
-/// Extents that one attempt to empty an extent looks at.
-const EXTENTS_TRIED_MAX: usize = 16;
+/// Extents of another record size that are considered at a time.
+const EXTENTS_TRIED_MAX: usize = 8;
+/// Blocks by which an extent is judged.
+const JUDGED: usize = 8;
 
-/// A block that lies in a slot.
+/// A block as a write or a read in flight names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Resident {
     pub(crate) id: BlockId,
     pub(crate) generation: Generation,
 }
 
-/// How a tier lets go of a block.
-pub(crate) trait Evictor {
-    /// True if the block could be evicted now.
-    fn may_evict(&self, sector: u32, resident: &Resident) -> bool;
-
-    /// Evicts the block, unless it is in use or was used later than `known_use_us`.
-    fn evict(&self, sector: u32, resident: &Resident, known_use_us: u64) -> Verdict;
+/// The blocks of a tier, as whoever makes room sees them.
+pub(crate) trait Residents: Candidates<Handle> {
+    /// Evicts a block that stands in `bags`. Returns false if it is in use by now.
+    fn evict(&self, bags: &mut Bags<Handle>, block: Handle) -> bool;
 }
 
-/// The candidates of one tier, in one line for each record size.
+/// Frees at least one slot of `class`. Returns false if nothing may be evicted for it.
 ///
-/// Lock order: lines, then a shard of the index, then the extents of a tier.
-#[derive(Default)]
-pub(crate) struct Lines {
-    classes: FxHashMap<u32, EvictionQueue<Resident>>,
+/// A record size evicts what is worth least of its own. Extents follow the worth of what lies in them: when
+/// those of another record size hold what is worth less, one of them is emptied and changes sides, so that
+/// what nobody uses any more makes room whatever its size. A record size that has nothing to evict takes an
+/// extent all the same.
+pub(crate) fn make_room(
+    bags: &mut Bags<Handle>,
+    slots: &Mutex<ExtentMap>,
+    class: u32,
+    now_us: u64,
+    residents: &impl Residents,
+) -> bool {
+    bags.expire(now_us, residents);
+    // Whoever is drawn may be taken into use before it is evicted: then the next one is drawn.
+    while let Some(own) = bags.draw(class, residents) {
+        let rival = some_other(bags, class);
+        if let Some(rival) = rival
+            && bags.draw(rival, residents).is_some_and(|drawn| drawn.worth < own.worth)
+            && take_extent(bags, slots, &[rival], Some(own.worth), residents)
+        {
+            return true;
+        }
+        if residents.evict(bags, own.candidate) {
+            return true;
+        }
+    }
+    let others: Vec<_> = bags.classes().filter(|other| *other != class).collect();
+    take_extent(bags, slots, &others, None, residents)
 }
 
-impl Lines {
-    pub(crate) fn insert(
-        &mut self,
-        class: u32,
-        sector: u32,
-        resident: Resident,
-        keep: Keep,
-        used_at_us: u64,
-        now_us: u64,
-    ) {
-        self.classes.entry(class).or_default().insert(sector, resident, keep, used_at_us, now_us);
+/// Some record size that has candidates, other than `class`.
+fn some_other(bags: &mut Bags<Handle>, class: u32) -> Option<u32> {
+    let count = bags.classes().filter(|other| *other != class).count();
+    if count == 0 {
+        return None;
     }
+    let chosen = bags.random().below(count);
+    bags.classes().filter(|other| *other != class).nth(chosen)
+}
 
-    pub(crate) fn remove(&mut self, class: u32, sector: u32, resident: &Resident) {
-        if let Some(line) = self.classes.get_mut(&class) {
-            line.remove_if(sector, |found| found == resident);
-            if line.len() == 0 {
-                self.classes.remove(&class);
-            }
-        }
+/// Empties the extent of one of the record sizes `of` that is worth least, if it is worth less than `bound`.
+fn take_extent(
+    bags: &mut Bags<Handle>,
+    slots: &Mutex<ExtentMap>,
+    of: &[u32],
+    bound: Option<Worth>,
+    residents: &impl Residents,
+) -> bool {
+    let mut extents = Vec::new();
+    for class in of {
+        let serving: Vec<_> = lock(slots).extents_of(*class).collect();
+        let begin = bags.random().below(serving.len().max(1));
+        let tried = serving.iter().cycle().skip(begin).take(serving.len().min(EXTENTS_TRIED_MAX));
+        extents
+            .extend(tried.filter_map(|extent| Some((mean_worth(bags, slots, *extent, residents)?, *extent))));
     }
+    extents.sort_unstable();
+    extents
+        .into_iter()
+        .take_while(|(worth, _)| bound.is_none_or(|bound| *worth < bound))
+        .any(|(_, extent)| empty(bags, slots, extent, residents))
+}
 
-    pub(crate) fn keep(&mut self, class: u32, sector: u32, resident: &Resident, keep: Keep, now_us: u64) {
-        if let Some(line) = self.classes.get_mut(&class) {
-            line.keep_if(sector, keep, now_us, |found| found == resident);
-        }
-    }
+/// What the blocks of an extent are worth, by some of them: the highest priority, and the mean. `None` if
+/// none of them can go now.
+fn mean_worth(
+    bags: &mut Bags<Handle>,
+    slots: &Mutex<ExtentMap>,
+    extent: u32,
+    residents: &impl Residents,
+) -> Option<Worth> {
+    let random = bags.random();
+    let judged: Vec<_> = {
+        let slots = lock(slots);
+        (0..JUDGED).filter_map(|_| slots.some_owner(extent, |bound| random.below(bound))).collect()
+    };
+    let worths: Vec<_> =
+        judged.into_iter().filter_map(|bits| residents.worth(Handle::from_bits(bits))).collect();
+    let priority = worths.iter().map(|worth| worth.priority).max()?;
+    let score = worths.iter().map(|worth| worth.score / worths.len() as u64).sum();
+    Some(Worth { priority, score })
+}
 
-    /// The candidates that lie in an extent.
-    pub(crate) fn residents(&self, slots: &Mutex<ExtentMap>, extent: u32) -> Vec<(u32, Resident)> {
-        let sectors = lock(slots).sectors_of(extent);
-        self.classes
-            .values()
-            .flat_map(|line| line.within(sectors.clone()))
-            .map(|(sector, resident)| (sector, *resident))
-            .collect()
-    }
-
-    /// Frees at least one slot of `class`. Returns false if nothing may be evicted for it.
-    ///
-    /// A class that holds less than its share takes a whole extent from a class that holds more; else
-    /// it evicts its own least valuable block, and if it has none, takes an extent all the same.
-    pub(crate) fn make_room(
-        &mut self,
-        slots: &Mutex<ExtentMap>,
-        class: u32,
-        now_us: u64,
-        evictor: &impl Evictor,
-    ) -> bool {
-        let below_share = lock(slots).is_below_share(class);
-        if below_share && self.empty_an_extent(slots, class, evictor) {
-            return true;
+/// Evicts every block of an extent, or none.
+fn empty(bags: &mut Bags<Handle>, slots: &Mutex<ExtentMap>, extent: u32, residents: &impl Residents) -> bool {
+    let owners: Vec<_> = {
+        let slots = lock(slots);
+        let owners: Vec<_> = slots.owners(extent).map(Handle::from_bits).collect();
+        // Slots without an owner are being filled or emptied.
+        if owners.len() != slots.used_in(extent) as usize {
+            return false;
         }
-        let judge = |sector, resident: &Resident, known| evictor.evict(sector, resident, known);
-        if self.classes.get_mut(&class).is_some_and(|line| line.evict_one(now_us, judge)) {
-            return true;
-        }
-        !below_share && self.empty_an_extent(slots, class, evictor)
+        owners
+    };
+    if !owners.iter().all(|owner| residents.score(*owner).is_some()) {
+        return false;
     }
-
-    /// Evicts every block of one extent of another class, preferring the extent whose most valuable
-    /// block is worth least.
-    fn empty_an_extent(&mut self, slots: &Mutex<ExtentMap>, class: u32, evictor: &impl Evictor) -> bool {
-        let mut others = lock(slots).extents_of_others(class);
-        others.truncate(EXTENTS_TRIED_MAX);
-        others.sort_by_cached_key(|(extent, other)| {
-            let sectors = lock(slots).sectors_of(*extent);
-            self.classes.get(other).and_then(|line| line.highest_priority(sectors))
-        });
-        for (extent, other) in others {
-            let residents = self.residents(slots, extent);
-            // Slots that are held by nobody in line are being filled, or wait to be written.
-            let all_in_line = residents.len() == lock(slots).used_in(extent) as usize;
-            if !all_in_line
-                || !residents.iter().all(|(sector, resident)| evictor.may_evict(*sector, resident))
-            {
-                continue;
-            }
-            for (sector, resident) in &residents {
-                let verdict = evictor.evict(*sector, resident, u64::MAX);
-                if matches!(verdict, Verdict::Evicted | Verdict::Gone) {
-                    self.remove(other, *sector, resident);
-                }
-            }
-            if lock(slots).used_in(extent) == 0 {
-                return true;
-            }
-        }
-        false
+    let mut all = true;
+    for owner in owners {
+        all &= residents.evict(bags, owner);
     }
+    all
 }

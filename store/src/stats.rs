@@ -40,6 +40,12 @@ pub struct StoreStats {
     pub io_errors: u64,
     /// Puts that wait to be durable on NVMe.
     pub pending_writes: u64,
+    /// Blocks that were not written to NVMe because of their low priority.
+    pub not_admitted: u64,
+    /// Puts that brought other bytes under the id of a stored block, and were refused.
+    pub conflicts: u64,
+    /// Memory of the index in bytes.
+    pub index_bytes: u64,
     /// Blocks that stay in the arena alone because NVMe had no room or refused them.
     pub writes_given_up: u64,
     /// Extents taken out of service after an I/O error.
@@ -79,6 +85,8 @@ pub(crate) struct Counters {
     pub(crate) stale_blocks: Counter,
     pub(crate) io_errors: Counter,
     pub(crate) pending_writes: Counter,
+    pub(crate) not_admitted: Counter,
+    pub(crate) conflicts: Counter,
     pub(crate) writes_given_up: Counter,
     pub(crate) growth_failures: Counter,
 }

@@ -13,8 +13,8 @@ use crate::core::Core;
 use crate::delta::DeltaStatus;
 use crate::error::{OpenError, ReserveError};
 use crate::index::NvmeReplica;
-use crate::recovery::{self, RecoveryReport, Threads};
-use crate::space::Resident;
+use crate::open::{self, Threads};
+use crate::recovery::RecoveryReport;
 use crate::stats::StoreStats;
 use crate::sync::lock;
 use crate::writer::Message;
@@ -62,6 +62,12 @@ pub enum GetOutcome {
     Miss(MissReason),
 }
 
+/// What the rest of the cluster has.
+pub trait Copies: Send + Sync {
+    /// True if another node has a durable copy of a block, as far as is known. Must not wait.
+    fn is_elsewhere(&self, id: &BlockId) -> bool;
+}
+
 /// Why a get found nothing. The store remembers no block that it let go of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissReason {
@@ -100,7 +106,7 @@ impl Store {
     /// # Errors
     /// [`OpenError`]; nothing was changed by a refused open.
     pub fn open(config: StoreConfig) -> Result<(Self, RecoveryReport), OpenError> {
-        let (core, threads, report) = recovery::open(&config, None)?;
+        let (core, threads, report) = open::open(&config, None)?;
         Ok((Self::new(core, threads), report))
     }
 
@@ -125,10 +131,17 @@ impl Store {
     /// The tiers that hold a block. Does not count as use.
     pub fn contains(&self, id: &BlockId) -> Tiers {
         let shard = self.core().index.shard(id);
-        shard.entries.get(id).map_or_else(Tiers::default, |entry| Tiers {
-            host: entry.host.is_some(),
-            nvme: matches!(entry.nvme, NvmeReplica::Stored(_)),
+        shard.get(id).map_or_else(Tiers::default, |node| Tiers {
+            host: node.is_in_arena(),
+            nvme: matches!(node.nvme(), NvmeReplica::Stored(_)),
         })
+    }
+
+    /// Says where to ask whether the rest of the cluster has a block: what it has elsewhere too goes before
+    /// what it would lose. Later calls change nothing.
+    pub fn set_copies(&self, copies: Arc<dyn Copies>) {
+        // The first one is as good as any other.
+        let _ = self.core().copies.set(copies);
     }
 
     /// Forgets a block in every tier and waits until that is durable. Returns true if it was held.
@@ -138,29 +151,10 @@ impl Store {
     /// *Cancel safe*: once polled the block is gone; only the wait for durability is lost.
     pub async fn remove(&self, id: &BlockId) -> bool {
         let core = self.core();
-        let entry = {
-            let mut shard = core.index.shard(id);
-            let Some(entry) = shard.entries.remove(id) else { return false };
-            if entry.host.is_some() {
-                core.announce(id, Tier::Host, false, entry.payload_len);
-            }
-            if matches!(entry.nvme, NvmeReplica::Stored(_)) {
-                core.announce(id, Tier::Nvme, false, entry.payload_len);
-            }
-            shard.answer_waiters(id, &Err(crate::error::PutError::Removed));
-            entry
-        };
-        if let Some(block) = &entry.host {
-            core.withdraw_host(id, block);
-        }
-        let resident = Resident { id: *id, generation: entry.generation };
-        let Some(nvme) = core.nvme.as_ref().filter(|_| entry.nvme != NvmeReplica::Absent) else {
+        let Some((resident, replica)) = core.forget(id) else { return false };
+        let Some(nvme) = core.nvme.as_ref().filter(|_| replica != NvmeReplica::Absent) else {
             return true;
         };
-        if let NvmeReplica::Stored(sector) = entry.nvme {
-            core.free_nvme(nvme, &resident, sector, entry.payload_len);
-        }
-        drop(entry);
         let (done, wait) = oneshot::channel();
         if nvme.mailbox.send(Message::Delete { resident, done: Some(done) }).is_ok() {
             // The sender goes away unanswered only when the index failed, which its thread has logged.
@@ -187,10 +181,11 @@ impl Store {
     pub fn inventory(&self) -> Vec<BlockDelta> {
         let mut held = Vec::new();
         for shard in self.core().index.shards() {
-            for (id, entry) in &shard.entries {
-                let delta = |tier| BlockDelta { id: *id, tier, added: true, payload_len: entry.payload_len };
-                held.extend(entry.host.as_ref().map(|_| delta(Tier::Host)));
-                held.extend(matches!(entry.nvme, NvmeReplica::Stored(_)).then(|| delta(Tier::Nvme)));
+            for node in shard.nodes() {
+                let (id, payload_len) = (node.id(), node.payload_len());
+                let delta = |tier| BlockDelta { id, tier, added: true, payload_len };
+                held.extend(node.is_in_arena().then(|| delta(Tier::Host)));
+                held.extend(matches!(node.nvme(), NvmeReplica::Stored(_)).then(|| delta(Tier::Nvme)));
             }
         }
         held
@@ -203,16 +198,20 @@ impl Store {
         let (nvme_capacity_bytes, nvme_used_bytes, fenced_extents) =
             core.nvme.as_ref().map_or((0, 0, 0), |nvme| {
                 let slots = lock(&nvme.slots);
-                (nvme.capacity_bytes(), slots.used_bytes(), slots.fenced_count() as u64)
+                (nvme.volume.capacity_bytes(), slots.used_bytes(), slots.fenced_count() as u64)
             });
+        // One lock after the other: none of them may be held while a shard is locked.
+        let host_used_bytes = lock(core.arena.slots()).used_bytes();
+        let index_bytes = core.index.memory_bytes();
+        let gets_host = core.index.shards().map(|shard| shard.gets_host).sum();
         StoreStats {
             host_capacity_bytes: core.arena.len_bytes(),
-            host_used_bytes: lock(core.arena.slots()).used_bytes(),
+            host_used_bytes,
             host_blocks: counters.host_blocks.value(),
             nvme_capacity_bytes,
             nvme_used_bytes,
             nvme_blocks: counters.nvme_blocks.value(),
-            gets_host: core.index.shards().map(|shard| shard.gets_host).sum(),
+            gets_host,
             gets_nvme: counters.gets_nvme.value(),
             gets_missed: counters.gets_missed.value(),
             puts: counters.puts.value(),
@@ -223,6 +222,9 @@ impl Store {
             stale_blocks: counters.stale_blocks.value(),
             io_errors: counters.io_errors.value(),
             pending_writes: counters.pending_writes.value(),
+            not_admitted: counters.not_admitted.value(),
+            conflicts: counters.conflicts.value(),
+            index_bytes,
             writes_given_up: counters.writes_given_up.value(),
             fenced_extents,
             growth_failures: counters.growth_failures.value(),

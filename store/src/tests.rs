@@ -11,15 +11,13 @@ use hearth_proto::{AckLevel, BlockId, BlockKey, Generation, NamespaceId, Retenti
 use tempfile::{TempDir, tempdir};
 
 use crate::device::Device;
-use crate::growth::{Growth, reserve_bytes};
-use crate::recovery;
+use crate::growth::reserve_bytes;
+use crate::open;
 use crate::recovery::Parts;
 use crate::slab::{BlockEntry, Catalog, Changes, Founding, RocksCatalog, StoreUuid};
-use crate::sync::lock;
 use crate::writer::Message;
 use crate::{
-    DriverOptions, GetError, GetOutcome, MissReason, NvmeConfig, PutError, PutMeta, PutOutcome, Store,
-    StoreConfig, Tiers,
+    GetError, GetOutcome, MissReason, NvmeConfig, PutError, PutMeta, PutOutcome, Store, StoreConfig, Tiers,
 };
 
 const EXTENT_BYTES: u64 = 1 << 20;
@@ -46,11 +44,7 @@ fn id(n: u64) -> BlockId {
 fn config(dir: &TempDir, arena_extents: u64, nvme_extents: u64) -> StoreConfig {
     StoreConfig {
         arena_bytes: arena_extents * EXTENT_BYTES,
-        nvme: Some(NvmeConfig {
-            dir: dir.path().into(),
-            capacity_bytes: nvme_extents * EXTENT_BYTES,
-            driver: DriverOptions::default(),
-        }),
+        nvme: Some(NvmeConfig::one_file(dir.path(), nvme_extents * EXTENT_BYTES)),
         extent_bytes: EXTENT_BYTES as usize,
     }
 }
@@ -59,12 +53,14 @@ fn open(dir: &TempDir, arena_extents: u64, nvme_extents: u64) -> (Store, Arc<Fau
     let config = config(dir, arena_extents, nvme_extents);
     let faulty = std::sync::OnceLock::new();
     let interpose = |parts: Parts| {
-        let (wrapped, catalog) = Faulty::new(parts.device, parts.catalog);
+        let mut members = parts.members;
+        let (wrapped, catalog) = Faulty::new(Arc::clone(&members[0].device), parts.catalog);
         let wrapped = Arc::new(wrapped);
-        assert!(faulty.set(Arc::clone(&wrapped)).is_ok(), "a store has one device");
-        Parts { device: wrapped, catalog: Box::new(catalog), clock: parts.clock }
+        members[0].device = Arc::clone(&wrapped) as Arc<dyn Device>;
+        assert!(faulty.set(wrapped).is_ok(), "a store is opened once");
+        Parts { members, catalog: Box::new(catalog), ..parts }
     };
-    let (core, threads, _) = recovery::open(&config, Some(&interpose)).unwrap();
+    let (core, threads, _) = open::open(&config, Some(&interpose)).unwrap();
     (Store::new(core, threads), faulty.into_inner().unwrap())
 }
 
@@ -166,7 +162,7 @@ async fn contradicting_entries_are_dropped_and_the_later_put_wins() {
     {
         let mut catalog = RocksCatalog::open(dir.path(), FOUNDING).unwrap();
         let mut entries = Vec::new();
-        catalog.load(&mut |entry| entries.push(entry)).unwrap();
+        catalog.blocks(&mut |entry| entries.push(entry)).unwrap();
         let second = *entries.iter().find(|entry| entry.generation == right.generation).unwrap();
         let mut changes = Changes::default();
         let older = Generation(second.generation.0 - 1);
@@ -226,7 +222,7 @@ async fn the_slab_leaves_room_for_metadata_and_grows_again_when_there_is_more() 
     put(&store, 1_000, AckLevel::Durable, soon()).await.unwrap();
     assert_eq!(device.len_bytes(), 2 * EXTENT_BYTES, "not before the pause has passed");
     // The pause has passed.
-    *lock(&store.core().nvme.as_ref().unwrap().growth) = Growth::default();
+    store.core().nvme.as_ref().unwrap().volume.end_growth_pauses();
     for n in 1_001..1_001 + BLOCKS_PER_EXTENT {
         put(&store, n, AckLevel::Durable, soon()).await.unwrap();
     }

@@ -19,7 +19,7 @@ async fn a_block_comes_back_with_its_bytes() {
     let dir = tempdir().unwrap();
     let (store, report) = open(Some(dir.path()), 4, 4);
     assert_eq!((report.blocks, report.dropped), (0, 0));
-    for (n, len) in [(1, 0), (2, 1), (3, 4_000), (4, 16_384), (5, 1_000_000)] {
+    for (n, len) in [(2, 1), (3, 4_000), (4, 16_384), (5, 1_000_000)] {
         let outcome = put_with(&store, n, len, Retention::default(), AckLevel::Durable).await.unwrap();
         assert!(!outcome.existed);
         let lease = store.get_host(&id(n)).expect("a block that was just put is in the arena");
@@ -133,12 +133,80 @@ async fn what_cannot_be_is_refused_by_name() {
     let (store, _) = open(None, 1, 0);
     let error = store.reserve(EXTENT_BYTES, soon()).await.unwrap_err();
     assert!(matches!(error, ReserveError::TooLarge { limit, .. } if limit == EXTENT_BYTES - 128), "{error}");
+    assert_eq!(store.reserve(0, soon()).await.unwrap_err(), ReserveError::Empty);
     let (other, _) = open(None, 1, 0);
     let slot = other.reserve(10, soon()).await.unwrap();
     let meta = PutMeta { crc32: crc32fast::hash(&slot), retention: Retention::default(), depth: 0 };
     assert_eq!(store.put(id(1), slot, meta, AckLevel::Host, soon()).await, Err(PutError::ForeignSlot));
     let durable = put_with(&store, 1, 10, Retention::default(), AckLevel::Durable).await;
     assert_eq!(durable, Err(PutError::NoNvme));
+}
+
+#[tokio::test]
+async fn other_bytes_under_the_same_id_are_refused_and_the_first_stay() {
+    let dir = tempdir().unwrap();
+    let (store, _) = open(Some(dir.path()), 2, 4);
+    put(&store, 1, AckLevel::Durable).await;
+    let other = |len: usize| {
+        let store = store.clone();
+        async move {
+            let mut slot = store.reserve(len, soon()).await.unwrap();
+            slot.fill(7);
+            let meta = PutMeta { crc32: crc32fast::hash(&slot), retention: Retention::default(), depth: 0 };
+            store.put(id(1), slot, meta, AckLevel::Host, soon()).await
+        }
+    };
+    for len in [BLOCK_BYTES, 5] {
+        assert!(matches!(other(len).await, Err(PutError::Conflict { .. })), "{len} bytes");
+    }
+    assert_bytes(&hit(&store, 1).await, 1);
+    assert_eq!(store.stats().conflicts, 2);
+    store.close().await;
+    drop(store);
+    // The same holds for what a former life left.
+    let (store, _) = open(Some(dir.path()), 2, 4);
+    let mut slot = store.reserve(5, soon()).await.unwrap();
+    slot.fill(7);
+    let meta = PutMeta { crc32: crc32fast::hash(&slot), retention: Retention::default(), depth: 0 };
+    let outcome = store.put(id(1), slot, meta, AckLevel::Host, soon()).await;
+    assert!(matches!(outcome, Err(PutError::Conflict { .. })));
+    assert_bytes(&hit(&store, 1).await, 1);
+}
+
+#[tokio::test]
+async fn what_nobody_will_read_again_is_not_written_unless_asked() {
+    let dir = tempdir().unwrap();
+    let (store, _) = open(Some(dir.path()), 2, 4);
+    put_with(&store, 1, BLOCK_BYTES, retention(0), AckLevel::Host).await.unwrap();
+    put_with(&store, 2, BLOCK_BYTES, retention(0), AckLevel::Durable).await.unwrap();
+    store.flush().await;
+    assert_eq!(store.contains(&id(1)), Tiers { host: true, nvme: false });
+    assert_eq!(store.contains(&id(2)), Tiers { host: true, nvme: true });
+    assert_eq!(store.stats().not_admitted, 1);
+    // Asked for later, it is written after all.
+    assert!(put_with(&store, 1, BLOCK_BYTES, retention(0), AckLevel::Durable).await.unwrap().existed);
+    assert_eq!(store.contains(&id(1)), Tiers { host: true, nvme: true });
+}
+
+#[tokio::test]
+async fn a_contract_that_changed_outlives_the_process() {
+    let dir = tempdir().unwrap();
+    let (store, _) = open(Some(dir.path()), 4, 1);
+    for n in 0..BLOCKS_PER_EXTENT {
+        put_with(&store, n, BLOCK_BYTES, retention(50), AckLevel::Durable).await.unwrap();
+    }
+    for n in 0..10 {
+        put_with(&store, n, BLOCK_BYTES, retention(10), AckLevel::Host).await.unwrap();
+    }
+    store.close().await;
+    drop(store);
+    let (store, _) = open(Some(dir.path()), 4, 1);
+    for n in 0..10 {
+        put_with(&store, 1_000 + n, BLOCK_BYTES, retention(60), AckLevel::Durable).await.unwrap();
+    }
+    for n in 0..BLOCKS_PER_EXTENT {
+        assert_eq!(store.contains(&id(n)).nvme, n >= 10, "block {n}");
+    }
 }
 
 #[tokio::test]

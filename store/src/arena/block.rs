@@ -1,6 +1,7 @@
 //! A block in the arena and the leases on it.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,6 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use hearth_proto::{Generation, Tier};
 
 use super::Slot;
+
+/// The place of a block that stands in no bag.
+const OUTSIDE: u32 = u32::MAX;
 
 /// A filled slot. Its bytes never change again.
 pub(crate) struct HostBlock {
@@ -17,11 +21,13 @@ pub(crate) struct HostBlock {
     /// Leases alive. While there is one the block is no victim; the memory itself lives as long as
     /// anyone holds the block.
     leases: AtomicU32,
+    /// Its place in the bag of the host tier; changed under the lock of the bags alone.
+    place: AtomicU32,
 }
 
 impl HostBlock {
     pub(crate) fn new(slot: Slot, generation: Generation, crc32: u32) -> Self {
-        Self { slot, generation, crc32, leases: AtomicU32::new(0) }
+        Self { slot, generation, crc32, leases: AtomicU32::new(0), place: AtomicU32::new(OUTSIDE) }
     }
 
     pub(crate) fn slot(&self) -> &Slot {
@@ -34,6 +40,20 @@ impl HostBlock {
 
     pub(crate) fn crc32(&self) -> u32 {
         self.crc32
+    }
+
+    pub(crate) fn payload_len(&self) -> NonZeroU32 {
+        let len = u32::try_from(self.slot.payload().len()).ok().and_then(NonZeroU32::new);
+        len.expect("no slot is given for an empty payload, nor for one over BLOCK_BYTES_MAX")
+    }
+
+    /// The place in the bag, if the block stands in one.
+    pub(crate) fn place(&self) -> Option<u32> {
+        Some(self.place.load(Ordering::Relaxed)).filter(|place| *place != OUTSIDE)
+    }
+
+    pub(crate) fn set_place(&self, place: Option<u32>) {
+        self.place.store(place.unwrap_or(OUTSIDE), Ordering::Relaxed);
     }
 
     pub(crate) fn is_leased(&self) -> bool {

@@ -8,6 +8,7 @@ use tempfile::tempdir;
 
 use super::*;
 use crate::arena::HostBlock;
+use crate::codec::Codec;
 use crate::slab::Footer;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -34,7 +35,14 @@ fn block(arena: &Arc<Arena>, len: usize, fill: u8) -> Arc<HostBlock> {
     slot.fill(fill);
     let id = BlockId { namespace: NamespaceId(0), key: BlockKey([fill; 32]) };
     let payload_len = len as u32;
-    slot.seal(&Footer { id, payload_len, generation: Generation(1), payload_crc: 0 });
+    slot.seal(&Footer {
+        id,
+        codec: Codec::Raw,
+        payload_len,
+        stored_len: payload_len,
+        generation: Generation(1),
+        payload_crc: 0,
+    });
     Arc::new(HostBlock::new(slot.into_slot(), Generation(1), 0))
 }
 

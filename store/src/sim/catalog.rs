@@ -13,7 +13,6 @@ use super::faults::Faults;
 use super::rng::Rng;
 use super::tasks::Tasks;
 use crate::error::OpenError;
-use crate::extents::class_of;
 use crate::slab::{
     BlockEntry, Catalog, Change, Changes, ExtentEntry, FOOTER_BYTES, Footer, Remembered, StoreUuid,
 };
@@ -21,6 +20,7 @@ use crate::sync::lock;
 
 /// What the index holds, and what it is to do next. Outlives a crash.
 pub(super) struct CatalogState {
+    extent_bytes: usize,
     pub(super) blocks: BTreeMap<BlockId, BlockEntry>,
     pub(super) extents: BTreeMap<u32, ExtentEntry>,
     generation: u64,
@@ -46,8 +46,9 @@ pub(super) struct PowerFails {
 }
 
 impl CatalogState {
-    pub(super) fn new(rng: Rng) -> Arc<Mutex<Self>> {
+    pub(super) fn new(extent_bytes: usize, rng: Rng) -> Arc<Mutex<Self>> {
         Arc::new(Mutex::new(Self {
+            extent_bytes,
             blocks: BTreeMap::new(),
             extents: BTreeMap::new(),
             generation: 1,
@@ -114,7 +115,7 @@ impl CatalogState {
 /// One store's handle to the index.
 pub(super) struct SimulatedCatalog {
     pub(super) state: Arc<Mutex<CatalogState>>,
-    pub(super) disk: Arc<Mutex<SimulatedDisk>>,
+    pub(super) disks: Disks,
     /// Callers of the store, who go on while a commit takes its time.
     pub(super) tasks: Arc<Mutex<Tasks>>,
 }
@@ -132,26 +133,72 @@ impl SimulatedCatalog {
 
     /// An index entry never names bytes that a crash could take away.
     fn check_durable(&self, changes: &Changes) {
-        let disk = lock(&self.disk);
+        let mut state = lock(&self.state);
         for change in &changes.list {
-            if let Change::PutBlock(entry) = change
-                && !is_durable(&disk, entry)
-            {
-                lock(&self.state).premature.get_or_insert(*entry);
+            let Change::PutBlock(entry) = change else { continue };
+            // What an extent serves may be news of the same commit.
+            let news = changes.list.iter().rev().find_map(|change| match change {
+                Change::PutExtent(extent) if state.extent_of(entry) == extent.extent => Some(extent),
+                _ => None,
+            });
+            let spot = state.spot_in(entry, news);
+            if !spot.is_some_and(|spot| is_durable(&self.disks, entry, spot)) {
+                state.premature.get_or_insert(*entry);
             }
         }
     }
 }
 
+/// The disks of a store, by the numbers of its members.
+pub(super) type Disks = Vec<Arc<Mutex<SimulatedDisk>>>;
+
+/// Where every disk's first extent begins.
+pub(super) const DATA_OFFSET: usize = SECTOR_BYTES;
+
+/// Where a record lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spot {
+    pub(super) member: usize,
+    pub(super) offset: usize,
+    pub(super) len: usize,
+}
+
+impl Spot {
+    /// True if a fault is to blame for whatever is found there.
+    pub(super) fn is_excused(&self, disks: &Disks) -> bool {
+        let disk = lock(&disks[self.member]);
+        disk.has_lied() || disk.is_tainted(self.offset, self.len)
+    }
+}
+
+impl CatalogState {
+    /// Where the record of an entry lies; `None` if the index does not know its extent.
+    pub(super) fn spot_of(&self, entry: &BlockEntry) -> Option<Spot> {
+        self.spot_in(entry, None)
+    }
+
+    fn extent_of(&self, entry: &BlockEntry) -> u32 {
+        entry.sector / (self.extent_bytes / SECTOR_BYTES) as u32
+    }
+
+    fn spot_in(&self, entry: &BlockEntry, news: Option<&ExtentEntry>) -> Option<Spot> {
+        let extent = news.or_else(|| self.extents.get(&self.extent_of(entry)))?;
+        let within = entry.sector as usize * SECTOR_BYTES % self.extent_bytes;
+        let offset = DATA_OFFSET + extent.place.local as usize * self.extent_bytes + within;
+        let len = extent.class as usize * SECTOR_BYTES;
+        Some(Spot { member: usize::from(extent.place.member), offset, len })
+    }
+}
+
 /// True if the record that the entry names is on the medium, or if a fault is to blame that it is not.
-pub(super) fn is_durable(disk: &SimulatedDisk, entry: &BlockEntry) -> bool {
-    let (offset, len) = range_of(entry);
-    if disk.has_lied() || disk.is_tainted(offset, len) {
+pub(super) fn is_durable(disks: &Disks, entry: &BlockEntry, spot: Spot) -> bool {
+    if spot.is_excused(disks) {
         return true;
     }
-    let Some(record) = disk.durable(offset, len) else { return false };
+    let disk = lock(&disks[spot.member]);
+    let Some(record) = disk.durable(spot.offset, spot.len) else { return false };
     let Some(footer) = record.last_chunk::<FOOTER_BYTES>() else { return false };
-    let payload = &record[..entry.payload_len as usize];
+    let payload = record.get(..entry.payload_len as usize).unwrap_or_default();
     Footer::decode(footer).is_ok_and(|footer| {
         footer.id == entry.id
             && footer.generation == entry.generation
@@ -159,22 +206,19 @@ pub(super) fn is_durable(disk: &SimulatedDisk, entry: &BlockEntry) -> bool {
     })
 }
 
-/// Where the record of an entry lies on its disk.
-pub(super) fn range_of(entry: &BlockEntry) -> (usize, usize) {
-    let len = class_of(entry.payload_len as usize) as usize * SECTOR_BYTES;
-    (entry.sector as usize * SECTOR_BYTES, len)
-}
-
 impl Catalog for SimulatedCatalog {
-    fn load(&self, visit: &mut dyn FnMut(BlockEntry)) -> Result<Remembered, OpenError> {
+    fn remembered(&self) -> Result<Remembered, OpenError> {
         let state = lock(&self.state);
-        state.blocks.values().for_each(|entry| visit(*entry));
         Ok(Remembered {
             store: StoreUuid([7; 16]),
             generation: state.generation,
             extents: state.extents.values().copied().collect(),
-            unreadable: 0,
         })
+    }
+
+    fn blocks(&self, visit: &mut dyn FnMut(BlockEntry)) -> Result<u64, OpenError> {
+        lock(&self.state).blocks.values().for_each(|entry| visit(*entry));
+        Ok(0)
     }
 
     fn commit(&mut self, changes: &Changes) -> io::Result<()> {

@@ -128,10 +128,14 @@ impl SimulatedDevice {
         let mut state = lock(&self.state);
         state.stopped = true;
         for InFlight { place, operation } in std::mem::take(&mut state.in_flight) {
-            if let Operation::Write { offset, start, len } = operation {
-                let memory = state.transfers.lend(place).expect("a transfer in flight has its memory");
-                lock(&self.disk).write(offset, &record(&memory)[start..start + len]);
-                state.transfers.restore(place, memory);
+            match operation {
+                Operation::Write { offset, start, len } => {
+                    let memory = state.transfers.lend(place).expect("a transfer in flight has its memory");
+                    lock(&self.disk).write(offset, &record(&memory)[start..start + len]);
+                    state.transfers.restore(place, memory);
+                }
+                Operation::Discard { offset, len } => lock(&self.disk).discard(offset, len),
+                Operation::Read { .. } | Operation::Sync { .. } => {}
             }
         }
     }

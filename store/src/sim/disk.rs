@@ -100,6 +100,12 @@ impl SimulatedDisk {
         range.len()
     }
 
+    /// Forgets a range: it is as if something had been written there.
+    pub(super) fn discard(&mut self, offset: usize, len: usize) {
+        let range = self.clamp(offset, len);
+        self.write(range.start, &vec![0xdd; range.len()]);
+    }
+
     /// The writes that a sync covers which begins now.
     pub(super) fn writes_ended(&self) -> u64 {
         self.writes_ended

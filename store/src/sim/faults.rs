@@ -26,6 +26,8 @@ pub(super) struct Faults {
     pub(super) commit_crash: u32,
     /// The device answers nothing for a while, per step.
     pub(super) stall: u32,
+    /// The device can forget ranges.
+    pub(super) discards: bool,
 }
 
 impl Faults {
@@ -37,6 +39,7 @@ impl Faults {
             full: rng.pick(&[0, 0, 1_000]),
             commit_crash: rng.pick(&[0, 300, 1_000]),
             stall: rng.pick(&[0, 0, 50]),
+            discards: rng.below(2) == 0,
             ..Self::default()
         };
         match rng.below(10) {
@@ -56,10 +59,5 @@ impl Faults {
             },
             _ => Self { lie: 3_000, ..honest },
         }
-    }
-
-    /// True if the device may return an error for a transfer that is within its length.
-    pub(super) fn has_errors(&self) -> bool {
-        self.read_error + self.write_error + self.sync_error + self.commit_error > 0
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn broken<T>(invariant: &'static str, detail: impl Into<String>) -> R
 #[derive(Default)]
 pub(super) struct History {
     attempts: BTreeMap<(Name, Version), Attempts>,
-    generations: BTreeMap<Generation, (Name, Option<Version>)>,
+    generations: BTreeMap<Generation, (Name, Version)>,
     /// The step in which the last remove of a name began that has ended.
     removed_at: BTreeMap<Name, u64>,
     versions: u32,
@@ -103,14 +103,12 @@ impl History {
         &mut self,
         generation: Generation,
         name: Name,
-        version: Option<Version>,
+        version: Version,
     ) -> Result<(), Broken> {
-        let known = self.generations.entry(generation).or_insert((name, version));
-        let same = known.0 == name && (known.1.is_none() || version.is_none() || known.1 == version);
-        if !same {
-            return broken("INV-FENCE", format!("{generation:?} is {known:?} and {:?}", (name, version)));
+        let known = *self.generations.entry(generation).or_insert((name, version));
+        match known == (name, version) {
+            true => Ok(()),
+            false => broken("INV-FENCE", format!("{generation:?} is {known:?} and {:?}", (name, version))),
         }
-        known.1 = known.1.or(version);
-        Ok(())
     }
 }

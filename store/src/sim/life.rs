@@ -1,10 +1,11 @@
 //! How a store's life begins and ends: opening, crashing, closing.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use hearth_proto::limits::SECTOR_BYTES;
 
-use super::catalog::SimulatedCatalog;
+use super::catalog::{DATA_OFFSET, SimulatedCatalog};
 use super::content::Name;
 use super::device::SimulatedDevice;
 use super::disk::Fate;
@@ -15,12 +16,13 @@ use super::workload::Kind;
 use super::world::{Life, World};
 use crate::arena::Arena;
 use crate::clock::Clock;
-use crate::config::{DriverOptions, NvmeConfig, StoreConfig};
+use crate::config::{NvmeConfig, StoreConfig};
 use crate::device::Device;
 use crate::extents::class_of;
 use crate::recovery::{Parts, assemble};
 use crate::store::Store;
 use crate::sync::lock;
+use crate::volume::{Place, VolumeMember};
 use crate::writer::Message;
 
 /// Attempts to open a store whose index refuses changes or whose power fails.
@@ -34,24 +36,16 @@ impl World {
         for attempt in 0..OPENINGS_MAX {
             let faults = if attempt + 1 == OPENINGS_MAX { Faults::default() } else { self.faults };
             lock(&self.medium.catalog).begin_life(faults);
-            let device = SimulatedDevice::new(Arc::clone(&self.medium.disk), Arc::clone(&self.time));
             let config = self.config();
             let arena = Arena::new(config.arena_bytes, config.extent_bytes)
                 .map_err(|error| Broken { invariant: "OPEN", detail: error.to_string() })?;
-            let catalog = SimulatedCatalog {
-                state: Arc::clone(&self.medium.catalog),
-                disk: Arc::clone(&self.medium.disk),
-                tasks: Arc::clone(&self.tasks),
-            };
-            let clock = Clock::simulated(Arc::clone(&self.time));
-            let parts = Parts { device: Arc::clone(&device) as _, catalog: Box::new(catalog), clock };
+            let parts = self.parts();
             match assemble(&config, Arc::clone(&arena), parts) {
                 Ok((core, writer, report)) => {
-                    self.medium.device = Some(Arc::clone(&device));
                     let store = Store::new(core, None);
                     self.oracle.reopened(&store, &self.medium)?;
                     self.note("opened", &[report.blocks, report.dropped]);
-                    self.life = Some(Life::new(store, writer, device, arena));
+                    self.life = Some(Life::new(store, writer, arena));
                     self.lives += 1;
                     return Ok(());
                 }
@@ -59,6 +53,26 @@ impl World {
             }
         }
         broken("OPEN", "a store does not open on an index that takes changes")
+    }
+
+    /// Devices and an index for one life.
+    fn parts(&mut self) -> Parts {
+        let device = |disk| SimulatedDevice::new(Arc::clone(disk), Arc::clone(&self.time));
+        self.medium.devices = self.medium.disks.iter().map(device).collect();
+        let member = |(number, device): (u16, &Arc<SimulatedDevice>)| VolumeMember {
+            device: Arc::clone(device) as _,
+            number,
+            data_offset: DATA_OFFSET as u64,
+            extents_max: self.shape.disk_extents as u32,
+        };
+        let members = (0..).zip(&self.medium.devices).map(member).collect();
+        let catalog = SimulatedCatalog {
+            state: Arc::clone(&self.medium.catalog),
+            disks: self.medium.disks.clone(),
+            tasks: Arc::clone(&self.tasks),
+        };
+        let clock = Clock::simulated(Arc::clone(&self.time));
+        Parts { members, catalog: Box::new(catalog), clock, seed: self.rng.next() }
     }
 
     /// The power fails.
@@ -69,7 +83,7 @@ impl World {
         let mut order = rng.fork();
         let mut len = rng.fork();
         self.crash_with(
-            |lens| {
+            |lens: Range<usize>| {
                 if style == 0 { lens.end } else { len.between(lens.start as u64, lens.end as u64) as usize }
             },
             |sequence| {
@@ -88,9 +102,9 @@ impl World {
     /// The power fails, and the caller says what becomes of each volatile write.
     pub(super) fn crash_with(
         &mut self,
-        len_bytes: impl FnOnce(std::ops::Range<usize>) -> usize,
-        order: impl FnOnce(&mut [usize]),
-        fate: impl FnMut(usize, usize) -> Fate,
+        mut len_bytes: impl FnMut(Range<usize>) -> usize,
+        mut order: impl FnMut(&mut [usize]),
+        mut fate: impl FnMut(usize, usize) -> Fate,
     ) -> Result<(), Broken> {
         let Some(mut life) = self.life.take() else { return Ok(()) };
         self.oracle.follow(&life.store, &self.medium)?;
@@ -99,13 +113,14 @@ impl World {
         if lock(&self.medium.catalog).refusals > 0 {
             self.oracle.history.forget_removals();
         }
-        life.device.crash();
-        self.medium.device = None;
-        let volatile = lock(&self.medium.disk).volatile_count() as u64;
-        lock(&self.medium.disk).crash(len_bytes, order, fate);
+        self.medium.devices.iter().for_each(|device| device.crash());
+        self.medium.devices.clear();
+        let volatile = self.medium.volatile_count() as u64;
+        for disk in &self.medium.disks {
+            lock(disk).crash(&mut len_bytes, &mut order, &mut fate);
+        }
         self.crashes += 1;
-        let len_bytes = lock(&self.medium.disk).len_bytes() as u64;
-        self.note("crash", &[volatile, len_bytes]);
+        self.note("crash", &[volatile]);
         Ok(())
     }
 
@@ -130,8 +145,8 @@ impl World {
             if let Some(mut writer) = life.writer.take() {
                 writer.end();
             }
-            life.device.stop();
         }
+        self.medium.devices.iter().for_each(|device| device.stop());
         self.look()?;
         if self.power_failed() {
             return self.crash();
@@ -161,7 +176,7 @@ impl World {
         if stats.pending_writes > 0 {
             return broken("INV-LEAK", format!("writes are pending after the end: {stats:?}"));
         }
-        let (errors, _) = life.device.mischief();
+        let errors = self.medium.errors();
         let refusals = lock(&self.medium.catalog).refusals;
         if errors + refusals == 0 && stats.io_errors > 0 {
             return broken("INV-EIO", format!("errors are counted that nobody made: {stats:?}"));
@@ -171,7 +186,7 @@ impl World {
         self.note("closed", &numbers);
         let arena = Arc::clone(&life.arena);
         drop(life);
-        self.medium.device = None;
+        self.medium.devices.clear();
         if refusals > 0 {
             self.oracle.history.forget_removals();
         }
@@ -187,10 +202,14 @@ impl World {
         let Some(nvme) = &life.store.core().nvme else { return Ok(()) };
         let catalog = lock(&self.medium.catalog);
         let slots = lock(&nvme.slots);
-        for offset in life.device.failed_writes() {
-            let extent = (offset / self.shape.extent_bytes) as u32;
-            if !slots.is_fenced(extent) {
-                return broken("INV-EIO", format!("extent {extent} failed a write and is in service"));
+        for (member, device) in (0..).zip(&self.medium.devices) {
+            for offset in device.failed_writes() {
+                let local = ((offset - DATA_OFFSET) / self.shape.extent_bytes) as u32;
+                let place = Some(Place { member, local });
+                let extent = (0..slots.count()).find(|extent| nvme.volume.place_of(*extent) == place);
+                if !extent.is_some_and(|extent| slots.is_fenced(extent)) {
+                    return broken("INV-EIO", format!("{place:?} failed a write and is in service"));
+                }
             }
         }
         for extent in (0..slots.count()).filter(|extent| slots.is_fenced(*extent)) {
@@ -235,11 +254,7 @@ impl World {
         let extent_bytes = self.shape.extent_bytes as u64;
         StoreConfig {
             arena_bytes: self.shape.arena_extents * extent_bytes,
-            nvme: Some(NvmeConfig {
-                dir: "simulated".into(),
-                capacity_bytes: self.shape.nvme_extents * extent_bytes,
-                driver: DriverOptions::default(),
-            }),
+            nvme: Some(NvmeConfig::one_file("simulated", self.shape.disk_extents * extent_bytes)),
             extent_bytes: self.shape.extent_bytes,
         }
     }

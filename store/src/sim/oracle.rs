@@ -219,20 +219,22 @@ impl Oracle {
         };
         let nothing_stored = match &result {
             Ok(outcome) => outcome.existed,
-            Err(error) => *error == PutError::Overloaded,
+            Err(error) => matches!(error, PutError::Overloaded | PutError::Conflict { .. }),
         };
         self.history.put_ended(call.name, version, self.step, !nothing_stored);
         let block = &self.blocks[call.name.0 as usize];
         match result {
             Ok(outcome) => {
                 self.acknowledged += 1;
-                let wrote = (!outcome.existed).then_some(version);
-                self.history.generation_is(outcome.generation, call.name, wrote)?;
+                self.history.generation_is(outcome.generation, call.name, version)?;
                 if block.held_at < call.began || durable && block.nvme_at < call.began {
                     return broken("INV-ACK", format!("{call:?} was acknowledged and is not held"));
                 }
                 self.durable += u64::from(durable);
                 Ok(())
+            }
+            Err(PutError::Conflict { .. }) if block.held_at < call.began => {
+                broken("INV-BYTES", format!("{call:?} was refused for the sake of what is not held"))
             }
             Err(PutError::UnknownDurability) if early => {
                 broken("INV-DEADLINE", format!("{call:?} gave up early"))
@@ -255,7 +257,7 @@ impl Oracle {
             return broken("INV-BYTES", format!("{call:?} got bytes that are like those of {version:?}"));
         }
         self.history.may_be_read(name, version, call.began)?;
-        self.history.generation_is(lease.generation(), name, Some(version))?;
+        self.history.generation_is(lease.generation(), name, version)?;
         let block = &self.blocks[name.0 as usize];
         match block.sound {
             Some(Sound { durable, since })

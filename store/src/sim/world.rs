@@ -6,9 +6,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::catalog::CatalogState;
+use super::catalog::{CatalogState, DATA_OFFSET};
 use super::content::{Name, Version, claim, is};
-use super::device::SimulatedDevice;
 use super::disk::SimulatedDisk;
 use super::faults::Faults;
 use super::history::{Broken, broken};
@@ -17,7 +16,7 @@ use super::oracle::Oracle;
 use super::rng::Rng;
 use super::tasks::Tasks;
 use super::trace::Trace;
-use super::workload::{Call, Kind, choose_name, patience_us, perform};
+use super::workload::{Answer, Call, Kind, choose_name, patience_us, perform};
 use crate::arena::{Arena, Lease};
 use crate::clock::SimulatedTime;
 use crate::store::Store;
@@ -35,7 +34,16 @@ const STEPS_MAX: u64 = 50_000;
 pub(super) struct Shape {
     pub(super) extent_bytes: usize,
     pub(super) arena_extents: u64,
-    pub(super) nvme_extents: u64,
+    /// Extents of each disk.
+    pub(super) disk_extents: u64,
+    pub(super) disks: usize,
+}
+
+impl Shape {
+    /// The length of a disk with so many extents.
+    pub(super) fn disk_bytes(&self, extents: u64) -> usize {
+        DATA_OFFSET + extents as usize * self.extent_bytes
+    }
 }
 
 pub(super) struct World {
@@ -61,7 +69,6 @@ pub(super) struct Life {
     pub(super) store: Store,
     /// Gone once it has ended.
     pub(super) writer: Option<Writer>,
-    pub(super) device: Arc<SimulatedDevice>,
     pub(super) arena: Arc<Arena>,
     leases: Vec<Held>,
 }
@@ -88,8 +95,8 @@ enum Action {
 }
 
 impl Life {
-    pub(super) fn new(store: Store, writer: Writer, device: Arc<SimulatedDevice>, arena: Arc<Arena>) -> Self {
-        Self { store, writer: Some(writer), device, arena, leases: Vec::new() }
+    pub(super) fn new(store: Store, writer: Writer, arena: Arc<Arena>) -> Self {
+        Self { store, writer: Some(writer), arena, leases: Vec::new() }
     }
 }
 
@@ -99,12 +106,14 @@ impl World {
         let shape = Shape {
             extent_bytes: rng.pick(&[32 << 10, 64 << 10]),
             arena_extents: rng.between(2, 4),
-            nvme_extents: rng.between(2, 5),
+            disk_extents: rng.between(2, 4),
+            disks: rng.pick(&[1, 1, 1, 2, 3]),
         };
         let faults = Faults::choose(&mut rng);
-        let catalog = CatalogState::new(rng.fork());
-        let disk = SimulatedDisk::new(shape.extent_bytes * shape.nvme_extents as usize);
-        let medium = Medium { disk: Arc::new(Mutex::new(disk)), catalog, device: None };
+        let catalog = CatalogState::new(shape.extent_bytes, rng.fork());
+        let disk = || Arc::new(Mutex::new(SimulatedDisk::new(shape.disk_bytes(shape.disk_extents))));
+        let disks = (0..shape.disks).map(|_| disk()).collect();
+        let medium = Medium { disks, catalog, devices: Vec::new() };
         Self {
             rng,
             trace: Trace::new(verbose),
@@ -172,7 +181,7 @@ impl World {
     /// Looks at what came of a step.
     pub(super) fn look(&mut self) -> Result<(), Broken> {
         let Some(life) = &mut self.life else { return Ok(()) };
-        life.device.pump();
+        self.medium.devices.iter().for_each(|device| device.pump());
         self.oracle.follow(&life.store, &self.medium)?;
         if let Some(entry) = lock(&self.medium.catalog).premature.take() {
             return broken("INV-PUBLISH", format!("the index on disk names what is not durable: {entry:?}"));
@@ -184,6 +193,11 @@ impl World {
         for (call, answer) in ended {
             let now_us = self.time.now_us();
             self.trace.event(now_us, "ended", &[call.number]);
+            // A store that was closed promises nothing about what it forgets.
+            let closed = self.life.as_ref().is_none_or(|life| life.writer.is_none());
+            if closed && matches!(answer, Answer::Removed(_)) {
+                continue;
+            }
             if let Some(lease) = self.oracle.check(&call, answer, now_us)? {
                 self.trace.event(now_us, "hit", &[lease.generation().0, u64::from(lease.crc32())]);
                 if let Some((name, version)) = claim(&lease)
@@ -202,7 +216,7 @@ impl World {
             let tasks = lock(&self.tasks);
             (tasks.len(), tasks.ready_count())
         };
-        let answers = life.device.in_flight() > 0;
+        let answers = self.medium.in_flight() > 0;
         let stalls = self.time.now_us() < self.stalled_until_us;
         let nvme = life.store.core().nvme.as_ref();
         let mail = life.writer.is_some() && nvme.is_some_and(|nvme| !nvme.mailbox.is_empty());
@@ -249,17 +263,13 @@ impl World {
                 let number = lock(&self.tasks).poll_any(choice).unwrap_or(0);
                 self.trace.event(now_us, "polled", &[number]);
             }
-            Action::Complete => {
-                let index = self.rng.index(life.device.in_flight());
-                let done = life.device.complete(index, &mut self.rng, &self.faults);
-                self.trace.event(now_us, done.name, &[done.offset, done.count]);
-            }
+            Action::Complete => self.complete_any(),
             Action::Turn => {
                 if let Some(writer) = &mut life.writer {
                     writer.turn();
                 }
                 let commits = lock(&self.medium.catalog).commits;
-                self.trace.event(now_us, "turn", &[commits, life.device.in_flight() as u64]);
+                self.trace.event(now_us, "turn", &[commits, self.medium.in_flight() as u64]);
             }
             Action::Begin => {
                 self.calls_to_come -= 1;
@@ -301,20 +311,36 @@ impl World {
         Ok(())
     }
 
-    fn rot(&mut self) {
-        let len = lock(&self.medium.disk).len_bytes();
-        if len > 0 {
-            let (offset, bit) = (self.rng.index(len), self.rng.below(8) as u8);
-            lock(&self.medium.disk).rot(offset, bit);
-            self.note("rot", &[offset as u64, u64::from(bit)]);
+    /// Ends one of the submissions in flight, on whatever disk.
+    fn complete_any(&mut self) {
+        let mut index = self.rng.index(self.medium.in_flight());
+        for device in &self.medium.devices {
+            let count = device.in_flight();
+            if index < count {
+                let done = device.complete(index, &mut self.rng, &self.faults);
+                self.trace.event(self.time.now_us(), done.name, &[done.offset, done.count]);
+                return;
+            }
+            index -= count;
         }
     }
 
-    /// Takes or gives back room on the disk.
+    fn rot(&mut self) {
+        let member = self.rng.index(self.medium.disks.len());
+        let len = lock(&self.medium.disks[member]).len_bytes();
+        if len > 0 {
+            let (offset, bit) = (self.rng.index(len), self.rng.below(8) as u8);
+            lock(&self.medium.disks[member]).rot(offset, bit);
+            self.note("rot", &[member as u64, offset as u64, u64::from(bit)]);
+        }
+    }
+
+    /// Takes or gives back room on a disk.
     fn fill_disk(&mut self) {
-        let extents = self.rng.below(self.shape.nvme_extents + 1) as usize;
-        lock(&self.medium.disk).set_limit(extents * self.shape.extent_bytes);
-        self.note("room", &[extents as u64]);
+        let member = self.rng.index(self.medium.disks.len());
+        let extents = self.rng.below(self.shape.disk_extents + 1);
+        lock(&self.medium.disks[member]).set_limit(self.shape.disk_bytes(extents));
+        self.note("room", &[member as u64, extents]);
     }
 }
 

@@ -10,8 +10,12 @@ use crate::error::OpenError;
 
 /// The index of one store's slabs. Only the durability thread uses it after the store has opened.
 pub(crate) trait Catalog: Send {
-    /// Tells `visit` every block that the index names, in any order, and returns the rest.
-    fn load(&self, visit: &mut dyn FnMut(BlockEntry)) -> Result<Remembered, OpenError>;
+    /// What the index remembers besides blocks.
+    fn remembered(&self) -> Result<Remembered, OpenError>;
+
+    /// Tells `visit` every block that the index names, in any order. Returns how many entries could not be
+    /// read.
+    fn blocks(&self, visit: &mut dyn FnMut(BlockEntry)) -> Result<u64, OpenError>;
 
     /// Makes the changes durable, all or none. After an error either may be the case.
     fn commit(&mut self, changes: &Changes) -> io::Result<()>;
@@ -25,8 +29,6 @@ pub(crate) struct Remembered {
     /// Generations from here on were never used.
     pub(crate) generation: u64,
     pub(crate) extents: Vec<ExtentEntry>,
-    /// Entries of blocks that could not be read.
-    pub(crate) unreadable: u64,
 }
 
 /// The name that a store gets when it is founded.

@@ -2,12 +2,18 @@
 
 use hearth_proto::{BlockId, BlockKey, Generation, NamespaceId, Priority};
 
+use crate::volume::Place;
+
 /// Length of a block's key: namespace, block key.
 const BLOCK_KEY_BYTES: usize = 36;
 /// Length of a block's value.
 const BLOCK_VALUE_BYTES: usize = 40;
+/// Where the fields of a block's value end and the zeros begin.
+const FIELDS_END: usize = 33;
 /// Stands for a priority that never falls back.
 const NEVER: u64 = u64::MAX;
+/// Length of an extent's value.
+const EXTENT_VALUE_BYTES: usize = 11;
 
 /// Where a block lies, and how long it is kept.
 ///
@@ -48,10 +54,14 @@ impl BlockEntry {
         value
     }
 
-    /// Reads an entry back; `None` if the bytes are not one.
+    /// Reads an entry back; `None` if the bytes are not one. There is one way to say an entry: what
+    /// decodes is what [`BlockEntry::value`] makes of it again.
     pub(crate) fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
         let key: &[u8; BLOCK_KEY_BYTES] = key.try_into().ok()?;
         let value: &[u8; BLOCK_VALUE_BYTES] = value.try_into().ok()?;
+        if value[FIELDS_END..].iter().any(|byte| *byte != 0) {
+            return None;
+        }
         let (namespace, block) = key.split_first_chunk()?;
         let u32_at = |at: usize| value[at..].first_chunk().copied().map(u32::from_le_bytes);
         let u64_at = |at: usize| value[at..].first_chunk().copied().map(u64::from_le_bytes);
@@ -71,13 +81,20 @@ impl BlockEntry {
     }
 }
 
-/// The record size that an extent serves, and whether it may be used.
+/// The record size that an extent serves, where it lies, and whether it may be used.
+///
+/// ```text
+/// offset  0      4      8       10      11
+///         class  local  member  fenced
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ExtentEntry {
     pub(crate) extent: u32,
     /// Sectors of one slot; zero if the extent was fenced before it served anyone.
     pub(crate) class: u32,
     pub(crate) fenced: bool,
+    /// Where the extent lies.
+    pub(crate) place: Place,
 }
 
 impl ExtentEntry {
@@ -85,16 +102,22 @@ impl ExtentEntry {
         self.extent.to_be_bytes()
     }
 
-    pub(crate) fn value(&self) -> [u8; 5] {
-        let class = self.class.to_le_bytes();
-        [class[0], class[1], class[2], class[3], u8::from(self.fenced)]
+    pub(crate) fn value(&self) -> [u8; EXTENT_VALUE_BYTES] {
+        let mut value = [0; EXTENT_VALUE_BYTES];
+        value[0..4].copy_from_slice(&self.class.to_le_bytes());
+        value[4..8].copy_from_slice(&self.place.local.to_le_bytes());
+        value[8..10].copy_from_slice(&self.place.member.to_le_bytes());
+        value[10] = u8::from(self.fenced);
+        value
     }
 
     pub(crate) fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
         let extent = u32::from_be_bytes(key.try_into().ok()?);
-        let (class, rest) = value.split_first_chunk()?;
-        let [fenced @ (0 | 1)] = rest else { return None };
-        Some(Self { extent, class: u32::from_le_bytes(*class), fenced: *fenced == 1 })
+        let value: &[u8; EXTENT_VALUE_BYTES] = value.try_into().ok()?;
+        let [c0, c1, c2, c3, l0, l1, l2, l3, m0, m1, fenced @ (0 | 1)] = *value else { return None };
+        let (member, local) = (u16::from_le_bytes([m0, m1]), u32::from_le_bytes([l0, l1, l2, l3]));
+        let class = u32::from_le_bytes([c0, c1, c2, c3]);
+        Some(Self { extent, class, fenced: fenced == 1, place: Place { member, local } })
     }
 }
 
@@ -124,24 +147,43 @@ mod tests {
         golden.extend([80, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(entry.value().to_vec(), golden);
         assert_eq!(BlockEntry::decode(&key, &golden), Some(entry));
+        for reserved in FIELDS_END..BLOCK_VALUE_BYTES {
+            let mut bytes = golden.clone();
+            bytes[reserved] = 1;
+            assert_eq!(BlockEntry::decode(&key, &bytes), None, "byte {reserved} is set");
+        }
     }
 
     #[test]
     fn an_extent_survives_its_bytes() {
-        let entry = ExtentEntry { extent: 5, class: 0x0102, fenced: true };
-        assert_eq!((entry.key(), entry.value()), ([0, 0, 0, 5], [2, 1, 0, 0, 1]));
+        let place = Place { member: 0x0304, local: 0x0a0b_0c0d };
+        let entry = ExtentEntry { extent: 5, class: 0x0102, fenced: true, place };
+        assert_eq!(entry.key(), [0, 0, 0, 5]);
+        assert_eq!(entry.value(), [2, 1, 0, 0, 0x0d, 0x0c, 0x0b, 0x0a, 4, 3, 1]);
         assert_eq!(ExtentEntry::decode(&entry.key(), &entry.value()), Some(entry));
-        assert_eq!(ExtentEntry::decode(&entry.key(), &[2, 1, 0, 0, 2]), None);
+        assert_eq!(ExtentEntry::decode(&entry.key(), &[2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2]), None);
     }
 
     proptest! {
         #[test]
-        fn decoding_anything_never_panics(
+        fn any_bytes_are_refused_or_the_only_way_to_say_an_entry(
             key in prop::collection::vec(any::<u8>(), 0..40),
             value in prop::collection::vec(any::<u8>(), 0..44),
+            block_key: [u8; BLOCK_KEY_BYTES], fields: [u8; FIELDS_END],
+            extent_key: [u8; 4], extent_value: [u8; 5],
         ) {
-            let _ = BlockEntry::decode(&key, &value);
-            let _ = ExtentEntry::decode(&key, &value);
+            let mut block_value = [0; BLOCK_VALUE_BYTES];
+            block_value[..FIELDS_END].copy_from_slice(&fields);
+            for (key, value) in [(&key[..], &value[..]), (&block_key, &block_value)] {
+                if let Some(entry) = BlockEntry::decode(key, value) {
+                    prop_assert_eq!((&BlockEntry::key_of(&entry.id)[..], &entry.value()[..]), (key, value));
+                }
+            }
+            for (key, value) in [(&key[..], &value[..]), (&extent_key, &extent_value)] {
+                if let Some(entry) = ExtentEntry::decode(key, value) {
+                    prop_assert_eq!((&entry.key()[..], &entry.value()[..]), (key, value));
+                }
+            }
         }
 
         #[test]

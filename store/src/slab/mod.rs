@@ -4,6 +4,7 @@ mod catalog;
 mod entry;
 mod footer;
 mod rocks;
+mod superblock;
 
 pub(crate) use catalog::{Catalog, Change, Changes, Remembered, StoreUuid};
 pub(crate) use entry::{BlockEntry, ExtentEntry};

@@ -135,7 +135,18 @@ impl RocksCatalog {
 }
 
 impl Catalog for RocksCatalog {
-    fn load(&self, visit: &mut dyn FnMut(BlockEntry)) -> Result<Remembered, OpenError> {
+    fn remembered(&self) -> Result<Remembered, OpenError> {
+        let uuid = self.db.get(STORE_KEY).map_err(|error| open_error(&self.dir, &error))?;
+        let uuid = uuid.and_then(|bytes| bytes.try_into().ok());
+        let generation = self.number(GENERATION_KEY)?;
+        Ok(Remembered {
+            store: StoreUuid(uuid.ok_or_else(|| self.damaged("it names no store"))?),
+            generation: generation.ok_or_else(|| self.damaged("it names no generation"))?,
+            extents: self.extents()?,
+        })
+    }
+
+    fn blocks(&self, visit: &mut dyn FnMut(BlockEntry)) -> Result<u64, OpenError> {
         let mut unreadable = 0;
         for item in self.db.iterator_cf(self.family(BLOCKS), IteratorMode::Start) {
             let (key, value) = item.map_err(|error| open_error(&self.dir, &error))?;
@@ -144,14 +155,7 @@ impl Catalog for RocksCatalog {
                 None => unreadable += 1,
             }
         }
-        let uuid = self.db.get(STORE_KEY).map_err(|error| open_error(&self.dir, &error))?;
-        let uuid = uuid.and_then(|bytes| bytes.try_into().ok());
-        Ok(Remembered {
-            store: StoreUuid(uuid.ok_or_else(|| self.damaged("it names no store"))?),
-            generation: self.number(GENERATION_KEY)?.ok_or_else(|| self.damaged("it names no generation"))?,
-            extents: self.extents()?,
-            unreadable,
-        })
+        Ok(unreadable)
     }
 
     fn commit(&mut self, changes: &Changes) -> io::Result<()> {
@@ -210,7 +214,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path()).unwrap());
         let later = Founding { store: StoreUuid([8; 16]), generation: 9, ..FOUNDING };
-        let found = RocksCatalog::open(dir.path(), later).unwrap().load(&mut |_| ()).unwrap();
+        let found = RocksCatalog::open(dir.path(), later).unwrap().remembered().unwrap();
         assert_eq!((found.store, found.generation), (FOUNDING.store, FOUNDING.generation));
     }
 

@@ -126,8 +126,12 @@ fn eio() -> io::Error {
 }
 
 impl Catalog for FaultyCatalog {
-    fn load(&self, visit: &mut dyn FnMut(BlockEntry)) -> Result<Remembered, OpenError> {
-        self.catalog.load(visit)
+    fn remembered(&self) -> Result<Remembered, OpenError> {
+        self.catalog.remembered()
+    }
+
+    fn blocks(&self, visit: &mut dyn FnMut(BlockEntry)) -> Result<u64, OpenError> {
+        self.catalog.blocks(visit)
     }
 
     fn commit(&mut self, changes: &Changes) -> io::Result<()> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hearth_proto::BlockId;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::loose::block_entry;
 use crate::arena::HostBlock;
 use crate::core::Core;
 use crate::error::PutError;
@@ -37,23 +38,14 @@ impl WriteJob {
     /// True while the index waits for this write.
     pub(super) fn is_wanted(&self, core: &Core) -> bool {
         let mut shard = core.index.shard(&self.id);
-        shard.same(&self.resident()).is_some_and(|entry| entry.nvme == NvmeReplica::Pending)
+        shard.same(&self.resident()).is_some_and(|node| node.nvme() == NvmeReplica::Pending)
     }
 
     /// The index entry of the block at `sector`; `None` if the block is no longer wanted.
     pub(super) fn entry(&self, core: &Core, sector: u32) -> Option<BlockEntry> {
         let mut shard = core.index.shard(&self.id);
-        let entry = shard.same(&self.resident()).filter(|entry| entry.nvme == NvmeReplica::Pending)?;
-        Some(BlockEntry {
-            id: self.id,
-            sector,
-            payload_len: entry.payload_len,
-            generation: entry.generation,
-            payload_crc: entry.crc32,
-            depth: entry.keep.depth,
-            priority: entry.keep.priority,
-            expires_at_ms: entry.keep.expires_at_us.map(|at_us| core.clock.unix_ms_at(at_us)),
-        })
+        let node = shard.same(&self.resident()).filter(|node| node.nvme() == NvmeReplica::Pending)?;
+        Some(block_entry(core, node, sector))
     }
 
     /// Counts one more try that failed and says how many there were.

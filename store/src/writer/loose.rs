@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use hearth_proto::BlockId;
+use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
 use crate::core::Core;
-use crate::index::NvmeReplica;
-use crate::slab::{Changes, ExtentEntry};
+use crate::index::{Node, NvmeReplica};
+use crate::slab::{BlockEntry, Changes, ExtentEntry};
 use crate::space::Resident;
 
 /// Forgotten replicas that are kept while the index refuses them. One that goes over this and comes back
@@ -17,6 +19,8 @@ const DELETES_KEPT_MAX: usize = 4_096;
 #[derive(Default)]
 pub(super) struct LooseChanges {
     deletes: Vec<Delete>,
+    /// Blocks that are to be kept otherwise, each once.
+    kept: FxHashMap<BlockId, Resident>,
     /// By number, so that there are never more than extents.
     extents: BTreeMap<u32, ExtentEntry>,
 }
@@ -28,21 +32,35 @@ struct Delete {
 
 impl LooseChanges {
     pub(super) fn is_empty(&self) -> bool {
-        self.deletes.is_empty() && self.extents.is_empty()
+        self.deletes.is_empty() && self.kept.is_empty() && self.extents.is_empty()
     }
 
     pub(super) fn delete(&mut self, resident: Resident, done: Option<oneshot::Sender<()>>) {
         self.deletes.push(Delete { resident, done });
     }
 
-    pub(super) fn set_extent(&mut self, entry: ExtentEntry) {
-        self.extents.insert(entry.extent, entry);
+    pub(super) fn keep(&mut self, resident: Resident) {
+        self.kept.insert(resident.id, resident);
+    }
+
+    /// Notes what an extent serves; an extent that lies nowhere is not worth a note.
+    pub(super) fn set_extent(&mut self, entry: Option<ExtentEntry>) {
+        if let Some(entry) = entry {
+            self.extents.insert(entry.extent, entry);
+        }
     }
 
     pub(super) fn add_to(&self, core: &Core, changes: &mut Changes) {
         for delete in &self.deletes {
             if !is_stored(core, &delete.resident) {
                 changes.delete_block(&delete.resident.id);
+            }
+        }
+        for resident in self.kept.values() {
+            let mut shard = core.index.shard(&resident.id);
+            let stored = shard.same(resident).and_then(|node| stored_entry(core, node));
+            if let Some(entry) = stored {
+                changes.put_block(entry);
             }
         }
         for extent in self.extents.values() {
@@ -52,6 +70,7 @@ impl LooseChanges {
 
     pub(super) fn are_durable(&mut self) {
         self.extents.clear();
+        self.kept.clear();
         for delete in self.deletes.drain(..) {
             // One who no longer waits does not need the answer.
             let _ = delete.done.map(|done| done.send(()));
@@ -62,6 +81,8 @@ impl LooseChanges {
     /// must not be lost: its blocks would contradict it at the next start, and a fence would be lifted.
     pub(super) fn were_refused(&mut self) {
         self.deletes.truncate(DELETES_KEPT_MAX);
+        // A contract that is forgotten costs nothing but an eviction out of turn after the next start.
+        self.kept.clear();
         for delete in &mut self.deletes {
             delete.done = None;
         }
@@ -70,6 +91,7 @@ impl LooseChanges {
     /// Gives up: the thread ends.
     pub(super) fn drop_all(&mut self) {
         self.deletes.clear();
+        self.kept.clear();
         self.extents.clear();
     }
 }
@@ -78,6 +100,26 @@ impl LooseChanges {
 /// is named now is a later one, and the entry on disk is its.
 fn is_stored(core: &Core, forgotten: &Resident) -> bool {
     let shard = core.index.shard(&forgotten.id);
-    let entry = shard.entries.get(&forgotten.id);
-    entry.is_some_and(|entry| matches!(entry.nvme, NvmeReplica::Stored(_)))
+    shard.get(&forgotten.id).is_some_and(|node| matches!(node.nvme(), NvmeReplica::Stored(_)))
+}
+
+/// The entry of a block that is durable; `None` if it is not.
+fn stored_entry(core: &Core, node: &Node) -> Option<BlockEntry> {
+    let NvmeReplica::Stored(sector) = node.nvme() else { return None };
+    Some(block_entry(core, node, sector))
+}
+
+/// The entry of a block whose record begins at `sector`.
+pub(super) fn block_entry(core: &Core, node: &Node, sector: u32) -> BlockEntry {
+    let keep = node.keep();
+    BlockEntry {
+        id: node.id(),
+        sector,
+        payload_len: node.payload_len(),
+        generation: node.generation(),
+        payload_crc: node.crc32(),
+        depth: keep.depth,
+        priority: keep.priority,
+        expires_at_ms: keep.expires_at_us.map(|at_us| core.clock.unix_ms_at(at_us)),
+    }
 }

@@ -8,7 +8,7 @@
 mod job;
 mod loose;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -17,14 +17,14 @@ pub(crate) use job::WriteJob;
 use loose::LooseChanges;
 use tokio::sync::oneshot;
 
-use crate::core::{Core, NvmeEvictor};
+use crate::core::Core;
 use crate::device::Request;
 use crate::error::PutError;
-use crate::growth::lengthen;
 use crate::nvme::Nvme;
-use crate::slab::{Catalog, Changes, ExtentEntry};
-use crate::space::Resident;
+use crate::slab::{Catalog, Changes};
+use crate::space::{Resident, make_room};
 use crate::sync::lock;
+use crate::tiers::NvmeTier;
 
 /// Slots that are tried for one block before it stays in the arena alone.
 const ATTEMPTS_MAX: u32 = 3;
@@ -35,10 +35,14 @@ pub(crate) enum Message {
     Write(WriteJob),
     /// A write ended.
     Written(Record, io::Result<()>),
-    /// The sync of the current group ended.
-    Synced(io::Result<()>),
+    /// The sync of the current group ended on one member of the volume.
+    Synced(usize, io::Result<()>),
     /// The index is to forget a replica that memory has forgotten.
     Delete { resident: Resident, done: Option<oneshot::Sender<()>> },
+    /// The block is to be kept otherwise, and the index is to remember that.
+    Kept(Resident),
+    /// The device forgot what an extent held, if it could.
+    Discarded(u32, io::Result<()>),
     /// An extent was taken out of service.
     Fenced(u32),
     /// More generations are to be set aside.
@@ -56,6 +60,15 @@ pub(crate) struct Record {
     sector: u32,
 }
 
+/// Records that are made durable together.
+struct Group {
+    records: Vec<Record>,
+    /// Members of the volume whose sync runs.
+    running: usize,
+    /// Members whose sync failed, and why.
+    failed: BTreeMap<usize, io::Error>,
+}
+
 pub(crate) struct Writer {
     core: Arc<Core>,
     catalog: Box<dyn Catalog>,
@@ -65,8 +78,11 @@ pub(crate) struct Writer {
     in_flight: usize,
     /// Written, and not covered by a sync that has begun.
     written: Vec<Record>,
-    /// Covered by the sync that runs.
-    syncing: Option<Vec<Record>>,
+    /// Covered by the syncs that run.
+    syncing: Option<Group>,
+    discarding: bool,
+    /// True since a device refused to discard: no other is asked.
+    discard_refused: bool,
     loose: LooseChanges,
     /// True since the index on disk refused changes; told once.
     index_refuses: bool,
@@ -87,6 +103,8 @@ impl Writer {
             in_flight: 0,
             written: Vec::new(),
             syncing: None,
+            discarding: false,
+            discard_refused: false,
             loose: LooseChanges::default(),
             index_refuses: false,
             next_sequence: 0,
@@ -122,6 +140,7 @@ impl Writer {
         }
         self.start_writes(nvme);
         self.start_sync(nvme);
+        self.start_discard(nvme);
         self.commit_loose_changes();
         self.answer_flushes();
     }
@@ -141,7 +160,7 @@ impl Writer {
     }
 
     fn is_idle(&self) -> bool {
-        self.outstanding.is_empty() && self.syncing.is_none() && self.loose.is_empty()
+        self.outstanding.is_empty() && self.syncing.is_none() && self.loose.is_empty() && !self.discarding
     }
 
     fn handle(&mut self, nvme: &Nvme, message: Message) {
@@ -159,22 +178,15 @@ impl Writer {
                     Err(error) => self.write_failed(nvme, record, &error),
                 }
             }
-            Message::Synced(result) => {
-                let group = self.syncing.take().expect("one sync runs at a time");
-                match result {
-                    Ok(()) => self.commit(nvme, group),
-                    Err(error) => {
-                        // A device that fails a sync may have forgotten whatever it had not made durable,
-                        // and says so once: writes that ended meanwhile are lost to the next sync too.
-                        let ended_meanwhile = std::mem::take(&mut self.written);
-                        for record in group.into_iter().chain(ended_meanwhile) {
-                            self.write_failed(nvme, record, &error);
-                        }
-                    }
-                }
+            Message::Synced(member, result) => self.synced(nvme, member, result),
+            Message::Kept(resident) => self.loose.keep(resident),
+            Message::Discarded(extent, result) => {
+                self.discarding = false;
+                self.discard_refused |= result.is_err();
+                lock(&nvme.slots).end_discard(extent);
             }
             Message::Delete { resident, done } => self.loose.delete(resident, done),
-            Message::Fenced(extent) => self.loose.set_extent(ExtentEntry { extent, class: 0, fenced: true }),
+            Message::Fenced(extent) => self.loose.set_extent(nvme.extent_entry(extent, 0, true)),
             Message::Generations => self.reserve_generations(nvme),
             Message::Flush(done) => self.flushes.push((self.next_sequence, done)),
             Message::Stop => self.stopping = true,
@@ -209,8 +221,8 @@ impl Writer {
                 // This thread reads its mailbox until every write has ended.
                 let _ = mailbox.send(Message::Written(record, result));
             };
-            let offset = Nvme::offset_of(sector);
-            nvme.device.submit(Request::Write { offset, block, done: Box::new(done) });
+            let (member, offset) = nvme.volume.locate(sector);
+            nvme.volume.device(member).submit(Request::Write { offset, block, done: Box::new(done) });
         }
     }
 
@@ -219,16 +231,19 @@ impl Writer {
         loop {
             if let Some(given) = lock(&nvme.slots).allocate(class) {
                 if let Some(extent) = given.assigned {
-                    self.loose.set_extent(ExtentEntry { extent, class, fenced: false });
+                    self.loose.set_extent(nvme.extent_entry(extent, class, false));
                 }
                 return Some(given.sector);
             }
-            if grow(&self.core, nvme) {
+            let now_us = self.core.clock.now_us();
+            let core = &*self.core;
+            if let Some(extent) = nvme.volume.grow(now_us, || core.counters.growth_failures.add(1)) {
+                let known = lock(&nvme.slots).grow();
+                assert_eq!(known, extent, "the volume and its bookkeeping grow together");
                 continue;
             }
-            let evictor = NvmeEvictor(&self.core, nvme);
-            let now_us = self.core.clock.now_us();
-            if !lock(&nvme.lines).make_room(&nvme.slots, class, now_us, &evictor) {
+            let residents = NvmeTier { core, nvme, now_us };
+            if !make_room(&mut lock(&nvme.bags), &nvme.slots, class, now_us, &residents) {
                 return None;
             }
         }
@@ -238,13 +253,71 @@ impl Writer {
         if self.syncing.is_some() || self.written.is_empty() {
             return;
         }
-        self.syncing = Some(std::mem::take(&mut self.written));
+        let records = std::mem::take(&mut self.written);
+        let members: BTreeSet<_> = records.iter().map(|record| nvme.volume.locate(record.sector).0).collect();
+        self.syncing = Some(Group { records, running: members.len(), failed: BTreeMap::new() });
+        for member in members {
+            let mailbox = Arc::clone(&nvme.mailbox);
+            let done = move |result| {
+                // This thread reads its mailbox until every sync has ended.
+                let _ = mailbox.send(Message::Synced(member, result));
+            };
+            nvme.volume.device(member).submit(Request::Sync { done: Box::new(done) });
+        }
+    }
+
+    /// Takes in the end of a sync; with the last one the group is durable where none failed.
+    fn synced(&mut self, nvme: &Nvme, member: usize, result: io::Result<()>) {
+        if let Err(error) = &result {
+            self.lose_written(nvme, member, error);
+        }
+        let group = self.syncing.as_mut().expect("a sync belongs to a group");
+        group.running -= 1;
+        if let Err(error) = result {
+            group.failed.insert(member, error);
+        }
+        if group.running > 0 {
+            return;
+        }
+        let group = self.syncing.take().expect("it was there a moment ago");
+        let mut durable = Vec::with_capacity(group.records.len());
+        for record in group.records {
+            match group.failed.get(&nvme.volume.locate(record.sector).0) {
+                None => durable.push(record),
+                Some(error) => self.write_failed(nvme, record, error),
+            }
+        }
+        if !durable.is_empty() {
+            self.commit(nvme, durable);
+        }
+    }
+
+    /// A device that fails a sync may have forgotten whatever it had not made durable, and says so once:
+    /// writes that ended while the sync ran are lost to the next one too.
+    fn lose_written(&mut self, nvme: &Nvme, member: usize, error: &io::Error) {
+        let written = std::mem::take(&mut self.written);
+        let is_lost = |record: &Record| nvme.volume.locate(record.sector).0 == member;
+        let (lost, kept): (Vec<_>, Vec<_>) = written.into_iter().partition(is_lost);
+        self.written = kept;
+        for record in lost {
+            self.write_failed(nvme, record, error);
+        }
+    }
+
+    /// Lets a device forget what a free extent held, one at a time and when nothing else is to do.
+    fn start_discard(&mut self, nvme: &Nvme) {
+        let busy = self.in_flight > 0 || self.syncing.is_some() || !self.backlog.is_empty();
+        if busy || self.discarding || self.discard_refused || self.stopping {
+            return;
+        }
+        let Some(extent) = lock(&nvme.slots).begin_discard() else { return };
+        self.discarding = true;
         let mailbox = Arc::clone(&nvme.mailbox);
         let done = move |result| {
-            // This thread reads its mailbox until every sync has ended.
-            let _ = mailbox.send(Message::Synced(result));
+            // A thread that has ended gives out no extents.
+            let _ = mailbox.send(Message::Discarded(extent, result));
         };
-        nvme.device.submit(Request::Sync { done: Box::new(done) });
+        nvme.volume.discard(extent, Box::new(done));
     }
 
     /// Enters a group whose bytes are durable into the index, then names it in memory.
@@ -274,7 +347,7 @@ impl Writer {
         let resident = record.job.resident();
         if self.core.publish_nvme(nvme, &resident, record.sector) {
             self.outstanding.remove(&record.sequence);
-            self.core.line_up_host(&resident.id, record.job.block());
+            self.core.enter_host_bag(&resident.id, record.job.block());
             record.job.end(&self.core);
             return;
         }
@@ -304,7 +377,9 @@ impl Writer {
             // No space in a file system that cannot set blocks aside: the extent itself is sound.
             Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => {
                 tracing::warn!(%error, "a record could not be written");
-                nvme.growth_refused(&self.core.counters, self.core.clock.now_us(), error);
+                self.core.counters.growth_failures.add(1);
+                let (member, _) = nvme.volume.locate(record.sector);
+                nvme.volume.pause_growth(member, self.core.clock.now_us(), error);
             }
             // The device was stopped.
             None if error.kind() == io::ErrorKind::NotConnected => {}
@@ -396,22 +471,4 @@ impl Drop for CloseOnExit<'_> {
             }
         }
     }
-}
-
-/// Lengthens the file by an extent, if it may grow and the file system has room.
-fn grow(core: &Core, nvme: &Nvme) -> bool {
-    let count = lock(&nvme.slots).count();
-    let now_us = core.clock.now_us();
-    if count >= nvme.extents_max || !lock(&nvme.growth).may_try(now_us) {
-        return false;
-    }
-    let len_bytes = u64::from(count + 1) * nvme.extent_bytes;
-    if nvme.device.len_bytes() < len_bytes
-        && let Err(error) = lengthen(&*nvme.device, len_bytes, nvme.extent_bytes)
-    {
-        nvme.growth_refused(&core.counters, now_us, &error);
-        return false;
-    }
-    nvme.grew();
-    true
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use hearth_proto::{AckLevel, BlockId, BlockKey, NamespaceId, Priority, Retention};
 use hearth_store::{
-    DriverOptions, GetOutcome, Lease, MissReason, NvmeConfig, PutError, PutMeta, PutOutcome, RecoveryReport,
-    Store, StoreConfig,
+    GetOutcome, Lease, MissReason, NvmeConfig, PutError, PutMeta, PutOutcome, RecoveryReport, Store,
+    StoreConfig,
 };
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -36,11 +36,7 @@ pub(crate) fn config(dir: Option<&Path>, arena_extents: u64, nvme_extents: u64) 
     let extent_bytes = EXTENT_BYTES as u64;
     StoreConfig {
         arena_bytes: arena_extents * extent_bytes,
-        nvme: dir.map(|dir| NvmeConfig {
-            dir: dir.into(),
-            capacity_bytes: nvme_extents * extent_bytes,
-            driver: DriverOptions::default(),
-        }),
+        nvme: dir.map(|dir| NvmeConfig::one_file(dir, nvme_extents * extent_bytes)),
         extent_bytes: EXTENT_BYTES,
     }
 }

@@ -1,0 +1,175 @@
+//! Bags of candidates: one for each record size and effective priority.
+
+use std::collections::BTreeMap;
+
+use hearth_proto::Priority;
+
+use super::Random;
+
+/// Candidates drawn to find a victim.
+const DRAWN: usize = 32;
+/// Of those drawn, the ones worth least among which a block goes that has copies elsewhere, if any has.
+const FINALISTS: usize = 4;
+/// Draws in which every candidate was in use, after which the whole bag is looked at.
+const DRAWS_MAX: usize = 4;
+
+/// What a candidate is worth; the least goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Worth {
+    pub(crate) priority: Priority,
+    pub(crate) score: u64,
+}
+
+/// By what a candidate stands in its bag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) priority: Priority,
+    /// When it will stand by the default priority instead, in microseconds; `None` is never.
+    pub(crate) until_us: Option<u64>,
+}
+
+/// What only the caller knows of the candidates. `H` names one.
+pub(crate) trait Candidates<H> {
+    /// What a candidate is worth by its reuse; `None` if it cannot go now.
+    fn score(&self, candidate: H) -> Option<u64>;
+
+    /// What a candidate is worth in comparison with those of other bags.
+    fn worth(&self, candidate: H) -> Option<Worth>;
+
+    /// True if the cluster has another copy of the candidate, so that less is lost when it goes.
+    fn is_copied(&self, candidate: H) -> bool;
+
+    /// Notes the place of a candidate in its bag.
+    fn place(&self, candidate: H, place: u32);
+
+    /// Lets a candidate whose time has passed stand by the default priority from now on. Returns its record
+    /// size, and the priority and the place it had.
+    fn expire(&self, candidate: H) -> (u32, Priority, u32);
+}
+
+/// A candidate that was found to be worth least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Draw<H> {
+    pub(crate) candidate: H,
+    pub(crate) worth: Worth,
+}
+
+/// The candidates of one tier.
+///
+/// *Invariant*: a candidate is in one bag once, and its caller remembers which and where.
+pub(crate) struct Bags<H> {
+    classes: BTreeMap<u32, BTreeMap<Priority, Vec<H>>>,
+    /// Whose time passes when, in microseconds.
+    expiries: BTreeMap<u64, Vec<H>>,
+    random: Random,
+}
+
+impl<H: Copy + PartialEq> Bags<H> {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { classes: BTreeMap::new(), expiries: BTreeMap::new(), random: Random::new(seed) }
+    }
+
+    /// Puts a candidate into its bag and says its place there.
+    pub(crate) fn insert(&mut self, class: u32, candidate: H, standing: Standing) -> u32 {
+        if let Some(at_us) = standing.until_us {
+            self.expiries.entry(at_us).or_default().push(candidate);
+        }
+        let bag = self.classes.entry(class).or_default().entry(standing.priority).or_default();
+        bag.push(candidate);
+        bag.len() as u32 - 1
+    }
+
+    /// Takes a candidate out of its bag. Whoever took its place is returned, to be told.
+    #[must_use]
+    pub(crate) fn remove(&mut self, class: u32, candidate: H, standing: Standing, place: u32) -> Option<H> {
+        if let Some(at_us) = standing.until_us {
+            let due = self.expiries.get_mut(&at_us).expect("a candidate's time is remembered");
+            let at = due.iter().position(|found| *found == candidate);
+            due.swap_remove(at.expect("a candidate is remembered under its time"));
+            if due.is_empty() {
+                self.expiries.remove(&at_us);
+            }
+        }
+        self.take(class, candidate, standing.priority, place)
+    }
+
+    fn take(&mut self, class: u32, candidate: H, priority: Priority, place: u32) -> Option<H> {
+        let bags = self.classes.get_mut(&class).expect("a candidate's record size has bags");
+        let bag = bags.get_mut(&priority).expect("a candidate's priority has a bag");
+        let removed = bag.swap_remove(place as usize);
+        assert!(removed == candidate, "a candidate lies where it was put");
+        let moved = bag.get(place as usize).copied();
+        if bag.is_empty() {
+            bags.remove(&priority);
+            if bags.is_empty() {
+                self.classes.remove(&class);
+            }
+        }
+        moved
+    }
+
+    /// Lets every priority fall back whose time has passed.
+    pub(crate) fn expire(&mut self, now_us: u64, candidates: &impl Candidates<H>) {
+        while let Some(entry) = self.expiries.first_entry()
+            && *entry.key() <= now_us
+        {
+            for candidate in entry.remove() {
+                let (class, priority, place) = candidates.expire(candidate);
+                if let Some(moved) = self.take(class, candidate, priority, place) {
+                    candidates.place(moved, place);
+                }
+                let standing = Standing { priority: Priority::DEFAULT, until_us: None };
+                candidates.place(candidate, self.insert(class, candidate, standing));
+            }
+        }
+    }
+
+    /// Record sizes that have candidates.
+    pub(crate) fn classes(&self) -> impl Iterator<Item = u32> {
+        self.classes.keys().copied()
+    }
+
+    /// The candidate of a record size that is worth least, as far as a few draws from the lowest bag can
+    /// tell; `None` if none can go.
+    pub(crate) fn draw(&mut self, class: u32, candidates: &impl Candidates<H>) -> Option<Draw<H>> {
+        let bags = self.classes.get(&class)?;
+        for (priority, bag) in bags {
+            let found = draw_from(bag, &mut self.random, candidates);
+            if let Some((score, candidate)) = found {
+                return Some(Draw { candidate, worth: Worth { priority: *priority, score } });
+            }
+        }
+        None
+    }
+
+    pub(crate) fn random(&mut self) -> &mut Random {
+        &mut self.random
+    }
+}
+
+fn draw_from<H: Copy>(bag: &[H], random: &mut Random, candidates: &impl Candidates<H>) -> Option<(u64, H)> {
+    if bag.len() > DRAWN {
+        for _ in 0..DRAWS_MAX {
+            let mut drawn = std::iter::repeat_with(|| bag[random.below(bag.len())]).take(DRAWN);
+            let found = least(&mut drawn, candidates);
+            if found.is_some() {
+                return found;
+            }
+        }
+    }
+    least(&mut bag.iter().copied(), candidates)
+}
+
+/// The candidate that is worth least. Last copies go after copies: of the few that are worth least, one
+/// that the cluster has elsewhere.
+fn least<H: Copy>(drawn: &mut dyn Iterator<Item = H>, candidates: &impl Candidates<H>) -> Option<(u64, H)> {
+    let mut finalists: Vec<(u64, H)> = Vec::with_capacity(FINALISTS + 1);
+    for candidate in drawn {
+        let Some(score) = candidates.score(candidate) else { continue };
+        let at = finalists.partition_point(|(other, _)| *other <= score);
+        finalists.insert(at, (score, candidate));
+        finalists.truncate(FINALISTS);
+    }
+    let copied = finalists.iter().find(|(_, candidate)| candidates.is_copied(*candidate));
+    copied.or(finalists.first()).copied()
+}

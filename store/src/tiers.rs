@@ -1,0 +1,127 @@
+//! The blocks of each tier as candidates for eviction.
+
+use hearth_proto::{Priority, Tier};
+
+use crate::core::Core;
+use crate::index::{Handle, Kept, NvmeReplica};
+use crate::nvme::Nvme;
+use crate::policy::{Bags, Candidates, Worth};
+use crate::space::{Resident, Residents};
+use crate::sync::lock;
+
+/// The blocks of the arena. Those that go keep their replica on NVMe.
+pub(crate) struct HostTier<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) now_us: u64,
+}
+
+/// The blocks on NVMe. Those that go keep their replica in the arena.
+pub(crate) struct NvmeTier<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) nvme: &'a Nvme,
+    pub(crate) now_us: u64,
+}
+
+impl Candidates<Handle> for HostTier<'_> {
+    fn score(&self, block: Handle) -> Option<u64> {
+        let shard = self.core.index.shard_of(block);
+        let node = shard.node(block);
+        // New leases come from this entry, under this lock, or from a lease that is already counted.
+        let in_use = shard.host(block)?.is_leased() || node.nvme() == NvmeReplica::Pending;
+        (!in_use).then(|| self.core.ranker.score(&node.reuse, node.depth(), self.now_us))
+    }
+
+    fn worth(&self, block: Handle) -> Option<Worth> {
+        let score = self.score(block)?;
+        let priority = self.core.index.shard_of(block).node(block).standing(Kept::Host).priority;
+        Some(Worth { priority, score })
+    }
+
+    /// What leaves the arena stays on this node, or was not worth writing.
+    fn is_copied(&self, _block: Handle) -> bool {
+        false
+    }
+
+    fn place(&self, block: Handle, place: u32) {
+        let shard = self.core.index.shard_of(block);
+        shard.host(block).expect("a candidate of the arena lies there").set_place(Some(place));
+    }
+
+    fn expire(&self, block: Handle) -> (u32, Priority, u32) {
+        let mut shard = self.core.index.shard_of(block);
+        let priority = shard.node(block).standing(Kept::Host).priority;
+        shard.node_mut(block).expire(Kept::Host);
+        let host = shard.host(block).expect("a candidate of the arena lies there");
+        (host.slot().class(), priority, host.place().expect("a candidate has a place"))
+    }
+}
+
+impl Residents for HostTier<'_> {
+    fn evict(&self, bags: &mut Bags<Handle>, block: Handle) -> bool {
+        let core = self.core;
+        let mut shard = core.index.shard_of(block);
+        let node = shard.node(block);
+        let host = shard.host(block).expect("a candidate of the arena lies there");
+        if host.is_leased() || node.nvme() == NvmeReplica::Pending {
+            return false;
+        }
+        let (standing, payload_len) = (node.standing(Kept::Host), node.payload_len());
+        let id = node.id();
+        let host = shard.take_host(block).expect("it was there a moment ago");
+        core.announce(&id, Tier::Host, false, payload_len);
+        core.drop_if_empty(&mut shard, block);
+        drop(shard);
+        core.leave_host_bag(bags, block, standing, &host);
+        core.counters.evicted_host.add(1);
+        true
+    }
+}
+
+impl Candidates<Handle> for NvmeTier<'_> {
+    fn score(&self, block: Handle) -> Option<u64> {
+        let shard = self.core.index.shard_of(block);
+        let node = shard.node(block);
+        Some(self.core.ranker.score(&node.reuse, node.depth(), self.now_us))
+    }
+
+    fn worth(&self, block: Handle) -> Option<Worth> {
+        let score = self.score(block)?;
+        let priority = self.core.index.shard_of(block).node(block).standing(Kept::Nvme).priority;
+        Some(Worth { priority, score })
+    }
+
+    fn is_copied(&self, block: Handle) -> bool {
+        let Some(copies) = self.core.copies.get() else { return false };
+        let id = self.core.index.shard_of(block).node(block).id();
+        copies.is_elsewhere(&id)
+    }
+
+    fn place(&self, block: Handle, place: u32) {
+        self.core.index.shard_of(block).node_mut(block).place = place;
+    }
+
+    fn expire(&self, block: Handle) -> (u32, Priority, u32) {
+        let mut shard = self.core.index.shard_of(block);
+        let node = shard.node_mut(block);
+        let priority = node.standing(Kept::Nvme).priority;
+        node.expire(Kept::Nvme);
+        let NvmeReplica::Stored(sector) = node.nvme() else {
+            unreachable!("a candidate of NVMe is stored there");
+        };
+        (lock(&self.nvme.slots).class_at(sector), priority, node.place)
+    }
+}
+
+impl Residents for NvmeTier<'_> {
+    fn evict(&self, bags: &mut Bags<Handle>, block: Handle) -> bool {
+        let (core, nvme) = (self.core, self.nvme);
+        let shard = core.index.shard_of(block);
+        let node = shard.node(block);
+        core.ranker.evicted(&node.reuse, node.depth(), self.now_us);
+        let resident = Resident { id: node.id(), generation: node.generation() };
+        let sector = core.unname_nvme(nvme, bags, shard, block);
+        core.counters.evicted_nvme.add(1);
+        core.release_nvme(nvme, &resident, sector);
+        true
+    }
+}

@@ -1,0 +1,215 @@
+//! The files and devices of a store as one row of extents, striped over them.
+//!
+//! Each member is a file or a raw device, cut into extents. An extent of the volume is one of some member;
+//! which one is fixed when it is made, and the index on disk remembers it, so members may be added, be of
+//! different sizes, or be gone.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use hearth_proto::limits::{GROWTH_RETRY_MS, SECTOR_BYTES};
+
+use crate::device::{Device, Done, Request};
+use crate::growth::{Growth, lengthen};
+use crate::sync::lock;
+
+/// One file or device.
+pub(crate) struct VolumeMember {
+    pub(crate) device: Arc<dyn Device>,
+    /// Its number in its superblock, for ever.
+    pub(crate) number: u16,
+    /// Where the first extent begins.
+    pub(crate) data_offset: u64,
+    /// How many extents it may grow to.
+    pub(crate) extents_max: u32,
+}
+
+/// Where an extent lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// Number of the member.
+    pub(crate) member: u16,
+    /// Which of the member's extents it is.
+    pub(crate) local: u32,
+}
+
+pub(crate) struct Volume {
+    members: Vec<Member>,
+    extent_bytes: u64,
+    /// Where each extent lies; `None` if it lies nowhere.
+    homes: RwLock<Vec<Option<Home>>>,
+}
+
+struct Member {
+    device: Arc<dyn Device>,
+    number: u16,
+    data_offset: u64,
+    extents_max: u32,
+    growing: Mutex<Growing>,
+}
+
+struct Growing {
+    extents: u32,
+    pace: Growth,
+}
+
+/// A place, with the member found.
+#[derive(Clone, Copy)]
+struct Home {
+    member: usize,
+    local: u32,
+}
+
+impl Volume {
+    /// A volume of `members`, with the extents that an index remembered by their numbers.
+    ///
+    /// What it remembers that is not there lies nowhere. What is there and is not remembered gets a number.
+    pub(crate) fn new(members: Vec<VolumeMember>, extent_bytes: u64, remembered: &[(u32, Place)]) -> Self {
+        let members: Vec<_> = members.into_iter().map(|member| Member::new(member, extent_bytes)).collect();
+        let mut unnamed: BTreeSet<_> = (0..members.len())
+            .flat_map(|member| (0..members[member].growing().extents).map(move |local| (local, member)))
+            .collect();
+        let count = remembered.iter().map(|(extent, _)| *extent as usize + 1).max().unwrap_or(0);
+        let mut homes = vec![None; count];
+        let mut skipped: BTreeSet<_> = (0..count).collect();
+        for (extent, place) in remembered {
+            skipped.remove(&(*extent as usize));
+            let member = members.iter().position(|member| member.number == place.member);
+            if let Some(member) = member
+                && unnamed.remove(&(place.local, member))
+            {
+                homes[*extent as usize] = Some(Home { member, local: place.local });
+            }
+        }
+        for (local, member) in unnamed {
+            let home = Some(Home { member, local });
+            match skipped.pop_first() {
+                Some(extent) => homes[extent] = home,
+                None => homes.push(home),
+            }
+        }
+        Self { members, extent_bytes, homes: RwLock::new(homes) }
+    }
+
+    /// Which extents there are, by their numbers; false for one that lies nowhere.
+    pub(crate) fn extents(&self) -> Vec<bool> {
+        self.homes().iter().map(Option::is_some).collect()
+    }
+
+    /// Where an extent lies.
+    pub(crate) fn place_of(&self, extent: u32) -> Option<Place> {
+        let home = self.homes().get(extent as usize).copied().flatten()?;
+        Some(Place { member: self.members[home.member].number, local: home.local })
+    }
+
+    /// The member on which a sector lies, and where there.
+    pub(crate) fn locate(&self, sector: u32) -> (usize, u64) {
+        let at = u64::from(sector) * SECTOR_BYTES as u64;
+        let home = self.homes()[(at / self.extent_bytes) as usize];
+        let home = home.expect("a sector that was given out lies somewhere");
+        let base = self.members[home.member].data_offset + u64::from(home.local) * self.extent_bytes;
+        (home.member, base + at % self.extent_bytes)
+    }
+
+    pub(crate) fn device(&self, member: usize) -> &dyn Device {
+        &*self.members[member].device
+    }
+
+    /// Lets the device forget what an extent held, if it can.
+    pub(crate) fn discard(&self, extent: u32, done: Done) {
+        let first = extent * (self.extent_bytes / SECTOR_BYTES as u64) as u32;
+        let (member, offset) = self.locate(first);
+        self.device(member).submit(Request::Discard { offset, len: self.extent_bytes, done });
+    }
+
+    /// Bytes of all extents, those to come included.
+    pub(crate) fn capacity_bytes(&self) -> u64 {
+        self.members.iter().map(|member| u64::from(member.extents_max) * self.extent_bytes).sum()
+    }
+
+    /// How many extents there may be.
+    pub(crate) fn extents_max(&self) -> u32 {
+        self.members.iter().map(|member| member.extents_max).sum()
+    }
+
+    /// Adds an extent to the least full of the members that may grow now, and says its number. `None` if
+    /// all are as long as they may be, or have no room: those pause, and `refused` counts them.
+    pub(crate) fn grow(&self, now_us: u64, mut refused: impl FnMut()) -> Option<u32> {
+        loop {
+            let candidates = (0..self.members.len()).filter(|member| self.members[*member].may_grow(now_us));
+            let member = candidates.min_by_key(|member| self.members[*member].fullness())?;
+            match self.members[member].grow(self.extent_bytes) {
+                Ok(local) => {
+                    let mut homes = self.homes.write().unwrap_or_else(PoisonError::into_inner);
+                    homes.push(Some(Home { member, local }));
+                    return Some(homes.len() as u32 - 1);
+                }
+                Err(error) => {
+                    refused();
+                    self.pause_growth(member, now_us, &error);
+                }
+            }
+        }
+    }
+
+    /// Makes do with the extents that a member has: its file system has no room for more.
+    pub(crate) fn pause_growth(&self, member: usize, now_us: u64, error: &dyn std::fmt::Display) {
+        let mut growing = self.members[member].growing();
+        if growing.pace.refused(now_us) {
+            tracing::warn!(
+                %error, member = self.members[member].number, extents = growing.extents,
+                retry_ms = GROWTH_RETRY_MS,
+                "a slab cannot grow: blocks are evicted within the extents that there are; free space on \
+                 its file system, or give this node a smaller NVMe capacity"
+            );
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn end_growth_pauses(&self) {
+        self.members.iter().for_each(|member| member.growing().pace = Growth::default());
+    }
+
+    fn homes(&self) -> std::sync::RwLockReadGuard<'_, Vec<Option<Home>>> {
+        self.homes.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Member {
+    fn new(member: VolumeMember, extent_bytes: u64) -> Self {
+        let VolumeMember { device, number, data_offset, extents_max } = member;
+        let found = device.len_bytes().saturating_sub(data_offset) / extent_bytes;
+        let extents = u32::try_from(found).unwrap_or(u32::MAX);
+        let growing = Mutex::new(Growing { extents, pace: Growth::default() });
+        // A file that is already longer is used as it is.
+        Self { device, number, data_offset, extents_max: extents_max.max(extents), growing }
+    }
+
+    fn growing(&self) -> MutexGuard<'_, Growing> {
+        lock(&self.growing)
+    }
+
+    fn may_grow(&self, now_us: u64) -> bool {
+        let growing = self.growing();
+        growing.extents < self.extents_max && growing.pace.may_try(now_us)
+    }
+
+    /// How much of the member is there already, in units that compare.
+    fn fullness(&self) -> u64 {
+        (u64::from(self.growing().extents) << 32) / u64::from(self.extents_max.max(1))
+    }
+
+    fn grow(&self, extent_bytes: u64) -> Result<u32, crate::growth::GrowthError> {
+        let mut growing = self.growing();
+        let local = growing.extents;
+        let len_bytes = self.data_offset + u64::from(local + 1) * extent_bytes;
+        if self.device.len_bytes() < len_bytes {
+            lengthen(&*self.device, len_bytes, extent_bytes)?;
+        }
+        growing.extents += 1;
+        if growing.pace.succeeded() {
+            tracing::info!(member = self.number, extents = growing.extents, "a slab grows again");
+        }
+        Ok(local)
+    }
+}
