@@ -30,6 +30,8 @@ pub(super) struct CatalogState {
     pub(super) crashed: bool,
     pub(super) commits: u64,
     pub(super) refusals: u64,
+    /// What was applied and nobody looked at yet.
+    pub(super) committed: Vec<Change>,
     /// An entry that names bytes which a crash could still take away.
     pub(super) premature: Option<BlockEntry>,
     /// Commits after which the power fails, for exhaustive crashes: before it is applied, or after.
@@ -57,6 +59,7 @@ impl CatalogState {
             crashed: false,
             commits: 0,
             refusals: 0,
+            committed: Vec::new(),
             premature: None,
             power_fails: None,
         }))
@@ -75,6 +78,7 @@ impl CatalogState {
     }
 
     fn apply(&mut self, changes: &Changes) {
+        self.committed.extend_from_slice(&changes.list);
         for change in &changes.list {
             match change {
                 Change::PutBlock(entry) => drop(self.blocks.insert(entry.id, *entry)),
@@ -141,6 +145,11 @@ impl SimulatedCatalog {
                 Change::PutExtent(extent) if state.extent_of(entry) == extent.extent => Some(extent),
                 _ => None,
             });
+            // A record in an extent that was fenced meanwhile is found out by the fence.
+            let extent = news.or_else(|| state.extents.get(&state.extent_of(entry)));
+            if extent.is_some_and(|extent| extent.fenced) {
+                continue;
+            }
             let spot = state.spot_in(entry, news);
             if !spot.is_some_and(|spot| is_durable(&self.disks, entry, spot)) {
                 state.premature.get_or_insert(*entry);

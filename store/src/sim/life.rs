@@ -44,6 +44,7 @@ impl World {
                 Ok((core, writer, report)) => {
                     let store = Store::new(core, None);
                     self.oracle.reopened(&store, &self.medium)?;
+                    self.trace_changes();
                     self.note("opened", &[report.blocks, report.dropped]);
                     self.life = Some(Life::new(store, writer, arena));
                     self.lives += 1;
@@ -108,6 +109,7 @@ impl World {
     ) -> Result<(), Broken> {
         let Some(mut life) = self.life.take() else { return Ok(()) };
         self.oracle.follow(&life.store, &self.medium)?;
+        self.trace_changes();
         life.end_leases()?;
         self.abandon_calls();
         if lock(&self.medium.catalog).refusals > 0 {

@@ -95,12 +95,16 @@ impl Oracle {
         }
         let mut lost_sound = None;
         let mut lost_others = false;
-        for delta in &deltas {
+        for at in 0..deltas.len() {
+            let delta = &deltas[at];
             let name = Name::of(&delta.id);
-            let was_sound = self.apply(name, delta, medium)?;
-            match was_sound {
-                Some(durable) => lost_sound = Some((name, durable)),
-                None => lost_others |= delta.tier == Tier::Nvme && !delta.added,
+            match self.apply(name, delta, medium) {
+                Err(broken) => {
+                    self.deltas = deltas;
+                    return Err(broken);
+                }
+                Ok(Some(durable)) => lost_sound = Some((name, durable)),
+                Ok(None) => lost_others |= delta.tier == Tier::Nvme && !delta.added,
             }
         }
         self.deltas = deltas;
@@ -117,6 +121,11 @@ impl Oracle {
             }
         }
         Ok(())
+    }
+
+    /// What the store reported in the last step.
+    pub(super) fn deltas(&self) -> &[BlockDelta] {
+        &self.deltas
     }
 
     /// Takes in one delta; says which sound replica it took away.

@@ -6,6 +6,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hearth_proto::Tier;
+
 use super::catalog::{CatalogState, DATA_OFFSET};
 use super::content::{Name, Version, claim, is};
 use super::disk::SimulatedDisk;
@@ -19,6 +21,7 @@ use super::trace::Trace;
 use super::workload::{Answer, Call, Kind, choose_name, patience_us, perform};
 use crate::arena::{Arena, Lease};
 use crate::clock::SimulatedTime;
+use crate::slab::Change;
 use crate::store::Store;
 use crate::sync::lock;
 use crate::writer::Writer;
@@ -182,7 +185,9 @@ impl World {
     pub(super) fn look(&mut self) -> Result<(), Broken> {
         let Some(life) = &mut self.life else { return Ok(()) };
         self.medium.devices.iter().for_each(|device| device.pump());
-        self.oracle.follow(&life.store, &self.medium)?;
+        let followed = self.oracle.follow(&life.store, &self.medium);
+        self.trace_changes();
+        followed?;
         if let Some(entry) = lock(&self.medium.catalog).premature.take() {
             return broken("INV-PUBLISH", format!("the index on disk names what is not durable: {entry:?}"));
         }
@@ -208,6 +213,31 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Notes what the index on disk was told, and what the store reported.
+    pub(super) fn trace_changes(&mut self) {
+        let now_us = self.time.now_us();
+        for change in std::mem::take(&mut lock(&self.medium.catalog).committed) {
+            let (name, numbers) = match change {
+                Change::PutBlock(entry) => {
+                    let name = u64::from(Name::of(&entry.id).0);
+                    ("index: put", [name, u64::from(entry.sector), entry.generation.0])
+                }
+                Change::DeleteBlock(id) => ("index: delete", [u64::from(Name::of(&id).0), 0, 0]),
+                Change::PutExtent(entry) => {
+                    let numbers = [entry.extent, entry.class, u32::from(entry.fenced)].map(u64::from);
+                    ("index: extent", numbers)
+                }
+                Change::SetAside(until) => ("index: set aside", [until, 0, 0]),
+            };
+            self.trace.event(now_us, name, &numbers);
+        }
+        for delta in self.oracle.deltas() {
+            let numbers =
+                [Name::of(&delta.id).0, u32::from(delta.tier == Tier::Nvme), u32::from(delta.added)];
+            self.trace.event(now_us, "delta", &numbers.map(u64::from));
+        }
     }
 
     fn choose(&mut self) -> Option<Action> {

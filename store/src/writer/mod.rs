@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
+use hearth_proto::BlockId;
 use hearth_proto::limits::DURABLE_GROUP_MAX;
 pub(crate) use job::WriteJob;
 use loose::LooseChanges;
@@ -39,6 +40,8 @@ pub(crate) enum Message {
     Synced(usize, io::Result<()>),
     /// The index is to forget a replica that memory has forgotten.
     Delete { resident: Resident, done: Option<oneshot::Sender<()>> },
+    /// Somebody waits until the index has forgotten a block that memory has forgotten before.
+    Forgotten { id: BlockId, done: oneshot::Sender<()> },
     /// The block is to be kept otherwise, and the index is to remember that.
     Kept(Resident),
     /// The device forgot what an extent held, if it could.
@@ -141,7 +144,7 @@ impl Writer {
         self.start_writes(nvme);
         self.start_sync(nvme);
         self.start_discard(nvme);
-        self.commit_loose_changes();
+        self.commit_loose_changes(nvme);
         self.answer_flushes();
     }
 
@@ -156,7 +159,7 @@ impl Writer {
                 message => self.handle(nvme, message),
             }
         }
-        self.commit_loose_changes();
+        self.commit_loose_changes(nvme);
     }
 
     fn is_idle(&self) -> bool {
@@ -186,6 +189,7 @@ impl Writer {
                 lock(&nvme.slots).end_discard(extent);
             }
             Message::Delete { resident, done } => self.loose.delete(resident, done),
+            Message::Forgotten { id, done } => self.loose.await_delete(&id, done),
             Message::Fenced(extent) => self.loose.set_extent(nvme.extent_entry(extent, 0, true)),
             Message::Generations => self.reserve_generations(nvme),
             Message::Flush(done) => self.flushes.push((self.next_sequence, done)),
@@ -238,8 +242,13 @@ impl Writer {
             let now_us = self.core.clock.now_us();
             let core = &*self.core;
             if let Some(extent) = nvme.volume.grow(now_us, || core.counters.growth_failures.add(1)) {
-                let known = lock(&nvme.slots).grow();
-                assert_eq!(known, extent, "the volume and its bookkeeping grow together");
+                let mut slots = lock(&nvme.slots);
+                if extent < slots.count() {
+                    slots.find(extent);
+                } else {
+                    let known = slots.grow();
+                    assert_eq!(known, extent, "the volume and its bookkeeping grow together");
+                }
                 continue;
             }
             let residents = NvmeTier { core, nvme, now_us };
@@ -320,8 +329,17 @@ impl Writer {
         nvme.volume.discard(extent, Box::new(done));
     }
 
+    /// Takes in the replicas that were forgotten before now. Their slots may have been given out already, and
+    /// what their extent serves since must not become durable before they are forgotten.
+    fn take_deletes(&mut self, nvme: &Nvme) {
+        let mut deletes = VecDeque::new();
+        nvme.mailbox.take_where(|message| matches!(message, Message::Delete { .. }), &mut deletes);
+        deletes.into_iter().for_each(|delete| self.handle(nvme, delete));
+    }
+
     /// Enters a group whose bytes are durable into the index, then names it in memory.
     fn commit(&mut self, nvme: &Nvme, group: Vec<Record>) {
+        self.take_deletes(nvme);
         let mut changes = Changes::default();
         self.loose.add_to(&self.core, &mut changes);
         for record in &group {
@@ -332,6 +350,8 @@ impl Writer {
         let result = self.catalog.commit(&changes);
         if !self.loose_changes_end(result) {
             for record in group {
+                // The index may have taken the entries all the same, and their slots are given out again.
+                self.loose.delete(record.job.resident(), None);
                 lock(&nvme.slots).release(record.sector);
                 self.outstanding.remove(&record.sequence);
                 record.job.give_up(&self.core, PutError::NotDurable);
@@ -392,11 +412,12 @@ impl Writer {
     }
 
     /// Commits what has no group to go with.
-    fn commit_loose_changes(&mut self) {
+    fn commit_loose_changes(&mut self, nvme: &Nvme) {
         let group_comes = self.in_flight > 0 || !self.written.is_empty() || self.syncing.is_some();
         if group_comes || self.loose.is_empty() {
             return;
         }
+        self.take_deletes(nvme);
         let mut changes = Changes::default();
         self.loose.add_to(&self.core, &mut changes);
         let result = self.catalog.commit(&changes);
@@ -422,7 +443,8 @@ impl Writer {
                          refused; if the disk is full, free space on the file system of the data folder"
                     );
                 }
-                match self.stopping {
+                // Blocks that still come need what their extents serve.
+                match self.stopping && self.outstanding.is_empty() {
                     true => self.loose.drop_all(),
                     false => self.loose.were_refused(),
                 }
