@@ -94,7 +94,8 @@ pub(crate) fn open(
         // Nothing of the folder is touched before the index has granted its lock.
         let Opened { catalog, generation } = Catalog::open(dir, config.extent_bytes as u64)?;
         let member = Member::open(&dir.join(SLAB_FILE))?;
-        let started = device::start(member, arena, nvme.driver).map_err(OpenError::io("start its driver"))?;
+        let started =
+            device::start(member, &arena, nvme.driver).map_err(OpenError::io("start its driver"))?;
         let real = Arc::clone(&started.device);
         let device = interpose.map_or_else(|| Arc::clone(&real), |interpose| interpose(Arc::clone(&real)));
         let prepared = recover(&mut core, config, nvme, device, &catalog, generation, &mut report)
