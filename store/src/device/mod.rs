@@ -93,7 +93,7 @@ pub(crate) fn start(member: Member, arena: &Arc<Arena>, options: DriverOptions) 
     } else {
         tracing::info!("the slab is read and written by threads, as configured");
     }
-    pool::start(&member)
+    pool::start(&member, arena)
 }
 
 /// The error of a device that was stopped.

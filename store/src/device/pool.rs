@@ -15,22 +15,33 @@ use super::request::Request;
 use super::transfer::{Ended, Memory};
 use super::transfers::{PLACES_MIN, Submission, Transfers, Work};
 use super::{Device, Space, Started, stopped};
+use crate::arena::Arena;
 use crate::sync::lock;
 
 const _: () = assert!(DISK_THREADS >= PLACES_MIN, "each thread performs one transfer at a time");
 
-/// Starts the threads, which serve at once.
-pub(super) fn start(member: &Arc<Member>) -> io::Result<Started> {
+/// Starts the threads, which serve at once, and makes the arena ready meanwhile.
+pub(super) fn start(member: &Arc<Member>, arena: &Arc<Arena>) -> io::Result<Started> {
     let shared = Arc::new(Shared {
         member: Arc::clone(member),
         state: Mutex::new(State { transfers: Transfers::new(DISK_THREADS), stopping: false }),
         changed: Condvar::new(),
     });
+    let (ready_sender, ready) = mpsc::sync_channel(1);
+    let mut settle = Some((Arc::clone(arena), ready_sender));
     let pool = PoolDevice { shared, threads: Mutex::default() };
     for number in 0..DISK_THREADS {
         let shared = Arc::clone(&pool.shared);
         let name = format!("hearth-disk-{number}");
-        match std::thread::Builder::new().name(name).spawn(move || shared.serve()) {
+        let settle = settle.take();
+        let body = move || {
+            if let Some((arena, ready)) = settle {
+                arena.settle();
+                let _ = ready.send(());
+            }
+            shared.serve();
+        };
+        match std::thread::Builder::new().name(name).spawn(body) {
             Ok(thread) => lock(&pool.threads).push(thread),
             Err(error) => {
                 pool.stop();
@@ -38,7 +49,6 @@ pub(super) fn start(member: &Arc<Member>) -> io::Result<Started> {
             }
         }
     }
-    let (_, ready) = mpsc::channel();
     Ok(Started { device: Arc::new(pool), ready })
 }
 

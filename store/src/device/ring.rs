@@ -311,6 +311,7 @@ impl Driver {
     /// Lends the arena to the ring that reads and writes, as far as the kernel lets it. That touches every
     /// page and takes its time.
     fn register(&mut self) {
+        self.arena.settle();
         self.rings.polled.as_mut().unwrap_or(&mut self.rings.main).register_buffers(&self.arena);
     }
 
