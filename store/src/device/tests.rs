@@ -2,6 +2,7 @@
 
 mod block_device;
 mod drivers;
+mod measure;
 mod transfers;
 
 use std::path::Path;
@@ -32,15 +33,19 @@ const DRIVERS: [(&str, DriverOptions); 5] = {
     ]
 };
 
-/// A device with an arena of 8 MiB.
+/// A device and an arena.
 struct Bench {
     arena: Arc<Arena>,
     device: Arc<dyn Device>,
 }
 
 impl Bench {
+    /// A device with an arena of 8 MiB.
     fn new(path: &Path, options: DriverOptions) -> Self {
-        let arena = Arena::new(8 << 20, 1 << 20).unwrap();
+        Self::with(path, options, Arena::new(8 << 20, 1 << 20).unwrap())
+    }
+
+    fn with(path: &Path, options: DriverOptions, arena: Arc<Arena>) -> Self {
         let started = start(Member::open(path).unwrap(), &arena, options).unwrap();
         started.wait_until_ready();
         Self { arena, device: started.device }
