@@ -28,6 +28,7 @@ mod put;
 mod read;
 mod recovery;
 mod slab;
+mod slabs;
 mod space;
 mod stats;
 mod store;
