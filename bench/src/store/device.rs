@@ -301,13 +301,18 @@ impl Cell {
         self.ours.iter().copied().zip(self.fio.iter().copied()).collect()
     }
 
-    /// `get, 64 KiB, depth 8`.
-    pub(crate) fn name(&self) -> String {
+    /// `get, 64 KiB`.
+    pub(crate) fn kind(&self) -> String {
         let direction = match self.direction {
             Direction::Get => "get",
             Direction::Put => "durable put",
         };
-        format!("{direction}, {}, depth {}", size(self.block_bytes), self.depth)
+        format!("{direction}, {}", size(self.block_bytes))
+    }
+
+    /// `get, 64 KiB, depth 8`.
+    pub(crate) fn name(&self) -> String {
+        format!("{}, depth {}", self.kind(), self.depth)
     }
 
     fn tell(&self) {

@@ -67,10 +67,10 @@ pub(crate) struct StoreArgs {
     /// Transfers in flight for `device`; may be given several times [default: 1 to 32, doubling].
     #[arg(long, value_name = "N")]
     depth: Vec<usize>,
-    /// Turns of each side [default: 5, for `foyer` 3; with --quick 3 and 1].
+    /// Turns of each side [default: for `device` 9, `host` 25, `foyer` 3; with --quick 3, 15, 1].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=99))]
     rounds: Option<u64>,
-    /// Blocks for `index` [default: as many as fit into --size, up to 1000000; with --quick 50000].
+    /// Blocks for `index` [default: as many as fit into --size, up to 1000000; with --quick 20000].
     #[arg(long, value_name = "N")]
     blocks: Option<u64>,
     /// The trace for `foyer`; sessions are generated without one.
@@ -100,7 +100,7 @@ pub(crate) async fn run(args: StoreArgs) -> anyhow::Result<bool> {
     }
     if args.has(Part::Host) {
         let count = if args.report.quick { 20_000 } else { 100_000 };
-        let (more, wrong_here) = host::measure(count, args.rounds(7, 3)).await?;
+        let (more, wrong_here) = host::measure(count, args.rounds(25, 15)).await?;
         wrong += wrong_here;
         figures.extend(more);
     }
@@ -139,7 +139,7 @@ impl StoreArgs {
     }
 
     fn index_count(&self) -> u64 {
-        let most = if self.report.quick { 50_000 } else { 1_000_000 };
+        let most = if self.report.quick { 20_000 } else { 1_000_000 };
         // A record takes a sector, and the folder needs room for its own index.
         self.blocks.unwrap_or((self.size() / 4_200).min(most))
     }
@@ -161,8 +161,8 @@ impl StoreArgs {
             file_bytes: self.size() / 2,
             block_bytes,
             depths: if self.depth.is_empty() { default } else { self.depth.clone() },
-            rounds: self.rounds(5, 3),
-            turn: Duration::from_millis(if quick { 300 } else { 1_000 }),
+            rounds: self.rounds(9, 3),
+            turn: Duration::from_millis(if quick { 300 } else { 500 }),
             put_bytes: if quick { 128 << 20 } else { 512 << 20 },
         })
     }
@@ -173,11 +173,11 @@ impl StoreArgs {
             dir: dir.to_owned(),
             // Well below what the trace names, so that both have to choose what they keep.
             dram_bytes: if quick { 128 << 20 } else { 256 << 20 },
-            disk_bytes: if quick { 256 << 20 } else { 1 << 30 },
+            disk_bytes: if quick { 384 << 20 } else { 1 << 30 },
             block_bytes: 256 << 10,
             trace: self.trace.clone(),
-            sessions: if quick { 2 } else { 6 },
-            requests: if quick { 30 } else { 240 },
+            sessions: if quick { 2 } else { 3 },
+            requests: if quick { 30 } else { 120 },
             rounds: self.rounds(3, 1),
         }
     }
@@ -210,8 +210,27 @@ async fn measure_device(args: &StoreArgs, dir: &Path) -> anyhow::Result<(Measure
     }
     let measured = device::measure(&args.device_plan(dir)?, fio.as_ref().ok()).await?;
     let mut figures = vec![Figure::new("blocks compared byte by byte", "blocks", measured.compared as f64)];
+    figures.extend(fastest(&measured.cells, &fio));
     figures.extend(measured.cells.iter().flat_map(|cell| cell_figures(cell, &fio)));
     Ok((measured, figures))
+}
+
+/// The fastest turn of each side at any depth, for each size and direction: what the disk gives when
+/// nobody else uses it.
+fn fastest(cells: &[Cell], fio: &Result<Fio, String>) -> Vec<Figure> {
+    let of_group = |group: &[Cell], turns: fn(&Cell) -> &[Turn]| {
+        group.iter().flat_map(turns).map(Turn::gb_per_s).fold(0.0, f64::max)
+    };
+    let alike = |a: &Cell, b: &Cell| (a.block_bytes, a.direction) == (b.block_bytes, b.direction);
+    let figure = |group: &[Cell]| {
+        let name = format!("{}, fastest turn", group[0].kind());
+        let figure = Figure::new(name, "GB/s", of_group(group, |cell| &cell.ours));
+        match fio {
+            Ok(fio) => figure.with_peer(fio.version.as_str(), of_group(group, |cell| &cell.fio)),
+            Err(why) => figure.with_absent_peer("fio", why),
+        }
+    };
+    cells.chunk_by(alike).map(figure).collect()
 }
 
 /// Speed, held to its goal, and processor time of one cell.

@@ -67,6 +67,20 @@ fn puts_have_a_goal_of_their_own() {
 }
 
 #[test]
+fn the_fastest_turn_is_that_of_any_depth_of_one_size_and_direction() {
+    let turns = |rates: &[u64]| rates.iter().map(|rate| turn(rate * 1_000_000_000, 1_000, 1)).collect();
+    let cells = [
+        cell(Direction::Get, turns(&[1, 2]), turns(&[4, 3])),
+        cell(Direction::Get, turns(&[3, 1]), turns(&[2, 2])),
+        cell(Direction::Put, turns(&[9]), turns(&[8])),
+    ];
+    let figures = fastest(&cells, &Ok(Fio { version: "fio-3".into() }));
+    let values: Vec<_> = figures.iter().map(|figure| (figure.ours, figure.peer, figure.goal)).collect();
+    assert_eq!(values, [(Some(3.0), Some(4.0), None), (Some(9.0), Some(8.0), None)]);
+    assert_eq!(figures[0].name, "get, 64 KiB, fastest turn");
+}
+
+#[test]
 fn without_fio_the_figures_say_so_and_decide_nothing() {
     let absent = Err("fio is not installed".to_owned());
     let [speed, processor] = cell_figures(&cell(Direction::Get, vec![turn(1, 1, 1)], vec![]), &absent);
