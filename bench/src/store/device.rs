@@ -6,8 +6,10 @@
 //! moves for us, and all its bytes count; of ours only payload does, so the footer is our cost: of 64 KiB
 //! blocks it takes one sector in seventeen.
 //!
-//! *Puts*: `depth` blocks are on their way at a time, each acknowledged when it is durable; fio has as many
-//! writes in flight and an fdatasync after each so many, which it does not wait for before it goes on.
+//! *Puts*: each is acknowledged when it is durable. With `depth` on their way at a time the limit is fio
+//! with groups of as many writes and an fdatasync that it waits for, since nobody can acknowledge those
+//! earlier. Without that bound, hundreds on their way as a prefill has them, the limit is fio's plain
+//! write: no sync but one at the end.
 //! *Processor time*: ours is that of the whole process, fio's that of its one thread as it reports it.
 
 use std::path::{Path, PathBuf};
@@ -29,6 +31,10 @@ use super::fio::{Fio, Job, Work};
 const GET_ARENA_BYTES: u64 = 256 << 20;
 /// Durable puts in flight while a slab is filled, where speed is not measured.
 const FILL_IN_FLIGHT: usize = 32;
+/// Durable puts on their way at a time when their number is not what is measured.
+const STREAM_IN_FLIGHT: usize = 512;
+/// Writes that fio has in flight then.
+const STREAM_FIO_DEPTH: usize = 32;
 
 /// What is to be measured.
 #[derive(Clone, Debug)]
@@ -40,9 +46,9 @@ pub(crate) struct Plan {
     pub(crate) depths: Vec<usize>,
     /// Turns of each side in each cell.
     pub(crate) rounds: usize,
-    /// Length of a get turn, and of fio's turns.
+    /// Length of a turn of either side.
     pub(crate) turn: Duration,
-    /// Payload of a put turn: as many blocks as lie ready in the arena when its clock starts.
+    /// Payload that lies ready in the arena when the clock of a put turn starts: the most that it moves.
     pub(crate) put_bytes: u64,
 }
 
@@ -50,7 +56,10 @@ pub(crate) struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
     Get,
+    /// Durable puts, a bounded number on their way.
     Put,
+    /// Durable puts, as many on their way as there are.
+    Stream,
 }
 
 /// The turns of one block size at one depth.
@@ -226,15 +235,18 @@ impl Bench<'_> {
         // What lies ready takes half of the arena: the store may keep the other half readable.
         let arena_bytes = self.plan.put_bytes * 2 + GET_ARENA_BYTES;
         let store = self.open(arena_bytes).await?;
-        for depth in self.plan.depths.clone() {
-            let mut cell = self.cell(Direction::Put, depth);
+        let time = self.plan.turn;
+        let groups = |depth| (Direction::Put, depth, depth, Work::WriteGroups(time));
+        let mut kinds: Vec<_> = self.plan.depths.iter().copied().map(groups).collect();
+        kinds.push((Direction::Stream, STREAM_IN_FLIGHT, STREAM_FIO_DEPTH, Work::Write(time)));
+        for (direction, depth, fio_depth, work) in kinds {
+            let mut cell = self.cell(direction, depth);
             for round in 0..self.plan.rounds {
                 for ours in [round % 2 == 0, round % 2 != 0] {
                     if ours {
                         cell.ours.push(self.put_turn(&store, depth).await?);
                     } else if let Some(fio) = self.fio {
-                        let job = self.job(self.fio_file, depth, Work::Write(self.plan.turn));
-                        cell.fio.push(fio.run(job).await?);
+                        cell.fio.push(fio.run(self.job(self.fio_file, fio_depth, work)).await?);
                     }
                 }
             }
@@ -249,8 +261,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Durable puts of new blocks, `depth` in flight. Their slots are filled before the clock starts, as
-    /// fio's buffers are; it stops when the last block is durable.
+    /// Durable puts of new blocks, `depth` in flight, until the time is up or nothing is left. Their slots
+    /// are filled before the clock starts, as fio's buffers are; it stops when the last block is durable.
     async fn put_turn(&mut self, store: &Store, depth: usize) -> anyhow::Result<Turn> {
         let count = (self.plan.put_bytes / self.len as u64).max(1);
         let mut ready = Vec::new();
@@ -261,18 +273,20 @@ impl Bench<'_> {
         let ready: Arc<Mutex<Vec<(Block, SlotMut)>>> = Arc::new(Mutex::new(ready));
         let stored = Arc::new(AtomicU64::new(0));
         let clock = Clock::start();
+        let ends = Instant::now() + self.plan.turn;
         let mut tasks = JoinSet::new();
         for _ in 0..depth {
             let (store, ready, stored) = (store.clone(), Arc::clone(&ready), Arc::clone(&stored));
             tasks.spawn(async move {
-                loop {
+                while Instant::now() < ends {
                     let next = ready.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                    let Some((block, slot)) = next else { return anyhow::Ok(()) };
+                    let Some((block, slot)) = next else { break };
                     let put = store.put(block.id, slot, block.meta(), AckLevel::Durable, blocks::deadline());
                     let outcome = put.await.context("a durable put failed")?;
                     ensure!(!outcome.existed, "a new block was there already");
                     stored.fetch_add(1, Ordering::Relaxed);
                 }
+                anyhow::Ok(())
             });
         }
         while let Some(done) = tasks.join_next().await {
@@ -306,13 +320,17 @@ impl Cell {
         let direction = match self.direction {
             Direction::Get => "get",
             Direction::Put => "durable put",
+            Direction::Stream => "durable put unbounded",
         };
         format!("{direction}, {}", size(self.block_bytes))
     }
 
     /// `get, 64 KiB, depth 8`.
     pub(crate) fn name(&self) -> String {
-        format!("{}, depth {}", self.kind(), self.depth)
+        match self.direction {
+            Direction::Get | Direction::Put => format!("{}, depth {}", self.kind(), self.depth),
+            Direction::Stream => self.kind(),
+        }
     }
 
     fn tell(&self) {
@@ -360,7 +378,8 @@ mod tests {
                 "get, 1 MiB, depth 1",
                 "get, 1 MiB, depth 4",
                 "durable put, 1 MiB, depth 1",
-                "durable put, 1 MiB, depth 4"
+                "durable put, 1 MiB, depth 4",
+                "durable put unbounded, 1 MiB"
             ]
         );
         for cell in &measured.cells {

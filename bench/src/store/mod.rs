@@ -237,7 +237,7 @@ fn fastest(cells: &[Cell], fio: &Result<Fio, String>) -> Vec<Figure> {
 fn cell_figures(cell: &Cell, fio: &Result<Fio, String>) -> [Figure; 2] {
     let goal = match cell.direction {
         Direction::Get => GET_GOAL,
-        Direction::Put => PUT_GOAL,
+        Direction::Put | Direction::Stream => PUT_GOAL,
     };
     let peered = |name: String, unit: &str, rate: fn(&Turn) -> f64| {
         let ours_alone = cell.ours.first().map(rate);
