@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the build needs, through the system's package manager, and says so.
-# Does nothing, quickly, when all of it is there.
+# Does nothing, quickly, when all of it is there. WITH_PEERS=1 also installs what hearth-bench compares
+# Hearth with; a peer that is missing is reported as absent.
 set -euo pipefail
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -26,6 +27,9 @@ command -v g++ >/dev/null || needed+=(g++)
 command -v make >/dev/null || needed+=(make)
 command -v cmake >/dev/null || needed+=(cmake)
 have_libclang || needed+=(libclang-dev)
+if [ -n "${WITH_PEERS:-}" ]; then
+  command -v fio >/dev/null || needed+=(fio)
+fi
 
 if [ ${#needed[@]} -gt 0 ]; then
   say "missing: ${needed[*]}"

@@ -5,6 +5,7 @@ mod fabric;
 mod peer;
 mod recovery;
 mod replay;
+mod store;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,6 +32,11 @@ enum Command {
     Fabric(fabric::FabricArgs),
     /// Fills a node, ends it with kill -9, and reads every block back after recovery.
     Recovery(recovery::RecoveryArgs),
+    /// One node's tiers: the device beside fio, memory beside a map, a trace beside foyer, a large index.
+    Store(Box<store::StoreArgs>),
+    /// The process that `store` starts for each engine it compares.
+    #[command(hide = true)]
+    StoreTrial(Box<store::TrialArgs>),
     /// The bare TCP sender that `fabric` starts as its peer.
     #[command(hide = true)]
     TcpPeer(peer::TcpPeerArgs),
@@ -93,6 +99,8 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Replay(args) => replay::run(*args).await,
         Command::Fabric(args) => fabric::run(args).await,
         Command::Recovery(args) => recovery::run(args).await,
+        Command::Store(args) => store::run(*args).await,
+        Command::StoreTrial(args) => store::run_trial(*args).await,
         Command::TcpPeer(_) => Ok(true),
     }
 }

@@ -27,6 +27,11 @@ pub const RING_IN_FLIGHT_MAX: usize = 64;
 pub const DISK_THREADS: usize = 16;
 /// How often one transfer is submitted, the first time included: after an interruption or a short count.
 pub const TRANSFER_SUBMISSIONS_MAX: u32 = 64;
+/// How long opening a block device waits for its last user to be gone: the kernel takes the rings of a
+/// process that has ended apart a little later.
+pub const DEVICE_BUSY_MS_MAX: u64 = 1_000;
+/// Pause between attempts to open a block device that is busy.
+pub const DEVICE_BUSY_RETRY_MS: u64 = 10;
 /// How long the kernel's submission thread keeps looking before it sleeps.
 pub const SQPOLL_IDLE_MS: u32 = 50;
 /// Requests that may wait for the disk thread.

@@ -61,8 +61,37 @@ pub enum OpenError {
         /// The size in the configuration.
         asked: u64,
     },
-    /// The index cannot be read. The blocks are a cache: the folder may be deleted.
-    #[error("the index of the store at {dir} is damaged, delete the folder to start empty: {detail}")]
+    /// A slab belongs to another store.
+    #[error("the slab {path} belongs to another store: name the right one, or delete or wipe it")]
+    ForeignSlab {
+        /// The file or device.
+        path: PathBuf,
+    },
+    /// A file or device holds something that is no slab, and is left alone.
+    #[error("{path} holds something that is no slab: name another, or delete or wipe it")]
+    NotASlab {
+        /// The file or device.
+        path: PathBuf,
+    },
+    /// Two of the slabs are one, or one is a copy of the other.
+    #[error("the slab {path} is the same as another one that was named, or a copy of it")]
+    SameSlab {
+        /// The second of the two.
+        path: PathBuf,
+    },
+    /// A file that held blocks is not there. Nothing was changed.
+    #[error(
+        "the slab {path} is missing and the store remembers blocks in it: bring it back, or name it no more, \
+         or delete the folder {dir} too"
+    )]
+    SlabMissing {
+        /// The file.
+        path: PathBuf,
+        /// The folder of the index.
+        dir: PathBuf,
+    },
+    /// The index cannot be read; opening sets it aside. The blocks are a cache.
+    #[error("the index of the store at {dir} is damaged: {detail}")]
     IndexDamaged {
         /// The folder of the NVMe tier.
         dir: PathBuf,
@@ -93,11 +122,16 @@ impl OpenError {
 impl Classified for OpenError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Config { .. } | Self::ExtentBytesChanged { .. } => ErrorKind::FixRequest,
+            Self::Config { .. }
+            | Self::ExtentBytesChanged { .. }
+            | Self::ForeignSlab { .. }
+            | Self::NotASlab { .. }
+            | Self::SameSlab { .. } => ErrorKind::FixRequest,
             Self::InUse { .. } => ErrorKind::Retry,
             Self::Device(error) => error.kind(),
             Self::NewerFormat { .. }
             | Self::OlderFormat { .. }
+            | Self::SlabMissing { .. }
             | Self::IndexDamaged { .. }
             | Self::Io { .. } => ErrorKind::Stop,
         }

@@ -30,6 +30,7 @@ mod recovery;
 #[doc(hidden)]
 pub mod sim;
 mod slab;
+mod slabs;
 mod space;
 mod stats;
 mod store;

@@ -1,18 +1,18 @@
 //! Opening a store on real files: the index, the slabs, the threads.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::arena::Arena;
 use crate::clock::Clock;
-use crate::config::{NvmeConfig, StoreConfig};
+use crate::config::{NvmeConfig, SlabConfig, StoreConfig};
 use crate::core::Core;
 use crate::device::{self, Device, Member, Started};
 use crate::error::OpenError;
 use crate::recovery::{Parts, RecoveryReport, assemble, new_core};
-use crate::slab::{Founding, RocksCatalog, StoreUuid};
+use crate::slab::{Catalog, Founding, RocksCatalog, StoreId, Superblock};
+use crate::slabs::Looked;
 use crate::sync::Mailbox;
 use crate::volume::VolumeMember;
 use crate::writer::{Message, Writer};
@@ -42,27 +42,51 @@ impl Threads {
 /// Puts something between the store and what it stands on.
 pub(crate) type Interpose<'a> = &'a dyn Fn(Parts) -> Parts;
 
+/// What opening gives: the store, its threads if it has an NVMe tier, and what was found.
+pub(crate) type Opened = (Arc<Core>, Option<Threads>, RecoveryReport);
+
 /// Opens a store. Tests may interpose parts that fail.
-pub(crate) fn open(
-    config: &StoreConfig,
-    interpose: Option<Interpose<'_>>,
-) -> Result<(Arc<Core>, Option<Threads>, RecoveryReport), OpenError> {
+///
+/// An index that cannot be read is set aside and the store begins anew: its blocks are a cache.
+pub(crate) fn open(config: &StoreConfig, interpose: Option<Interpose<'_>>) -> Result<Opened, OpenError> {
     let began = Instant::now();
     config.check()?;
+    let clock = Clock::real();
+    let mut opened = open_once(config, interpose);
+    if let (Err(OpenError::IndexDamaged { detail, .. }), Some(nvme)) = (&opened, &config.nvme) {
+        let refuse = OpenError::io("set the damaged index aside");
+        let aside = RocksCatalog::set_aside(&nvme.dir, clock.unix_ms()).map_err(refuse)?;
+        tracing::error!(
+            detail, aside = %aside.display(),
+            "the index on disk is damaged: it is set aside, and the store begins without its blocks"
+        );
+        opened = open_once(config, interpose);
+        if let Ok((_, _, report)) = &mut opened {
+            report.index_set_aside = Some(aside);
+        }
+    }
+    let (core, threads, mut report) = opened?;
+    report.elapsed = began.elapsed();
+    Ok((core, threads, report))
+}
+
+fn open_once(config: &StoreConfig, interpose: Option<Interpose<'_>>) -> Result<Opened, OpenError> {
     let arena = Arena::new(config.arena_bytes, config.extent_bytes)?;
     let clock = Clock::real();
     let seed = random_seed()?;
     let Some(nvme) = &config.nvme else {
         let core = Arc::new(new_core(config, arena, clock, seed));
-        return Ok((core, None, RecoveryReport { elapsed: began.elapsed(), ..RecoveryReport::default() }));
+        return Ok((core, None, RecoveryReport::default()));
     };
     let dir = &nvme.dir;
     std::fs::create_dir_all(dir).map_err(OpenError::io(format!("make the folder {}", dir.display())))?;
-    // Nothing of the folder is touched before the index has granted its lock.
-    let catalog = RocksCatalog::open(dir, found(config, &clock)?)?;
-    let started = start_members(nvme, &arena)?;
-    let devices: Vec<_> = started.iter().map(|started| Arc::clone(&started.device)).collect();
-    let members = members(config, nvme, &devices);
+    let looked = Looked::at(nvme)?;
+    // Nothing is written anywhere before the index has granted its lock.
+    let catalog = RocksCatalog::open(dir, found(config, &clock, looked.store_id())?)?;
+    let (slabs, set_aside) = looked.begin(config, nvme, &catalog.remembered()?, clock.unix_ms())?;
+    let started = start(nvme, slabs, &arena)?;
+    let devices: Vec<_> = started.iter().map(|(_, started)| Arc::clone(&started.device)).collect();
+    let members = members(config, nvme, &started);
     let parts = Parts { members, catalog: Box::new(catalog), clock, seed };
     let parts = match interpose {
         Some(interpose) => interpose(parts),
@@ -70,12 +94,12 @@ pub(crate) fn open(
     };
     let opened =
         assemble(config, arena, parts).and_then(|(core, writer, report)| Ok((core, spawn(writer)?, report)));
-    started.iter().for_each(Started::wait_until_ready);
+    started.iter().for_each(|(_, started)| started.wait_until_ready());
     match opened {
         Ok((core, writer, mut report)) => {
             let nvme = core.nvme.as_ref().expect("it was assembled with an NVMe tier");
             let threads = Threads { mailbox: Arc::clone(&nvme.mailbox), writer, devices };
-            report.elapsed = began.elapsed();
+            report.slabs_set_aside = set_aside;
             Ok((core, Some(threads), report))
         }
         Err(error) => {
@@ -87,11 +111,12 @@ pub(crate) fn open(
 
 /// What a store gets if it is founded now. Its first generation follows the time, so that it is above
 /// those of whatever lay in the same place before.
-fn found(config: &StoreConfig, clock: &Clock) -> Result<Founding, OpenError> {
-    let mut uuid = [0; 16];
-    fill_randomly(&mut uuid)?;
+fn found(config: &StoreConfig, clock: &Clock, known: Option<StoreId>) -> Result<Founding, OpenError> {
+    let mut id = [0; 16];
+    fill_randomly(&mut id)?;
     let generation = clock.unix_ms() / 1_000 * GENERATIONS_PER_SECOND;
-    Ok(Founding { store: StoreUuid(uuid), extent_bytes: config.extent_bytes as u64, generation })
+    let store = known.unwrap_or(StoreId(id));
+    Ok(Founding { store, extent_bytes: config.extent_bytes as u64, generation })
 }
 
 fn random_seed() -> Result<u64, OpenError> {
@@ -105,38 +130,34 @@ fn fill_randomly(bytes: &mut [u8]) -> Result<(), OpenError> {
     filled.map(drop).map_err(|error| OpenError::io("take random bytes")(error.into()))
 }
 
-fn start_members(nvme: &NvmeConfig, arena: &Arc<Arena>) -> Result<Vec<Started>, OpenError> {
-    let mut all: Vec<Started> = Vec::new();
-    for slab in &nvme.slabs {
-        let started = start_member(&slab.path, arena, nvme);
-        match started {
-            Ok(started) => all.push(started),
+/// Starts the driver of each slab.
+fn start(
+    nvme: &NvmeConfig,
+    slabs: Vec<(Member, Superblock)>,
+    arena: &Arc<Arena>,
+) -> Result<Vec<(Superblock, Started)>, OpenError> {
+    let mut all: Vec<(Superblock, Started)> = Vec::new();
+    for (member, superblock) in slabs {
+        match device::start(member, arena, nvme.driver) {
+            Ok(started) => all.push((superblock, started)),
             Err(error) => {
-                all.iter().for_each(|started| started.device.stop());
-                return Err(error);
+                all.iter().for_each(|(_, started)| started.device.stop());
+                return Err(OpenError::io("start the driver of a slab")(error));
             }
         }
     }
     Ok(all)
 }
 
-fn start_member(path: &Path, arena: &Arc<Arena>, nvme: &NvmeConfig) -> Result<Started, OpenError> {
-    let member = Member::open(path)?;
-    device::start(member, Arc::clone(arena), nvme.driver)
-        .map_err(OpenError::io(format!("start the driver of {}", path.display())))
-}
-
-fn members(config: &StoreConfig, nvme: &NvmeConfig, devices: &[Arc<dyn Device>]) -> Vec<VolumeMember> {
+fn members(config: &StoreConfig, nvme: &NvmeConfig, slabs: &[(Superblock, Started)]) -> Vec<VolumeMember> {
     let extents_max = |bytes: u64| u32::try_from(bytes / config.extent_bytes as u64).unwrap_or(u32::MAX);
-    (0..)
-        .zip(nvme.slabs.iter().zip(devices))
-        .map(|(number, (slab, device))| VolumeMember {
-            device: Arc::clone(device),
-            number,
-            data_offset: 0,
-            extents_max: extents_max(slab.capacity_bytes),
-        })
-        .collect()
+    let member = |(slab, (superblock, started)): (&SlabConfig, &(Superblock, Started))| VolumeMember {
+        device: Arc::clone(&started.device),
+        number: superblock.member,
+        data_offset: superblock.data_offset,
+        extents_max: extents_max(slab.capacity_bytes),
+    };
+    nvme.slabs.iter().zip(slabs).map(member).collect()
 }
 
 fn spawn(writer: Writer) -> Result<JoinHandle<()>, OpenError> {

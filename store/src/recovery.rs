@@ -96,10 +96,12 @@ fn recover(
     catalog: &mut dyn Catalog,
     seed: u64,
 ) -> Result<(Nvme, RecoveryReport), OpenError> {
-    let remembered = catalog.remembered()?;
+    let extent_sectors = (config.extent_bytes / SECTOR_BYTES) as u32;
+    let mut remembered = catalog.remembered()?;
+    // Beyond this no sector has a number: no version of Hearth wrote such an entry.
+    remembered.extents.retain(|entry| entry.extent < SECTORS_MAX / extent_sectors);
     let places: Vec<_> = remembered.extents.iter().map(|entry| (entry.extent, entry.place)).collect();
     let volume = Volume::new(members, config.extent_bytes as u64, &places);
-    let extent_sectors = (config.extent_bytes / SECTOR_BYTES) as u32;
     if u64::from(volume.extents_max()) * u64::from(extent_sectors) > u64::from(SECTORS_MAX) {
         let addressable = u64::from(SECTORS_MAX) * SECTOR_BYTES as u64;
         let detail = format!("the slabs of a store may have at most {addressable} bytes together");

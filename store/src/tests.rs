@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use faulty::Faulty;
+use hearth_proto::limits::SLAB_DATA_OFFSET_BYTES;
 use hearth_proto::{AckLevel, BlockId, BlockKey, Generation, NamespaceId, Retention};
 use tempfile::{TempDir, tempdir};
 
@@ -14,7 +15,7 @@ use crate::device::Device;
 use crate::growth::reserve_bytes;
 use crate::open;
 use crate::recovery::Parts;
-use crate::slab::{BlockEntry, Catalog, Changes, Founding, RocksCatalog, StoreUuid};
+use crate::slab::{BlockEntry, Catalog, Changes, Founding, RocksCatalog, StoreId};
 use crate::writer::Message;
 use crate::{
     GetError, GetOutcome, MissReason, NvmeConfig, PutError, PutMeta, PutOutcome, Store, StoreConfig, Tiers,
@@ -22,7 +23,7 @@ use crate::{
 
 const EXTENT_BYTES: u64 = 1 << 20;
 /// Only the size of extents matters to a store that was founded before.
-const FOUNDING: Founding = Founding { store: StoreUuid([0; 16]), extent_bytes: EXTENT_BYTES, generation: 1 };
+const FOUNDING: Founding = Founding { store: StoreId([0; 16]), extent_bytes: EXTENT_BYTES, generation: 1 };
 const BLOCK_BYTES: usize = 16_000;
 const BLOCKS_PER_EXTENT: u64 = 64;
 
@@ -192,7 +193,7 @@ async fn contradicting_entries_are_dropped_and_the_later_put_wins() {
 async fn a_full_file_system_makes_the_slab_stop_growing_and_evict() {
     let dir = tempdir().unwrap();
     let (store, device) = open(&dir, 2, 100);
-    device.limit_bytes(2 * EXTENT_BYTES);
+    device.limit_bytes(SLAB_DATA_OFFSET_BYTES + 2 * EXTENT_BYTES);
     for n in 0..BLOCKS_PER_EXTENT * 4 {
         put(&store, n, AckLevel::Durable, soon()).await.unwrap();
     }
@@ -209,24 +210,28 @@ async fn the_slab_leaves_room_for_metadata_and_grows_again_when_there_is_more() 
     let total_bytes = 1 << 30;
     let reserve_bytes = reserve_bytes(total_bytes);
     // One byte less than the third extent takes.
-    device.pretend_space(total_bytes, reserve_bytes + 3 * EXTENT_BYTES - 1);
+    device.pretend_space(total_bytes, reserve_bytes + SLAB_DATA_OFFSET_BYTES + 3 * EXTENT_BYTES - 1);
     for n in 0..BLOCKS_PER_EXTENT * 4 {
         put(&store, n, AckLevel::Durable, soon()).await.unwrap();
     }
     let stats = store.stats();
-    assert_eq!(device.len_bytes(), 2 * EXTENT_BYTES);
+    assert_eq!(device.len_bytes(), SLAB_DATA_OFFSET_BYTES + 2 * EXTENT_BYTES);
     assert_eq!((stats.nvme_blocks, stats.evicted_nvme), (BLOCKS_PER_EXTENT * 2, BLOCKS_PER_EXTENT * 2));
     // However many puts there were, the file system was asked once.
     assert_eq!(stats.growth_failures, 1);
-    device.pretend_space(total_bytes, reserve_bytes + 3 * EXTENT_BYTES);
+    device.pretend_space(total_bytes, reserve_bytes + SLAB_DATA_OFFSET_BYTES + 3 * EXTENT_BYTES);
     put(&store, 1_000, AckLevel::Durable, soon()).await.unwrap();
-    assert_eq!(device.len_bytes(), 2 * EXTENT_BYTES, "not before the pause has passed");
+    assert_eq!(
+        device.len_bytes(),
+        SLAB_DATA_OFFSET_BYTES + 2 * EXTENT_BYTES,
+        "not before the pause has passed"
+    );
     // The pause has passed.
     store.core().nvme.as_ref().unwrap().volume.end_growth_pauses();
     for n in 1_001..1_001 + BLOCKS_PER_EXTENT {
         put(&store, n, AckLevel::Durable, soon()).await.unwrap();
     }
-    assert_eq!(device.len_bytes(), 3 * EXTENT_BYTES);
+    assert_eq!(device.len_bytes(), SLAB_DATA_OFFSET_BYTES + 3 * EXTENT_BYTES);
     assert_eq!(store.stats().nvme_blocks, BLOCKS_PER_EXTENT * 3);
     for n in 1_000..1_001 + BLOCKS_PER_EXTENT {
         assert!(matches!(get(&store, n).await, GetOutcome::Hit(lease) if *lease == *bytes(n)), "block {n}");

@@ -11,6 +11,7 @@ use hearth_proto::limits::{GROWTH_RETRY_MS, SECTOR_BYTES};
 
 use crate::device::{Device, Done, Request};
 use crate::growth::{Growth, lengthen};
+use crate::slab::Place;
 use crate::sync::lock;
 
 /// One file or device.
@@ -22,15 +23,6 @@ pub(crate) struct VolumeMember {
     pub(crate) data_offset: u64,
     /// How many extents it may grow to.
     pub(crate) extents_max: u32,
-}
-
-/// Where an extent lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
-    /// Number of the member.
-    pub(crate) member: u16,
-    /// Which of the member's extents it is.
-    pub(crate) local: u32,
 }
 
 pub(crate) struct Volume {

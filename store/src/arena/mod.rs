@@ -74,6 +74,11 @@ impl Arena {
         self.mapping.len_bytes() as u64
     }
 
+    /// Makes the memory ready for transfers; touches all of it, and takes its time.
+    pub(crate) fn settle(&self) {
+        self.mapping.collapse();
+    }
+
     /// The pieces to register as fixed buffers. No slot spans two of them.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = (*mut u8, usize)> {
         let len = self.mapping.len_bytes();
@@ -163,6 +168,19 @@ mod tests {
         }
         for (n, slot) in slots.iter().enumerate() {
             assert!(slot.iter().all(|byte| *byte == n as u8), "slot {n} was overwritten");
+        }
+    }
+
+    #[test]
+    fn what_a_slot_holds_stays_while_the_arena_gets_huge_pages() {
+        let arena = Arena::new(8 << 20, 1 << 20).unwrap();
+        let mut slots: Vec<_> = std::iter::from_fn(|| arena.allocate(100_000)).step_by(3).collect();
+        for (n, slot) in slots.iter_mut().enumerate() {
+            slot.as_mut().fill(n as u8 + 1);
+        }
+        arena.settle();
+        for (n, slot) in slots.iter().enumerate() {
+            assert!(slot.iter().all(|byte| *byte == n as u8 + 1), "slot {n} was changed");
         }
     }
 }

@@ -5,8 +5,9 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use hearth_proto::limits::SECTOR_BYTES;
+use hearth_proto::limits::{DEVICE_BUSY_MS_MAX, DEVICE_BUSY_RETRY_MS, SECTOR_BYTES};
 use hearth_proto::{Classified, ErrorKind};
 use rustix::fs::{FallocateFlags, fallocate, fstatvfs, ioctl_blksszget, major, minor};
 use rustix::io::Errno;
@@ -188,7 +189,7 @@ fn open_direct(path: &Path, kind: Kind) -> Result<(File, bool), DeviceError> {
         };
         options.open(path)
     };
-    let opened = match open(libc::O_DIRECT) {
+    let opened = match open_when_free(|| open(libc::O_DIRECT)) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             tracing::warn!("there is no direct I/O here: the slab goes through the page cache");
             open(0).map(|file| (file, false))
@@ -203,6 +204,19 @@ fn open_direct(path: &Path, kind: Kind) -> Result<(File, bool), DeviceError> {
             _ => DeviceError::Io { what: "open", path, source },
         }
     })
+}
+
+/// Tries again for a while as long as a former user of the device is not quite gone.
+fn open_when_free(open: impl Fn() -> io::Result<File>) -> io::Result<File> {
+    for _ in 0..DEVICE_BUSY_MS_MAX / DEVICE_BUSY_RETRY_MS {
+        match open() {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                std::thread::sleep(Duration::from_millis(DEVICE_BUSY_RETRY_MS));
+            }
+            opened => return opened,
+        }
+    }
+    open()
 }
 
 fn check_block_device(path: &Path, file: &File) -> Result<(), DeviceError> {

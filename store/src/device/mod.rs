@@ -4,10 +4,11 @@
 //! the future that waits for a transfer therefore never frees memory that the kernel still uses.
 
 mod file;
-mod request;
+mod pool;
+pub(crate) mod request;
 mod ring;
-mod transfer;
-mod transfers;
+pub(crate) mod transfer;
+pub(crate) mod transfers;
 mod waiting;
 
 use std::io;
@@ -15,12 +16,10 @@ use std::sync::Arc;
 
 pub use file::DeviceError;
 pub(crate) use file::Member;
-pub(crate) use request::{Done, ReadDone, ReadEnd, Request, Urgency};
-pub(crate) use transfer::{Ended, Memory};
-pub(crate) use transfers::{Place, Span, Submission, Transfers, Work};
+pub(crate) use request::{Done, ReadDone, Request, Urgency};
 
 use crate::arena::Arena;
-use crate::config::DriverOptions;
+use crate::config::{Driver, DriverOptions};
 
 /// Room on the file system that a device lies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,9 +71,29 @@ impl Started {
 
 /// Starts a device on `member` whose transfers use the slots of `arena`.
 ///
-/// Options that the kernel or the device refuses are left out with a line in the log.
-pub(crate) fn start(member: Member, arena: Arc<Arena>, options: DriverOptions) -> io::Result<Started> {
-    ring::start(&Arc::new(member), &arena, options)
+/// Options that the kernel or the device refuses are left out, and threads stand in for a ring that may
+/// not be, each with a line in the log.
+///
+/// # Errors
+/// The system has no threads to give, or no ring where the options ask for one.
+pub(crate) fn start(member: Member, arena: &Arc<Arena>, options: DriverOptions) -> io::Result<Started> {
+    let member = Arc::new(member);
+    if options.driver != Driver::Threads {
+        match ring::start(&member, arena, options) {
+            Ok(started) => {
+                tracing::info!("the slab is read and written through io_uring");
+                return Ok(started);
+            }
+            Err(error) if options.driver == Driver::IoUring => return Err(error),
+            Err(error) => tracing::warn!(
+                %error,
+                "the system refuses io_uring: the slab is read and written by threads, at more CPU"
+            ),
+        }
+    } else {
+        tracing::info!("the slab is read and written by threads, as configured");
+    }
+    pool::start(&member, arena)
 }
 
 /// The error of a device that was stopped.

@@ -160,6 +160,16 @@ impl Rings {
         }
         Ok(rings)
     }
+
+    /// Gives the file back now. The kernel takes rings apart some time after they are closed, and a block
+    /// device would be in use until then.
+    fn release(&self) {
+        for ring in std::iter::once(&self.main).chain(&self.polled) {
+            if let Err(error) = ring.uring.submitter().unregister_files() {
+                tracing::debug!(%error, "the kernel keeps the file until the ring is gone");
+            }
+        }
+    }
 }
 
 fn main_ring(sqpoll: bool) -> io::Result<IoUring> {
@@ -301,6 +311,7 @@ impl Driver {
     /// Lends the arena to the ring that reads and writes, as far as the kernel lets it. That touches every
     /// page and takes its time.
     fn register(&mut self) {
+        self.arena.settle();
         self.rings.polled.as_mut().unwrap_or(&mut self.rings.main).register_buffers(&self.arena);
     }
 
@@ -314,8 +325,7 @@ impl Driver {
             }
             self.tell_ended();
             if stopping && self.transfers.is_idle() && !self.wake_armed {
-                tracing::debug!("the disk thread ends");
-                return;
+                return self.rings.release();
             }
             if let Err(error) = self.wait() {
                 return self.abandon(&error);

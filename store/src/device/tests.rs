@@ -1,33 +1,116 @@
-//! The ring itself, on a real file.
+//! The contract of a device, kept by every driver on a real file.
 
+mod block_device;
+mod drivers;
+mod measure;
+mod transfers;
+
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use hearth_proto::{BlockId, BlockKey, Generation, NamespaceId};
-use tempfile::tempdir;
+use tempfile::{TempDir, tempdir};
 
+use super::request::{Done, ReadEnd};
 use super::*;
-use crate::arena::HostBlock;
+use crate::arena::{HostBlock, SlotMut};
 use crate::codec::Codec;
 use crate::slab::Footer;
+use crate::sync::lock;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
+const FILE_BYTES: u64 = 4 << 20;
 
+/// Every driver, and every option that it has.
+const DRIVERS: [(&str, DriverOptions); 5] = {
+    let ring = DriverOptions { driver: Driver::IoUring, sqpoll: false, iopoll: false };
+    [
+        ("ring", ring),
+        ("ring, sqpoll", DriverOptions { sqpoll: true, ..ring }),
+        ("ring, iopoll", DriverOptions { iopoll: true, ..ring }),
+        ("ring, sqpoll, iopoll", DriverOptions { sqpoll: true, iopoll: true, ..ring }),
+        ("threads", DriverOptions { driver: Driver::Threads, ..ring }),
+    ]
+};
+
+/// A device and an arena.
 struct Bench {
     arena: Arc<Arena>,
     device: Arc<dyn Device>,
-    _dir: tempfile::TempDir,
 }
 
-fn bench() -> Bench {
-    let dir = tempdir().unwrap();
-    let arena = Arena::new(8 << 20, 1 << 20).unwrap();
-    let member = Member::open(&dir.path().join("slab")).unwrap();
-    let started = start(member, Arc::clone(&arena), DriverOptions::default()).unwrap();
-    started.wait_until_ready();
-    let device = started.device;
-    device.allocate(4 << 20).unwrap();
-    Bench { arena, device, _dir: dir }
+impl Bench {
+    /// A device with an arena of 8 MiB.
+    fn new(path: &Path, options: DriverOptions) -> Self {
+        Self::with(path, options, Arena::new(8 << 20, 1 << 20).unwrap())
+    }
+
+    fn with(path: &Path, options: DriverOptions, arena: Arc<Arena>) -> Self {
+        let started = start(Member::open(path).unwrap(), &arena, options).unwrap();
+        started.wait_until_ready();
+        Self { arena, device: started.device }
+    }
+
+    /// A block filled with `fill`, sealed as the store does it.
+    fn block(&self, len: usize, fill: u8) -> Arc<HostBlock> {
+        block(&self.arena, len, fill)
+    }
+
+    fn read(&self, offset: u64, len: usize, deadline: Instant) -> ReadEnd {
+        let (done, end) = ReadDone::new();
+        let slot = self.arena.allocate(len).unwrap();
+        self.device.submit(Request::Read { offset, slot, urgency: Urgency::Normal, deadline, done });
+        end
+    }
+
+    fn read_now(&self, offset: u64, len: usize) -> io::Result<SlotMut> {
+        self.read(offset, len, soon()).wait()
+    }
+
+    fn write(&self, offset: u64, block: Arc<HostBlock>) -> Wait {
+        let (done, wait) = done();
+        self.device.submit(Request::Write { offset, block, done });
+        wait
+    }
+
+    fn sync(&self) -> Wait {
+        let (done, wait) = done();
+        self.device.submit(Request::Sync { done });
+        wait
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Wait {
+        let (done, wait) = done();
+        self.device.submit(Request::Discard { offset, len, done });
+        wait
+    }
+
+    fn used_bytes(&self) -> u64 {
+        lock(self.arena.slots()).used_bytes()
+    }
+}
+
+/// The waiter's end of a write, a sync or a discard.
+struct Wait(mpsc::Receiver<io::Result<()>>);
+
+impl Wait {
+    fn wait(self) -> io::Result<()> {
+        self.0.recv_timeout(TIMEOUT).expect("every request ends")
+    }
+
+    fn has_ended(&self) -> Option<io::Result<()>> {
+        self.0.try_recv().ok()
+    }
+}
+
+fn done() -> (Done, Wait) {
+    let (done, wait) = mpsc::channel();
+    (Box::new(move |result| done.send(result).unwrap()), Wait(wait))
+}
+
+fn soon() -> Instant {
+    Instant::now() + TIMEOUT
 }
 
 fn block(arena: &Arc<Arena>, len: usize, fill: u8) -> Arc<HostBlock> {
@@ -46,76 +129,19 @@ fn block(arena: &Arc<Arena>, len: usize, fill: u8) -> Arc<HostBlock> {
     Arc::new(HostBlock::new(slot.into_slot(), Generation(1), 0))
 }
 
-fn read(bench: &Bench, offset: u64, len: usize, deadline: Instant) -> ReadEnd {
-    let (done, end) = ReadDone::new();
-    let slot = bench.arena.allocate(len).unwrap();
-    bench.device.submit(Request::Read { offset, slot, urgency: Urgency::Normal, deadline, done });
-    end
-}
-
-fn done() -> (Done, mpsc::Receiver<io::Result<()>>) {
-    let (done, wait) = mpsc::channel();
-    (Box::new(move |result| done.send(result).unwrap()), wait)
-}
-
-fn write(bench: &Bench, offset: u64, block: Arc<HostBlock>) -> mpsc::Receiver<io::Result<()>> {
-    let (done, wait) = done();
-    bench.device.submit(Request::Write { offset, block, done });
-    wait
-}
-
-fn sync(bench: &Bench) -> mpsc::Receiver<io::Result<()>> {
-    let (done, wait) = done();
-    bench.device.submit(Request::Sync { done });
-    wait
-}
-
-#[test]
-fn many_transfers_at_once_keep_their_bytes() {
-    let bench = bench();
-    let writes: Vec<_> =
-        (0..200_u8).map(|n| write(&bench, u64::from(n) * 8_192, block(&bench.arena, 8_000, n))).collect();
-    for wait in writes {
-        wait.recv_timeout(TIMEOUT).unwrap().unwrap();
+/// Runs a test on every driver, on a file of [`FILE_BYTES`], and checks that nothing is left over.
+fn on_every_driver(test: impl Fn(&Bench, &TempDir)) {
+    for (name, options) in DRIVERS {
+        println!("driver: {name}");
+        let dir = tempdir().unwrap();
+        let bench = Bench::new(&slab(&dir), options);
+        bench.device.allocate(FILE_BYTES).unwrap();
+        test(&bench, &dir);
+        bench.device.stop();
+        assert_eq!(bench.used_bytes(), 0, "INV-LEAK");
     }
-    sync(&bench).recv_timeout(TIMEOUT).unwrap().unwrap();
-    let deadline = Instant::now() + TIMEOUT;
-    let reads: Vec<_> = (0..200_u64).map(|n| read(&bench, n * 8_192, 8_000, deadline)).collect();
-    for (n, wait) in reads.into_iter().enumerate() {
-        let slot = wait.wait().unwrap();
-        assert!(slot.iter().all(|byte| *byte == n as u8), "record {n}");
-        assert!(Footer::decode(slot.footer()).is_ok(), "record {n}");
-    }
-    bench.device.stop();
 }
 
-#[test]
-fn reads_that_are_too_late_fail_at_once_and_hold_up_nobody() {
-    let bench = bench();
-    let late: Vec<_> = (0..300).map(|_| read(&bench, 0, 100, Instant::now())).collect();
-    for wait in late {
-        assert_eq!(wait.wait().unwrap_err().kind(), io::ErrorKind::TimedOut);
-    }
-    bench.device.stop();
-}
-
-#[test]
-fn a_read_beyond_the_end_says_so() {
-    let bench = bench();
-    let wait = read(&bench, 4 << 20, 100, Instant::now() + TIMEOUT);
-    assert_eq!(wait.wait().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-    bench.device.stop();
-}
-
-#[test]
-fn stopping_completes_what_was_taken_and_refuses_the_rest() {
-    let bench = bench();
-    let writes: Vec<_> =
-        (0..200_u8).map(|n| write(&bench, u64::from(n) * 8_192, block(&bench.arena, 8_000, n))).collect();
-    bench.device.stop();
-    for wait in writes {
-        wait.try_recv().expect("stopping waits for every transfer").unwrap();
-    }
-    assert_eq!(sync(&bench).try_recv().unwrap().unwrap_err().kind(), io::ErrorKind::NotConnected);
-    assert_eq!(crate::sync::lock(bench.arena.slots()).used_bytes(), 0, "INV-LEAK");
+fn slab(dir: &TempDir) -> std::path::PathBuf {
+    dir.path().join("slab")
 }

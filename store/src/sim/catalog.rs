@@ -14,7 +14,7 @@ use super::rng::Rng;
 use super::tasks::Tasks;
 use crate::error::OpenError;
 use crate::slab::{
-    BlockEntry, Catalog, Change, Changes, ExtentEntry, FOOTER_BYTES, Footer, Remembered, StoreUuid,
+    BlockEntry, Catalog, Change, Changes, ExtentEntry, FOOTER_BYTES, Footer, Remembered, StoreId,
 };
 use crate::sync::lock;
 
@@ -219,7 +219,7 @@ impl Catalog for SimulatedCatalog {
     fn remembered(&self) -> Result<Remembered, OpenError> {
         let state = lock(&self.state);
         Ok(Remembered {
-            store: StoreUuid([7; 16]),
+            store: StoreId([7; 16]),
             generation: state.generation,
             extents: state.extents.values().copied().collect(),
         })

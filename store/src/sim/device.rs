@@ -10,7 +10,9 @@ use super::disk::{ATOM_BYTES, SimulatedDisk};
 use super::faults::Faults;
 use super::rng::Rng;
 use crate::clock::SimulatedTime;
-use crate::device::{Device, Memory, Place, Request, Space, Transfers, Work};
+use crate::device::transfer::Memory;
+use crate::device::transfers::{Place, Transfers, Work};
+use crate::device::{Device, Request, Space};
 use crate::sync::lock;
 
 const PLACES: usize = 16;

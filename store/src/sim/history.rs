@@ -21,8 +21,8 @@ pub(super) fn broken<T>(invariant: &'static str, detail: impl Into<String>) -> R
 pub(super) struct History {
     attempts: BTreeMap<(Name, Version), Attempts>,
     generations: BTreeMap<Generation, (Name, Version)>,
-    /// The step in which the last remove of a name began that has ended.
-    removed_at: BTreeMap<Name, u64>,
+    /// The steps in which the last remove of a name that has ended began and ended.
+    removed_at: BTreeMap<Name, (u64, u64)>,
     versions: u32,
 }
 
@@ -64,9 +64,9 @@ impl History {
         }
     }
 
-    pub(super) fn removed(&mut self, name: Name, began: u64) {
+    pub(super) fn removed(&mut self, name: Name, began: u64, ended: u64) {
         let removed_at = self.removed_at.entry(name).or_default();
-        *removed_at = began.max(*removed_at);
+        *removed_at = (began, ended).max(*removed_at);
     }
 
     /// Forgets removals that may come to nothing: the index refused changes before the crash.
@@ -87,12 +87,9 @@ impl History {
             return broken("INV-BYTES", format!("{name:?} {version:?} was refused by every put"));
         }
         match self.removed_at.get(&name) {
-            Some(removed_at) if attempts.ended_at < *removed_at && *removed_at < began => broken(
+            Some(removed_at) if attempts.ended_at < removed_at.0 && removed_at.1 < began => broken(
                 "INV-REMOVE",
-                format!(
-                    "{name:?} {version:?} came back: put until {}, removed in {removed_at}",
-                    attempts.ended_at
-                ),
+                format!("{name:?} {version:?}, put until {}, came back: {removed_at:?}", attempts.ended_at),
             ),
             _ => Ok(()),
         }

@@ -20,9 +20,10 @@ use crate::config::{NvmeConfig, StoreConfig};
 use crate::device::Device;
 use crate::extents::class_of;
 use crate::recovery::{Parts, assemble};
+use crate::slab::Place;
 use crate::store::Store;
 use crate::sync::lock;
-use crate::volume::{Place, VolumeMember};
+use crate::volume::VolumeMember;
 use crate::writer::Message;
 
 /// Attempts to open a store whose index refuses changes or whose power fails.

@@ -294,7 +294,7 @@ impl Oracle {
         if held && block.held_at < call.began {
             return broken("INV-REMOVE", format!("{call:?} removed what was not there"));
         }
-        self.history.removed(call.name, call.began);
+        self.history.removed(call.name, call.began, self.step);
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::io;
 use hearth_proto::BlockId;
 
 use super::entry::{BlockEntry, ExtentEntry};
+use super::superblock::StoreId;
 use crate::error::OpenError;
 
 /// The index of one store's slabs. Only the durability thread uses it after the store has opened.
@@ -25,15 +26,11 @@ pub(crate) trait Catalog: Send {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Remembered {
     /// Names the store for ever; the superblock of each slab repeats it.
-    pub(crate) store: StoreUuid,
+    pub(crate) store: StoreId,
     /// Generations from here on were never used.
     pub(crate) generation: u64,
     pub(crate) extents: Vec<ExtentEntry>,
 }
-
-/// The name that a store gets when it is founded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct StoreUuid(pub(crate) [u8; 16]);
 
 /// What is to change together, in the order in which it was added.
 #[derive(Clone, Debug, Default)]

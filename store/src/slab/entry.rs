@@ -2,8 +2,6 @@
 
 use hearth_proto::{BlockId, BlockKey, Generation, NamespaceId, Priority};
 
-use crate::volume::Place;
-
 /// Length of a block's key: namespace, block key.
 const BLOCK_KEY_BYTES: usize = 36;
 /// Length of a block's value.
@@ -79,6 +77,15 @@ impl BlockEntry {
             expires_at_ms: u64_at(24).filter(|ms| *ms != NEVER),
         })
     }
+}
+
+/// Where an extent lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// Number of the member.
+    pub(crate) member: u16,
+    /// Which of the member's extents it is.
+    pub(crate) local: u32,
 }
 
 /// The record size that an extent serves, where it lies, and whether it may be used.

@@ -3,10 +3,13 @@
 mod catalog;
 mod entry;
 mod footer;
+mod found;
 mod rocks;
 mod superblock;
 
-pub(crate) use catalog::{Catalog, Change, Changes, Remembered, StoreUuid};
-pub(crate) use entry::{BlockEntry, ExtentEntry};
+pub(crate) use catalog::{Catalog, Change, Changes, Remembered};
+pub(crate) use entry::{BlockEntry, ExtentEntry, Place};
 pub(crate) use footer::{FOOTER_BYTES, Footer};
+pub(crate) use found::{Found, begin, look, set_aside};
 pub(crate) use rocks::{Founding, RocksCatalog};
+pub(crate) use superblock::{CreatedWith, StoreId, Superblock};

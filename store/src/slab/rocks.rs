@@ -9,8 +9,9 @@ use rocksdb::{
     WriteOptions,
 };
 
-use super::catalog::{Catalog, Change, Changes, Remembered, StoreUuid};
+use super::catalog::{Catalog, Change, Changes, Remembered};
 use super::entry::{BlockEntry, ExtentEntry};
+use super::superblock::StoreId;
 use crate::error::OpenError;
 
 /// The newest format of folder, index and records that this build reads and writes.
@@ -36,7 +37,7 @@ pub(crate) struct RocksCatalog {
 /// What a store is founded with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Founding {
-    pub(crate) store: StoreUuid,
+    pub(crate) store: StoreId,
     pub(crate) extent_bytes: u64,
     /// The first generation.
     pub(crate) generation: u64,
@@ -140,7 +141,7 @@ impl Catalog for RocksCatalog {
         let uuid = uuid.and_then(|bytes| bytes.try_into().ok());
         let generation = self.number(GENERATION_KEY)?;
         Ok(Remembered {
-            store: StoreUuid(uuid.ok_or_else(|| self.damaged("it names no store"))?),
+            store: StoreId(uuid.ok_or_else(|| self.damaged("it names no store"))?),
             generation: generation.ok_or_else(|| self.damaged("it names no generation"))?,
             extents: self.extents()?,
         })
@@ -203,7 +204,7 @@ fn open_error(dir: &Path, error: &rocksdb::Error) -> OpenError {
 mod tests {
     use super::*;
 
-    const FOUNDING: Founding = Founding { store: StoreUuid([7; 16]), extent_bytes: 1 << 20, generation: 5 };
+    const FOUNDING: Founding = Founding { store: StoreId([7; 16]), extent_bytes: 1 << 20, generation: 5 };
 
     fn open(dir: &Path) -> Result<RocksCatalog, OpenError> {
         RocksCatalog::open(dir, FOUNDING)
@@ -213,7 +214,7 @@ mod tests {
     fn what_a_store_was_founded_with_stays() {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path()).unwrap());
-        let later = Founding { store: StoreUuid([8; 16]), generation: 9, ..FOUNDING };
+        let later = Founding { store: StoreId([8; 16]), generation: 9, ..FOUNDING };
         let found = RocksCatalog::open(dir.path(), later).unwrap().remembered().unwrap();
         assert_eq!((found.store, found.generation), (FOUNDING.store, FOUNDING.generation));
     }

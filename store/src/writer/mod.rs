@@ -60,6 +60,8 @@ pub(crate) enum Message {
 pub(crate) struct Record {
     job: WriteJob,
     sequence: u64,
+    /// Which write this is, counted as they begin.
+    write: u64,
     sector: u32,
 }
 
@@ -79,6 +81,9 @@ pub(crate) struct Writer {
     /// Blocks without a place, with the order in which they came.
     backlog: VecDeque<(u64, WriteJob)>,
     in_flight: usize,
+    writes_begun: u64,
+    /// The last write that had begun when a sync failed, by the member of the volume.
+    lost_until: BTreeMap<usize, u64>,
     /// Written, and not covered by a sync that has begun.
     written: Vec<Record>,
     /// Covered by the syncs that run.
@@ -104,6 +109,8 @@ impl Writer {
             inbox: VecDeque::new(),
             backlog: VecDeque::new(),
             in_flight: 0,
+            writes_begun: 0,
+            lost_until: BTreeMap::new(),
             written: Vec::new(),
             syncing: None,
             discarding: false,
@@ -177,6 +184,10 @@ impl Writer {
             Message::Written(record, result) => {
                 self.in_flight -= 1;
                 match result {
+                    Ok(()) if self.is_lost(nvme, &record) => {
+                        let error = io::Error::other("a sync failed while it was written");
+                        self.write_failed(nvme, record, &error);
+                    }
                     Ok(()) => self.written.push(record),
                     Err(error) => self.write_failed(nvme, record, &error),
                 }
@@ -219,7 +230,8 @@ impl Writer {
             };
             self.in_flight += 1;
             let block = Arc::clone(job.block());
-            let record = Record { job, sequence, sector };
+            self.writes_begun += 1;
+            let record = Record { job, sequence, write: self.writes_begun, sector };
             let mailbox = Arc::clone(&nvme.mailbox);
             let done = move |result| {
                 // This thread reads its mailbox until every write has ended.
@@ -302,15 +314,23 @@ impl Writer {
     }
 
     /// A device that fails a sync may have forgotten whatever it had not made durable, and says so once:
-    /// writes that ended while the sync ran are lost to the next one too.
+    /// the next sync knows nothing of it. So writes are lost that ended while the sync ran, and those that
+    /// have not ended, of which a part may have been done.
     fn lose_written(&mut self, nvme: &Nvme, member: usize, error: &io::Error) {
+        self.lost_until.insert(member, self.writes_begun);
         let written = std::mem::take(&mut self.written);
-        let is_lost = |record: &Record| nvme.volume.locate(record.sector).0 == member;
-        let (lost, kept): (Vec<_>, Vec<_>) = written.into_iter().partition(is_lost);
+        let (lost, kept): (Vec<_>, Vec<_>) =
+            written.into_iter().partition(|record| self.is_lost(nvme, record));
         self.written = kept;
         for record in lost {
             self.write_failed(nvme, record, error);
         }
+    }
+
+    /// True if a sync failed on the record's member since its write began.
+    fn is_lost(&self, nvme: &Nvme, record: &Record) -> bool {
+        let (member, _) = nvme.volume.locate(record.sector);
+        self.lost_until.get(&member).is_some_and(|until| record.write <= *until)
     }
 
     /// Lets a device forget what a free extent held, one at a time and when nothing else is to do.

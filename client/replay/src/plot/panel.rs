@@ -1,5 +1,6 @@
 //! One set of axes with its curves, title and legend.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::escape;
@@ -13,21 +14,31 @@ const BOTTOM: f64 = 54.0;
 const LETTER: f64 = 6.6;
 
 /// A drawing with two axes.
-pub(super) struct Panel {
-    pub(super) title: &'static str,
-    pub(super) x_label: &'static str,
-    pub(super) y_label: &'static str,
-    pub(super) x: Scale,
-    pub(super) y: Scale,
-    pub(super) curves: Vec<Curve>,
+pub struct Panel {
+    /// What is to be seen.
+    pub title: Cow<'static, str>,
+    /// What runs from left to right, and its unit.
+    pub x_label: Cow<'static, str>,
+    /// What runs from bottom to top, and its unit.
+    pub y_label: Cow<'static, str>,
+    /// The range from left to right.
+    pub x: Scale,
+    /// The range from bottom to top.
+    pub y: Scale,
+    /// The lines, those behind first.
+    pub curves: Vec<Curve>,
 }
 
 /// A line through points.
-pub(super) struct Curve {
-    pub(super) name: &'static str,
-    pub(super) colour: &'static str,
-    pub(super) dashed: bool,
-    pub(super) points: Vec<(f64, f64)>,
+pub struct Curve {
+    /// The entry of the legend.
+    pub name: Cow<'static, str>,
+    /// As SVG writes it; this module has constants for some that go together.
+    pub colour: &'static str,
+    /// Drawn with dashes.
+    pub dashed: bool,
+    /// Places, from left to right, in the units of the axes.
+    pub points: Vec<(f64, f64)>,
 }
 
 /// The rectangle between the axes, in pixels.
@@ -46,7 +57,7 @@ impl Panel {
             svg,
             "<text x=\"28\" y=\"{:.1}\" font-size=\"15\" font-weight=\"600\" fill=\"#111827\">{}</text>",
             y + 22.0,
-            escape(self.title)
+            escape(&self.title)
         );
         self.draw_axes(svg, &area);
         self.draw_legend(svg, &area, y + 22.0);
@@ -73,9 +84,9 @@ impl Panel {
         }
         line(svg, [left, bottom, right, bottom], "#6b7280", 1.2);
         line(svg, [left, top, left, bottom], "#6b7280", 1.2);
-        text(svg, [(left + right) / 2.0, bottom + 38.0], "middle", self.x_label);
+        text(svg, [(left + right) / 2.0, bottom + 38.0], "middle", &self.x_label);
         let (x, y) = (34.0, (top + bottom) / 2.0);
-        let label = escape(self.y_label);
+        let label = escape(&self.y_label);
         let _ = writeln!(
             svg,
             "<text transform=\"translate({x:.1} {y:.1}) rotate(-90)\" font-size=\"12\" text-anchor=\"middle\" \
@@ -95,7 +106,7 @@ impl Panel {
                 curve.colour,
                 dashes(curve)
             );
-            text(svg, [x + 26.0, y], "start", curve.name);
+            text(svg, [x + 26.0, y], "start", &curve.name);
             x += entry(curve);
         }
     }

@@ -2,37 +2,43 @@
 
 /// A range of values, linear or logarithmic.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Scale {
+pub struct Scale {
     low: f64,
     high: f64,
-    logarithmic: bool,
+    /// From one tick to the next, where that is a factor.
+    factor: Option<f64>,
 }
 
 impl Scale {
     /// From `low` to the first round number from `high` on.
-    pub(super) fn linear(low: f64, high: f64) -> Self {
+    pub fn linear(low: f64, high: f64) -> Self {
         let high = if high > low { high } else { low + 1.0 };
         let step = round_step((high - low) / 5.0);
-        Self { low, high: low + ((high - low) / step - 1e-9).ceil() * step, logarithmic: false }
+        Self { low, high: low + ((high - low) / step - 1e-9).ceil() * step, factor: None }
     }
 
     /// Exactly from `low` to `high`.
-    pub(super) fn linear_exact(low: f64, high: f64) -> Self {
-        Self { low, high, logarithmic: false }
+    pub fn linear_exact(low: f64, high: f64) -> Self {
+        Self { low, high, factor: None }
     }
 
     /// Over the decades that hold `low` and `high`.
-    pub(super) fn logarithmic(low: f64, high: f64) -> Self {
+    pub fn logarithmic(low: f64, high: f64) -> Self {
         let low = if low.is_finite() && low > 0.0 { low } else { 0.01 };
         let high = if high > low { high } else { low * 10.0 };
         let decade = |exponent: f64| 10f64.powf(exponent);
         let (from, to) = ((low.log10() + 1e-9).floor(), (high.log10() - 1e-9).ceil());
-        Self { low: decade(from), high: decade(to.max(from + 1.0)), logarithmic: true }
+        Self { low: decade(from), high: decade(to.max(from + 1.0)), factor: Some(10.0) }
+    }
+
+    /// From `low` to `high`, marked at each doubling of `low`.
+    pub fn doublings(low: f64, high: f64) -> Self {
+        Self { low, high: high.max(low * 2.0), factor: Some(2.0) }
     }
 
     /// The place of `value`: 0 at the low end, 1 at the high end; values beyond are put at the end.
     pub(super) fn place(&self, value: f64) -> f64 {
-        let share = if self.logarithmic {
+        let share = if self.factor.is_some() {
             (value.max(self.low) / self.low).ln() / (self.high / self.low).ln()
         } else {
             (value - self.low) / (self.high - self.low)
@@ -42,10 +48,10 @@ impl Scale {
 
     /// The values to mark, and what to write there.
     pub(super) fn ticks(&self) -> Vec<(f64, String)> {
-        if self.logarithmic {
-            let count = (self.high / self.low).log10().round() as i32;
+        if let Some(factor) = self.factor {
+            let count = ((self.high / self.low).log(factor) + 1e-9).floor() as i32;
             return (0..=count)
-                .map(|decade| self.low * 10f64.powi(decade))
+                .map(|step| self.low * factor.powi(step))
                 .map(|value| (value, text(value)))
                 .collect();
         }
@@ -57,9 +63,9 @@ impl Scale {
             .collect()
     }
 
-    /// The values between the ticks of a logarithmic scale, to be marked faintly.
+    /// The values between the ticks of a scale of decades, to be marked faintly.
     pub(super) fn minor_ticks(&self) -> Vec<f64> {
-        if !self.logarithmic {
+        if self.factor != Some(10.0) {
             return Vec::new();
         }
         let decades = (self.high / self.low).log10().round() as i32;
@@ -98,6 +104,8 @@ mod tests {
         assert_eq!(labels(&Scale::linear(0.0, 2.9)), ["0", "1", "2", "3"]);
         assert_eq!(labels(&Scale::linear_exact(80.0, 100.0)), ["80", "85", "90", "95", "100"]);
         assert_eq!(labels(&Scale::logarithmic(0.013, 7.0)), ["0.01", "0.1", "1", "10"]);
+        assert_eq!(labels(&Scale::doublings(1.0, 32.0)), ["1", "2", "4", "8", "16", "32"]);
+        assert_eq!(labels(&Scale::doublings(4.0, 4.0)), ["4", "8"]);
     }
 
     #[test]
