@@ -21,6 +21,8 @@ mod error;
 mod extents;
 mod growth;
 mod index;
+#[doc(hidden)]
+pub mod mutant;
 mod nvme;
 mod open;
 mod policy;

@@ -18,6 +18,7 @@ use crate::delta::DeltaQueue;
 use crate::error::OpenError;
 use crate::extents::{ClaimError, ExtentMap};
 use crate::index::{Handle, Index, NewBlock, NvmeReplica, SECTORS_MAX, Seed};
+use crate::mutant::{Mutant, is};
 use crate::nvme::{Generations, Nvme};
 use crate::policy::{Bags, Keep, Random, Ranker};
 use crate::slab::{BlockEntry, Catalog, Changes, ExtentEntry};
@@ -118,7 +119,9 @@ fn recover(
         );
     }
     let until = remembered.generation + Generations::STEP;
-    changes.set_aside(until);
+    if !is(Mutant::GenerationsReused) {
+        changes.set_aside(until);
+    }
     catalog.commit(&changes).map_err(OpenError::io("write the index"))?;
     let generations = Generations::new(remembered.generation, until);
     let nvme = Nvme::new(volume, slots, generations, Random::new(seed ^ 1).next());
@@ -185,7 +188,7 @@ impl<'a> Load<'a> {
             },
             // Nobody remembers when a block was used last; those put earlier go first.
             reuse: self.core.ranker.recovered(self.generation - entry.generation.0),
-            verified: false,
+            verified: is(Mutant::StaleIndexTrusted),
         });
         self.slots.set_owner(entry.sector, Some(handle.to_bits()));
         self.core.counters.nvme_blocks.add(1);

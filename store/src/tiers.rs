@@ -1,9 +1,13 @@
 //! The blocks of each tier as candidates for eviction.
 
+use std::sync::Arc;
+
 use hearth_proto::{Priority, Tier};
 
+use crate::arena::HostBlock;
 use crate::core::Core;
 use crate::index::{Handle, Kept, NvmeReplica};
+use crate::mutant::{Mutant, is};
 use crate::nvme::Nvme;
 use crate::policy::{Bags, Candidates, Worth};
 use crate::space::{Resident, Residents};
@@ -27,7 +31,7 @@ impl Candidates<Handle> for HostTier<'_> {
         let shard = self.core.index.shard_of(block);
         let node = shard.node(block);
         // New leases come from this entry, under this lock, or from a lease that is already counted.
-        let in_use = shard.host(block)?.is_leased() || node.nvme() == NvmeReplica::Pending;
+        let in_use = is_leased(shard.host(block)?) || node.nvme() == NvmeReplica::Pending;
         (!in_use).then(|| self.core.ranker.score(&node.reuse, node.depth(), self.now_us))
     }
 
@@ -62,7 +66,7 @@ impl Residents for HostTier<'_> {
         let mut shard = core.index.shard_of(block);
         let node = shard.node(block);
         let host = shard.host(block).expect("a candidate of the arena lies there");
-        if host.is_leased() || node.nvme() == NvmeReplica::Pending {
+        if is_leased(host) || node.nvme() == NvmeReplica::Pending {
             return false;
         }
         let (standing, payload_len) = (node.standing(Kept::Host), node.payload_len());
@@ -72,9 +76,18 @@ impl Residents for HostTier<'_> {
         core.drop_if_empty(&mut shard, block);
         drop(shard);
         core.leave_host_bag(bags, block, standing, &host);
+        if host.is_leased() {
+            // Only as a mutant: the slot goes now, and must not go again with the lease.
+            lock(core.arena.slots()).release(host.slot().sector());
+            std::mem::forget(Arc::clone(&host));
+        }
         core.counters.evicted_host.add(1);
         true
     }
+}
+
+fn is_leased(host: &HostBlock) -> bool {
+    host.is_leased() && !is(Mutant::SlotReusedUnderLease)
 }
 
 impl Candidates<Handle> for NvmeTier<'_> {

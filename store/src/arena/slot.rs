@@ -138,6 +138,13 @@ impl SlotMut {
         end.copy_from_slice(&footer.encode());
     }
 
+    /// True if there are zeros between payload and footer, as [`SlotMut::seal`] leaves them. No checksum
+    /// covers them.
+    pub(crate) fn is_padding_zero(&self) -> bool {
+        let tail = self.0.tail();
+        tail[..tail.len() - FOOTER_BYTES].iter().all(|byte| *byte == 0)
+    }
+
     /// The bytes where the footer of a record is.
     pub(crate) fn footer(&self) -> &[u8; FOOTER_BYTES] {
         self.0.tail().last_chunk().expect("a slot ends with a footer")

@@ -69,7 +69,11 @@ impl Oracle {
     pub(super) fn choose_version(&mut self, name: Name, rng: &mut Rng) -> (Version, usize) {
         match self.history.latest(name).filter(|_| rng.below(10) < 6) {
             Some(known) => known,
-            None => (self.history.new_version(), payload_len(rng)),
+            None => {
+                let same = self.history.latest(name).filter(|_| rng.below(10) < 8);
+                let len = same.map_or_else(|| payload_len(rng), |(_, len)| len);
+                (self.history.new_version(), len)
+            }
         }
     }
 

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use crate::core::Core;
 use crate::device::Request;
 use crate::error::PutError;
+use crate::mutant::{Mutant, is};
 use crate::nvme::Nvme;
 use crate::slab::{Catalog, Changes};
 use crate::space::{Resident, make_room};
@@ -188,7 +189,10 @@ impl Writer {
                         let error = io::Error::other("a sync failed while it was written");
                         self.write_failed(nvme, record, &error);
                     }
-                    Ok(()) => self.written.push(record),
+                    Ok(()) => {
+                        self.name_early(nvme, &record);
+                        self.written.push(record);
+                    }
                     Err(error) => self.write_failed(nvme, record, &error),
                 }
             }
@@ -199,12 +203,27 @@ impl Writer {
                 self.discard_refused |= result.is_err();
                 lock(&nvme.slots).end_discard(extent);
             }
+            Message::Delete { done, .. } if is(Mutant::RemoveNotLogged) => {
+                let _ = done.map(|done| done.send(()));
+            }
             Message::Delete { resident, done } => self.loose.delete(resident, done),
             Message::Forgotten { id, done } => self.loose.await_delete(&id, done),
+            Message::Fenced(_) if is(Mutant::FenceForgotten) => {}
             Message::Fenced(extent) => self.loose.set_extent(nvme.extent_entry(extent, 0, true)),
             Message::Generations => self.reserve_generations(nvme),
             Message::Flush(done) => self.flushes.push((self.next_sequence, done)),
             Message::Stop => self.stopping = true,
+        }
+    }
+
+    /// What two mutants do with a record that is written and not durable.
+    fn name_early(&self, nvme: &Nvme, record: &Record) {
+        let resident = record.job.resident();
+        if is(Mutant::PublishBeforeDurable) {
+            self.core.publish_nvme(nvme, &resident, record.sector);
+        }
+        if is(Mutant::AckBeforeDurable) {
+            self.core.index.shard(&resident.id).answer_waiters(&resident.id, &Ok(()));
         }
     }
 
@@ -274,6 +293,13 @@ impl Writer {
         if self.syncing.is_some() || self.written.is_empty() {
             return;
         }
+        if is(Mutant::CommitBeforeSync) {
+            let entries =
+                self.written.iter().filter_map(|record| record.job.entry(&self.core, record.sector));
+            let mut changes = Changes::default();
+            entries.for_each(|entry| changes.put_block(entry));
+            let _ = self.catalog.commit(&changes);
+        }
         let records = std::mem::take(&mut self.written);
         let members: BTreeSet<_> = records.iter().map(|record| nvme.volume.locate(record.sector).0).collect();
         self.syncing = Some(Group { records, running: members.len(), failed: BTreeMap::new() });
@@ -283,7 +309,10 @@ impl Writer {
                 // This thread reads its mailbox until every sync has ended.
                 let _ = mailbox.send(Message::Synced(member, result));
             };
-            nvme.volume.device(member).submit(Request::Sync { done: Box::new(done) });
+            match is(Mutant::SyncIgnored) {
+                true => done(Ok(())),
+                false => nvme.volume.device(member).submit(Request::Sync { done: Box::new(done) }),
+            }
         }
     }
 
@@ -300,7 +329,10 @@ impl Writer {
         if group.running > 0 {
             return;
         }
-        let group = self.syncing.take().expect("it was there a moment ago");
+        let mut group = self.syncing.take().expect("it was there a moment ago");
+        if is(Mutant::SyncCoversLaterWrites) {
+            group.records.append(&mut self.written);
+        }
         let mut durable = Vec::with_capacity(group.records.len());
         for record in group.records {
             match group.failed.get(&nvme.volume.locate(record.sector).0) {
@@ -372,7 +404,9 @@ impl Writer {
             for record in group {
                 // The index may have taken the entries all the same, and their slots are given out again.
                 self.loose.delete(record.job.resident(), None);
-                lock(&nvme.slots).release(record.sector);
+                if !is(Mutant::SlotLeakedOnRefusal) {
+                    lock(&nvme.slots).release(record.sector);
+                }
                 self.outstanding.remove(&record.sequence);
                 record.job.give_up(&self.core, PutError::NotDurable);
             }
