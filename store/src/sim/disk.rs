@@ -175,14 +175,23 @@ impl SimulatedDisk {
         self.durable.get(offset..offset + len)
     }
 
-    /// Flips one bit of the medium, wherever the bytes are.
-    pub(super) fn rot(&mut self, offset: usize, bit: u8) {
-        self.flip(offset, bit);
-        self.taint(offset, 1);
+    /// What lies on the medium.
+    pub(super) fn image(&self) -> Vec<u8> {
+        self.durable.clone()
     }
 
-    /// Flips one bit and tells nobody.
-    pub(super) fn flip(&mut self, offset: usize, bit: u8) {
+    /// Puts an image back that was taken before, and forgets whatever happened since.
+    pub(super) fn restore(&mut self, image: &[u8]) {
+        self.set_len(image.len());
+        self.durable.copy_from_slice(image);
+        self.visible.copy_from_slice(image);
+        self.tainted.fill(false);
+        self.volatile.clear();
+    }
+
+    /// Flips one bit of the medium, wherever the bytes are.
+    pub(super) fn rot(&mut self, offset: usize, bit: u8) {
+        self.taint(offset, 1);
         self.visible[offset] ^= 1 << bit;
         self.durable[offset] ^= 1 << bit;
         for write in &mut self.volatile {

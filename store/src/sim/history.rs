@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use hearth_proto::Generation;
 
 use super::content::{Name, Version};
+use super::rng::Rng;
 
 /// An invariant that did not hold.
 #[derive(Clone, Debug)]
@@ -47,6 +48,15 @@ impl History {
     pub(super) fn latest(&self, name: Name) -> Option<(Version, usize)> {
         let range = (name, Version(0))..=(name, Version(u32::MAX));
         self.attempts.range(range).next_back().map(|((_, version), attempts)| (*version, attempts.len))
+    }
+
+    /// Some payload that was put under a name.
+    pub(super) fn some_version(&self, name: Name, rng: &mut Rng) -> Option<(Version, usize)> {
+        let range = (name, Version(0))..=(name, Version(u32::MAX));
+        let count = self.attempts.range(range.clone()).count();
+        let chosen = rng.index(count.max(1));
+        let ((_, version), attempts) = self.attempts.range(range).nth(chosen)?;
+        Some((*version, attempts.len))
     }
 
     pub(super) fn put_began(&mut self, name: Name, version: Version, len: usize) {

@@ -224,11 +224,11 @@ impl World {
         Ok(())
     }
 
-    /// Reads every block that is known to be whole, on a device without faults.
+    /// Reads every block that the store says it holds, on a device without faults.
     pub(super) fn verify(&mut self) -> Result<(), Broken> {
         let faults = std::mem::take(&mut self.faults);
         lock(&self.medium.catalog).set_faults(Faults::default());
-        for name in self.oracle.sound() {
+        for name in self.oracle.held() {
             self.begin(Kind::Get, name, PATIENCE_US);
             self.run_calls()?;
         }

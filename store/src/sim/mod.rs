@@ -7,7 +7,9 @@ mod catalog;
 mod content;
 mod device;
 mod disk;
+mod exhaustive;
 mod faults;
+mod flips;
 mod history;
 mod life;
 mod medium;
@@ -19,4 +21,6 @@ mod trace;
 mod workload;
 mod world;
 
+pub use exhaustive::{Crossed, exhaust};
+pub use flips::{Flips, flip_bits};
 pub use run::{Counters, Options, Outcome, Violation, run};

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use hearth_proto::limits::DEADLINE_GRACE_MS;
 use hearth_proto::{BlockDelta, Tier};
 
-use super::content::{NAMES, Name, Version, claim, is};
+use super::content::{NAMES, Name, PAYLOAD_BYTES_MIN, Version, claim, is};
 use super::history::{Broken, History, broken};
 use super::medium::{Durable, Medium};
 use super::rng::Rng;
@@ -67,7 +67,12 @@ impl Oracle {
 
     /// A payload for a put: often one that the name had before.
     pub(super) fn choose_version(&mut self, name: Name, rng: &mut Rng) -> (Version, usize) {
-        match self.history.latest(name).filter(|_| rng.below(10) < 6) {
+        let known = match rng.below(10) {
+            0..=3 => self.history.latest(name),
+            4 | 5 => self.history.some_version(name, rng),
+            _ => None,
+        };
+        match known {
             Some(known) => known,
             None => {
                 let same = self.history.latest(name).filter(|_| rng.below(10) < 8);
@@ -75,6 +80,12 @@ impl Oracle {
                 (self.history.new_version(), len)
             }
         }
+    }
+
+    /// Other bytes for a name, of the same length if it had any.
+    pub(super) fn replace_version(&mut self, name: Name) -> (Version, usize) {
+        let len = self.history.latest(name).map_or(PAYLOAD_BYTES_MIN, |(_, len)| len);
+        (self.history.new_version(), len)
     }
 
     pub(super) fn began(&mut self, call: &Call) {
@@ -184,6 +195,7 @@ impl Oracle {
         call: &Call,
         answer: Answer,
         now_us: u64,
+        medium: &Medium,
     ) -> Result<Option<Lease>, Broken> {
         let pause_us = match call.kind {
             Kind::Put { pause_us, .. } | Kind::Reserve { pause_us, .. } => pause_us,
@@ -196,7 +208,7 @@ impl Oracle {
         }
         let early = now_us < call.deadline_us;
         match answer {
-            Answer::Put(result) => self.check_put(call, result, early).map(|()| None),
+            Answer::Put(result) => self.check_put(call, result, early, medium).map(|()| None),
             Answer::NoSlot(error) => {
                 if let Kind::Put { version, .. } = call.kind {
                     self.history.put_ended(call.name, version, self.step, false);
@@ -226,6 +238,7 @@ impl Oracle {
         call: &Call,
         result: Result<crate::store::PutOutcome, PutError>,
         early: bool,
+        medium: &Medium,
     ) -> Result<(), Broken> {
         let Kind::Put { version, durable, .. } = call.kind else {
             return broken("INV-BYTES", "the answer belongs to no put");
@@ -243,7 +256,12 @@ impl Oracle {
                 if block.held_at < call.began || durable && block.nvme_at < call.began {
                     return broken("INV-ACK", format!("{call:?} was acknowledged and is not held"));
                 }
-                self.durable += u64::from(durable);
+                if durable && block.nvme_at == NOW {
+                    self.durable += 1;
+                    if let Err(why) = medium.durable(call.name) {
+                        return broken("INV-ACK", format!("{call:?} was acknowledged as durable: {why}"));
+                    }
+                }
                 Ok(())
             }
             Err(PutError::Conflict { .. }) if block.held_at < call.began => {
@@ -330,10 +348,10 @@ impl Oracle {
         Ok(())
     }
 
-    /// The names whose replicas on NVMe are known to be whole.
-    pub(super) fn sound(&self) -> Vec<Name> {
-        let sound = |block: &Block| block.nvme && block.sound.is_some();
-        (0..NAMES).map(Name).filter(|name| sound(&self.blocks[name.0 as usize])).collect()
+    /// The names that some tier holds.
+    pub(super) fn held(&self) -> Vec<Name> {
+        let is_held = |name: &Name| self.blocks[name.0 as usize].held_at == NOW;
+        (0..NAMES).map(Name).filter(is_held).collect()
     }
 }
 

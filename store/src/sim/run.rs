@@ -97,7 +97,7 @@ pub(super) fn watch(
     options: &Options,
     play: impl FnOnce(&mut World) -> Result<(), Broken>,
 ) -> Result<Outcome, Box<Violation>> {
-    let mut world = World::new(seed, options.verbose);
+    let mut world = World::new(seed, options);
     let result = catch_unwind(AssertUnwindSafe(|| play(&mut world))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let detail = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").into();
@@ -113,22 +113,24 @@ pub(super) fn watch(
 /// Lives of one store, each ended by a crash or a close, and a last look at what is left.
 fn live(world: &mut World) -> Result<(), Broken> {
     let mut plan: Rng = world.rng.fork();
-    for _ in 0..plan.between(1, 3) {
+    for _ in 0..plan.between(1, 4) {
         world.open()?;
         if plan.below(3) == 0 {
             world.verify()?;
         }
-        world.calls_to_come = plan.between(4, 32) as u32;
-        let until = match plan.below(4) {
-            0 => u64::MAX,
-            _ => world.oracle.step + plan.between(10, 300),
+        world.calls_to_come = plan.between(4, 40) as u32;
+        let (step, completions) = match plan.below(5) {
+            0 => (u64::MAX, u64::MAX),
+            1 | 2 => (world.oracle.step + plan.between(10, 300), u64::MAX),
+            _ => (u64::MAX, world.completions + plan.between(1, 30)),
         };
-        while !world.power_failed() && world.oracle.step < until {
-            if world.calls_to_come == 0 && until == u64::MAX || !world.step()? {
+        let crashes_by_plan = step < u64::MAX || completions < u64::MAX;
+        while !world.power_failed() && world.oracle.step < step && world.completions < completions {
+            if world.calls_to_come == 0 && !crashes_by_plan || !world.step()? {
                 break;
             }
         }
-        let crashes = world.power_failed() || until < u64::MAX;
+        let crashes = world.power_failed() || crashes_by_plan;
         world.calls_to_come = 0;
         if crashes {
             world.crash()?;

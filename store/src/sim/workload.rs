@@ -83,6 +83,12 @@ impl Kind {
         }
     }
 
+    /// A put that follows a remove of the same name at once.
+    pub(super) fn replace(rng: &mut Rng, (version, len): (Version, usize)) -> Self {
+        let keep = KeepAsked { priority: 50, duration_ms: None, depth: 0 };
+        Self::Put { version, len, durable: rng.below(2) == 0, keep, pause_us: 0 }
+    }
+
     pub(super) fn number(&self) -> u64 {
         match self {
             Self::Put { version, len, durable, .. } => {
@@ -112,8 +118,8 @@ impl Kind {
 }
 
 /// A name; a few are asked for more often than the others.
-pub(super) fn choose_name(rng: &mut Rng) -> Name {
-    let among = rng.pick(&[4, u64::from(NAMES)]);
+pub(super) fn choose_name(rng: &mut Rng, churns: bool) -> Name {
+    let among = if churns { 2 } else { rng.pick(&[4, u64::from(NAMES)]) };
     Name(rng.below(among) as u32)
 }
 

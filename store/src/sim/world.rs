@@ -16,6 +16,7 @@ use super::history::{Broken, broken};
 use super::medium::Medium;
 use super::oracle::Oracle;
 use super::rng::Rng;
+use super::run::Options;
 use super::tasks::Tasks;
 use super::trace::Trace;
 use super::workload::{Answer, Call, Kind, choose_name, patience_us, perform};
@@ -40,6 +41,8 @@ pub(super) struct Shape {
     /// Extents of each disk.
     pub(super) disk_extents: u64,
     pub(super) disks: usize,
+    /// True if few names are put and removed over and over, so that slots are reused all the time.
+    pub(super) churns: bool,
 }
 
 impl Shape {
@@ -63,8 +66,12 @@ pub(super) struct World {
     pub(super) calls_to_come: u32,
     pub(super) crashes: u64,
     pub(super) lives: u64,
+    /// Submissions that the devices have ended.
+    pub(super) completions: u64,
     calls: u64,
     stalled_until_us: u64,
+    /// A name that was removed, and is put again with other bytes.
+    replaced: Option<Name>,
 }
 
 /// One opened store.
@@ -104,15 +111,17 @@ impl Life {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, verbose: bool) -> Self {
+    pub(super) fn new(seed: u64, options: &Options) -> Self {
         let mut rng = Rng::new(seed);
         let shape = Shape {
             extent_bytes: rng.pick(&[32 << 10, 64 << 10]),
             arena_extents: rng.between(2, 4),
             disk_extents: rng.between(2, 4),
             disks: rng.pick(&[1, 1, 1, 2, 3]),
+            churns: rng.below(3) == 0,
         };
         let faults = Faults::choose(&mut rng);
+        let verbose = options.verbose;
         let catalog = CatalogState::new(shape.extent_bytes, rng.fork());
         let disk = || Arc::new(Mutex::new(SimulatedDisk::new(shape.disk_bytes(shape.disk_extents))));
         let disks = (0..shape.disks).map(|_| disk()).collect();
@@ -130,8 +139,10 @@ impl World {
             calls_to_come: 0,
             crashes: 0,
             lives: 0,
+            completions: 0,
             calls: 0,
             stalled_until_us: 0,
+            replaced: None,
         }
     }
 
@@ -203,7 +214,7 @@ impl World {
             if closed && matches!(answer, Answer::Removed(_)) {
                 continue;
             }
-            if let Some(lease) = self.oracle.check(&call, answer, now_us)? {
+            if let Some(lease) = self.oracle.check(&call, answer, now_us, &self.medium)? {
                 self.trace.event(now_us, "hit", &[lease.generation().0, u64::from(lease.crc32())]);
                 if let Some((name, version)) = claim(&lease)
                     && let Some(life) = &mut self.life
@@ -303,9 +314,16 @@ impl World {
             }
             Action::Begin => {
                 self.calls_to_come -= 1;
-                let name = choose_name(&mut self.rng);
+                let replaced = self.replaced.take();
+                let churns = self.shape.churns;
+                let name = replaced.unwrap_or_else(|| choose_name(&mut self.rng, churns));
                 let oracle = &mut self.oracle;
-                let kind = Kind::choose(&mut self.rng, |rng| oracle.choose_version(name, rng));
+                let kind = match replaced {
+                    Some(name) => Kind::replace(&mut self.rng, oracle.replace_version(name)),
+                    None if churns && self.rng.below(4) == 0 => Kind::Remove,
+                    None => Kind::choose(&mut self.rng, |rng| oracle.choose_version(name, rng)),
+                };
+                self.replaced = Some(name).filter(|_| kind == Kind::Remove && self.rng.below(2) == 0);
                 let patience_us = patience_us(&mut self.rng);
                 self.begin(kind, name, patience_us);
             }
@@ -343,6 +361,7 @@ impl World {
 
     /// Ends one of the submissions in flight, on whatever disk.
     fn complete_any(&mut self) {
+        self.completions += 1;
         let mut index = self.rng.index(self.medium.in_flight());
         for device in &self.medium.devices {
             let count = device.in_flight();
