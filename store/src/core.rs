@@ -71,6 +71,10 @@ impl Core {
         } else {
             blocks.subtract(1);
         }
+        if tier == Tier::Nvme {
+            let bytes = &self.counters.nvme_payload_bytes;
+            if added { bytes.add(u64::from(payload_len)) } else { bytes.subtract(u64::from(payload_len)) }
+        }
         self.deltas.push(BlockDelta { id: *id, tier, added, payload_len });
     }
 
@@ -119,9 +123,13 @@ impl Core {
 
     /// Gives a slot if there is one, or if there is one after evictions. Never waits.
     pub(crate) fn try_reserve(&self, payload_len: usize) -> Option<SlotMut> {
-        let class = class_of(payload_len);
+        self.try_reserve_class(payload_len, class_of(payload_len))
+    }
+
+    /// The same, of a slot of so many sectors.
+    pub(crate) fn try_reserve_class(&self, payload_len: usize, class: u32) -> Option<SlotMut> {
         for _ in 0..ROOM_ATTEMPTS_MAX {
-            if let Some(slot) = self.arena.allocate(payload_len) {
+            if let Some(slot) = self.arena.allocate(payload_len, class) {
                 return Some(slot);
             }
             let now_us = self.clock.now_us();

@@ -8,6 +8,7 @@ use hearth_proto::{BlockDelta, BlockId, Generation, Retention, Tier};
 use tokio::sync::oneshot;
 
 use crate::arena::{Lease, SlotMut};
+use crate::codec::LayoutCompression;
 use crate::config::StoreConfig;
 use crate::core::Core;
 use crate::delta::DeltaStatus;
@@ -222,6 +223,9 @@ impl Store {
             stale_blocks: counters.stale_blocks.value(),
             io_errors: counters.io_errors.value(),
             pending_writes: counters.pending_writes.value(),
+            nvme_written_bytes: counters.nvme_written_bytes.value(),
+            nvme_written_payload_bytes: counters.nvme_written_payload_bytes.value(),
+            nvme_payload_bytes: counters.nvme_payload_bytes.value(),
             not_admitted: counters.not_admitted.value(),
             conflicts: counters.conflicts.value(),
             index_bytes,
@@ -229,6 +233,12 @@ impl Store {
             fenced_extents,
             growth_failures: counters.growth_failures.value(),
         }
+    }
+
+    /// What compression came to for each layout since the store opened; namespace and payload length stand
+    /// for a layout.
+    pub fn compression(&self) -> Vec<LayoutCompression> {
+        self.core().nvme.as_ref().map_or_else(Vec::new, |nvme| lock(&nvme.sampler).report())
     }
 
     /// Waits until everything that was put before is durable on NVMe, or given up.

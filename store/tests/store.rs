@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use hearth_proto::{AckLevel, BlockDelta, Retention, Tier};
-use hearth_store::{DeltaStatus, GetError, MissReason, PutError, PutMeta, ReserveError, Store, Tiers};
+use hearth_store::{
+    Codec, Compression, DeltaStatus, GetError, MissReason, PutError, PutMeta, ReserveError, Store, Tiers,
+};
 use tempfile::tempdir;
 
 /// 16,000 bytes and a footer take four sectors; an extent of 1 MiB has 64 such slots.
@@ -186,6 +188,77 @@ async fn what_nobody_will_read_again_is_not_written_unless_asked() {
     // Asked for later, it is written after all.
     assert!(put_with(&store, 1, BLOCK_BYTES, retention(0), AckLevel::Durable).await.unwrap().existed);
     assert_eq!(store.contains(&id(1)), Tiers { host: true, nvme: true });
+}
+
+/// Half of each payload is what `n` says, the other half is empty.
+fn half_empty(n: u64, len: usize) -> Vec<u8> {
+    let mut bytes = payload(n, len / 2);
+    bytes.resize(len, 0);
+    bytes
+}
+
+async fn put_bytes(store: &Store, n: u64, bytes: &[u8]) {
+    let mut slot = store.reserve(bytes.len(), soon()).await.unwrap();
+    slot.copy_from_slice(bytes);
+    let meta = PutMeta { crc32: crc32fast::hash(bytes), retention: Retention::default(), depth: 0 };
+    store.put(id(n), slot, meta, AckLevel::Durable, soon()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_compresses_takes_less_room_and_comes_back_whole() {
+    const LEN: usize = 64_000;
+    let dir = tempdir().unwrap();
+    let (store, _) = open(Some(dir.path()), 4, 8);
+    for n in 0..40 {
+        put_bytes(&store, n, &half_empty(n, LEN)).await;
+        put(&store, 1_000 + n, AckLevel::Durable).await;
+    }
+    let stats = store.stats();
+    let raw_bytes = 40 * (16 + 4) * 4_096;
+    assert!(stats.nvme_used_bytes < raw_bytes * 7 / 10, "{stats:?}");
+    assert_eq!(stats.nvme_payload_bytes, 40 * (LEN + BLOCK_BYTES) as u64);
+    let layouts = store.compression();
+    let of = |len: usize| *layouts.iter().find(|layout| layout.payload_len == len as u32).unwrap();
+    assert_eq!((of(LEN).codec, of(LEN).blocks), (Codec::Lz4, 40), "{layouts:?}");
+    assert!(of(LEN).blocks_encoded >= 39 && of(LEN).stored_bytes * 10 < of(LEN).raw_bytes * 7, "{layouts:?}");
+    assert_eq!((of(BLOCK_BYTES).codec, of(BLOCK_BYTES).blocks_encoded), (Codec::Raw, 0), "{layouts:?}");
+    store.close().await;
+    drop(store);
+    let (store, report) = open(Some(dir.path()), 4, 8);
+    assert_eq!((report.blocks, report.dropped), (80, 0));
+    for n in 0..40 {
+        assert_eq!(*hit(&store, n).await, *half_empty(n, LEN), "block {n}");
+        assert_bytes(&hit(&store, 1_000 + n).await, 1_000 + n);
+    }
+    // What was decoded may be put and written once more.
+    assert!(store.remove(&id(5)).await);
+    put_bytes(&store, 5, &half_empty(5, LEN)).await;
+    assert_eq!(*hit(&store, 5).await, *half_empty(5, LEN));
+    for n in 0..40 {
+        store.remove(&id(n)).await;
+        store.remove(&id(1_000 + n)).await;
+    }
+    let stats = store.stats();
+    assert_eq!(
+        (stats.host_used_bytes, stats.nvme_used_bytes, stats.nvme_payload_bytes),
+        (0, 0, 0),
+        "INV-LEAK"
+    );
+}
+
+#[tokio::test]
+async fn without_compression_a_write_costs_its_footer_and_padding() {
+    let dir = tempdir().unwrap();
+    let mut config = config(Some(dir.path()), 4, 8);
+    config.nvme.as_mut().unwrap().compression = Compression::Off;
+    let (store, _) = Store::open(config).unwrap();
+    for n in 0..100 {
+        put_bytes(&store, n, &half_empty(n, 65_536 - 128)).await;
+    }
+    let stats = store.stats();
+    assert_eq!(stats.nvme_written_bytes, 100 * 65_536, "every block is written once");
+    assert_eq!(stats.nvme_written_payload_bytes, 100 * (65_536 - 128));
+    assert!(store.compression().is_empty());
 }
 
 #[tokio::test]

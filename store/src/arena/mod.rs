@@ -22,7 +22,7 @@ pub(crate) use slot::Slot;
 pub use slot::SlotMut;
 
 use crate::error::OpenError;
-use crate::extents::{ExtentMap, class_of};
+use crate::extents::ExtentMap;
 use crate::sync::lock;
 
 pub(crate) struct Arena {
@@ -59,9 +59,8 @@ impl Arena {
         }))
     }
 
-    /// Gives a free slot for a payload; evicts nothing.
-    pub(crate) fn allocate(self: &Arc<Self>, payload_len: usize) -> Option<SlotMut> {
-        let class = class_of(payload_len);
+    /// Gives a free slot of `class` sectors for a payload; evicts nothing.
+    pub(crate) fn allocate(self: &Arc<Self>, payload_len: usize, class: u32) -> Option<SlotMut> {
         let given = lock(&self.slots).allocate(class)?;
         Some(SlotMut::new(Slot::new(Arc::clone(self), given.sector, class, payload_len)))
     }
@@ -142,12 +141,17 @@ impl Drop for Waiting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::extents::class_of;
+
+    fn allocate(arena: &Arc<Arena>, payload_len: usize) -> Option<SlotMut> {
+        arena.allocate(payload_len, class_of(payload_len))
+    }
 
     #[test]
     fn slots_come_back_when_their_last_owner_goes() {
         let arena = Arena::new(2 << 20, 1 << 20).unwrap();
-        let slot = arena.allocate(10_000).unwrap();
-        let other = arena.allocate(100).unwrap();
+        let slot = allocate(&arena, 10_000).unwrap();
+        let other = allocate(&arena, 100).unwrap();
         assert_eq!(lock(arena.slots()).used_bytes(), 4 * 4_096);
         drop(slot);
         let block = Arc::new(HostBlock::new(other.into_slot(), hearth_proto::Generation(1), 0));
@@ -161,7 +165,7 @@ mod tests {
     #[test]
     fn slots_do_not_share_bytes() {
         let arena = Arena::new(1 << 20, 1 << 20).unwrap();
-        let mut slots: Vec<_> = std::iter::from_fn(|| arena.allocate(8_000)).collect();
+        let mut slots: Vec<_> = std::iter::from_fn(|| arena.allocate(8_000, 2)).collect();
         assert_eq!(slots.len(), 128);
         for (n, slot) in slots.iter_mut().enumerate() {
             slot.as_mut().fill(n as u8);
@@ -174,7 +178,7 @@ mod tests {
     #[test]
     fn what_a_slot_holds_stays_while_the_arena_gets_huge_pages() {
         let arena = Arena::new(8 << 20, 1 << 20).unwrap();
-        let mut slots: Vec<_> = std::iter::from_fn(|| arena.allocate(100_000)).step_by(3).collect();
+        let mut slots: Vec<_> = std::iter::from_fn(|| arena.allocate(100_000, 25)).step_by(3).collect();
         for (n, slot) in slots.iter_mut().enumerate() {
             slot.as_mut().fill(n as u8 + 1);
         }
