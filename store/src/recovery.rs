@@ -10,7 +10,7 @@ use std::time::Duration;
 use hearth_proto::limits::SECTOR_BYTES;
 use rustc_hash::FxHashMap;
 
-use crate::arena::Arena;
+use crate::arena::{Arena, Loans};
 use crate::clock::Clock;
 use crate::codec::Compression;
 use crate::config::StoreConfig;
@@ -78,6 +78,8 @@ pub(crate) fn new_core(config: &StoreConfig, arena: Arc<Arena>, clock: Clock, se
         host_bags: Mutex::new(Bags::new(random.next())),
         index: Index::new(Seed([(); 4].map(|()| random.next()))),
         ranker: Ranker::default(),
+        pins: Mutex::default(),
+        loans: Loans::new(),
         copies: OnceLock::new(),
         deltas: DeltaQueue::new(),
         counters: Counters::default(),

@@ -52,6 +52,10 @@ pub struct StoreStats {
     /// Payload bytes of the blocks on NVMe. What is used beyond them is waste; what is used less is the gain
     /// of compression.
     pub nvme_payload_bytes: u64,
+    /// Blocks of the arena that are lent to readers outside the process.
+    pub lent_blocks: u64,
+    /// Payload bytes of pinned blocks.
+    pub pinned_bytes: u64,
     /// Memory of the index in bytes.
     pub index_bytes: u64,
     /// Blocks that stay in the arena alone because NVMe had no room or refused them.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use common::*;
 use hearth_proto::{AckLevel, BlockDelta, Retention, Tier};
 use hearth_store::{
-    Codec, Compression, DeltaStatus, GetError, MissReason, PutError, PutMeta, ReserveError, Store, Tiers,
+    ArenaView, Codec, Compression, DeltaStatus, GetError, LendError, LoanExpired, MissReason, PinError,
+    PutError, PutMeta, ReserveError, Store, Tiers,
 };
 use tempfile::tempdir;
 
@@ -259,6 +260,93 @@ async fn without_compression_a_write_costs_its_footer_and_padding() {
     assert_eq!(stats.nvme_written_bytes, 100 * 65_536, "every block is written once");
     assert_eq!(stats.nvme_written_payload_bytes, 100 * (65_536 - 128));
     assert!(store.compression().is_empty());
+}
+
+#[tokio::test]
+async fn a_pinned_block_stays_until_the_pin_ends_whatever_its_priority() {
+    let dir = tempdir().unwrap();
+    let (store, _) = open(Some(dir.path()), 1, 1);
+    for n in 0..BLOCKS_PER_EXTENT {
+        put_with(&store, n, BLOCK_BYTES, retention(10), AckLevel::Durable).await.unwrap();
+    }
+    for n in 0..8 {
+        store.pin(&id(n), Duration::from_secs(3_600)).unwrap();
+    }
+    assert_eq!(store.stats().pinned_bytes, 8 * BLOCK_BYTES as u64);
+    for n in 0..BLOCKS_PER_EXTENT * 2 {
+        put_with(&store, 1_000 + n, BLOCK_BYTES, retention(90), AckLevel::Durable).await.unwrap();
+    }
+    for n in 0..BLOCKS_PER_EXTENT {
+        assert_eq!(store.contains(&id(n)).nvme, n < 8, "block {n}");
+    }
+    assert_bytes(&hit(&store, 7).await, 7);
+    // One is let go, one ends by itself, one is removed.
+    assert!(store.unpin(&id(0)) && !store.unpin(&id(0)));
+    store.pin(&id(1), Duration::ZERO).unwrap();
+    assert!(store.remove(&id(2)).await);
+    for n in 0..2 {
+        put_with(&store, 2_000 + n, BLOCK_BYTES, retention(95), AckLevel::Durable).await.unwrap();
+    }
+    let held: Vec<_> = (0..8).filter(|n| store.contains(&id(*n)).nvme).collect();
+    assert!(held.len() == 6 && held[1..] == [3, 4, 5, 6, 7] || held == [3, 4, 5, 6, 7], "{held:?}");
+    assert_eq!(store.stats().pinned_bytes, 5 * BLOCK_BYTES as u64);
+}
+
+#[tokio::test]
+async fn pins_are_bounded_and_end_with_their_block() {
+    let (store, _) = open(None, 1, 0);
+    assert_eq!(store.pin(&id(1), Duration::from_secs(1)), Err(PinError::NotHere));
+    let mut pinned = 0;
+    for n in 0..BLOCKS_PER_EXTENT {
+        put(&store, n, AckLevel::Host).await;
+        match store.pin(&id(n), Duration::from_secs(60)) {
+            Ok(()) => pinned += 1,
+            Err(error) => assert!(matches!(error, PinError::TooMuch { .. }), "{error}"),
+        }
+    }
+    assert!((20..=BLOCKS_PER_EXTENT / 2 + 1).contains(&pinned), "{pinned}");
+    // There is room for others all the same.
+    for n in 0..BLOCKS_PER_EXTENT {
+        put(&store, 1_000 + n, AckLevel::Host).await;
+    }
+    assert!((0..pinned).all(|n| store.contains(&id(n)).host));
+    for n in 0..pinned {
+        store.remove(&id(n)).await;
+    }
+    assert_eq!(store.stats().pinned_bytes, 0);
+}
+
+#[tokio::test]
+async fn a_reader_that_stalls_past_the_end_of_its_loan_finds_out() {
+    let (store, _) = open(None, 1, 0);
+    let arena = ArenaView::map(store.arena_fd()).unwrap();
+    for n in 0..BLOCKS_PER_EXTENT {
+        put(&store, n, AckLevel::Host).await;
+    }
+    assert_eq!(store.lend(&id(9_999), Duration::from_secs(1)), Err(LendError::NotInArena));
+    let long = store.lend(&id(0), Duration::from_secs(60)).unwrap();
+    let short = store.lend(&id(1), Duration::ZERO).unwrap();
+    let returned = store.lend(&id(2), Duration::from_secs(60)).unwrap();
+    assert!(store.end_loan(&returned) && !store.end_loan(&returned));
+    let mut bytes = vec![0; BLOCK_BYTES];
+    for (n, loan) in [(0, &long), (1, &short), (2, &returned)] {
+        assert_eq!(arena.copy(loan, &mut bytes), Ok(()), "nobody needed the slot yet");
+        assert_eq!(bytes, payload(n, BLOCK_BYTES));
+    }
+    assert_eq!(arena.copy(&long, &mut bytes[1..]), Err(LoanExpired), "another length");
+    // Every other slot is needed now.
+    let mut n = 1_000;
+    while store.contains(&id(1)).any() || store.contains(&id(2)).any() {
+        put(&store, n, AckLevel::Host).await;
+        n += 1;
+    }
+    assert_eq!(arena.copy(&long, &mut bytes), Ok(()), "a loan keeps its slot");
+    assert_eq!(bytes, payload(0, BLOCK_BYTES));
+    for loan in [&short, &returned] {
+        assert_eq!(arena.copy(loan, &mut bytes), Err(LoanExpired));
+    }
+    assert_eq!(store.stats().lent_blocks, 1);
+    assert!(store.end_loan(&long));
 }
 
 #[tokio::test]

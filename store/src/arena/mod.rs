@@ -5,9 +5,12 @@
 //! that is: the index, a lease, or the disk thread in the middle of a transfer.
 
 mod block;
+mod loan;
 mod mapping;
 mod slot;
+mod view;
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,9 +20,12 @@ use tokio::sync::{Notify, Semaphore};
 
 pub(crate) use block::HostBlock;
 pub use block::Lease;
+pub use loan::Loan;
+pub(crate) use loan::Loans;
 use mapping::Mapping;
 pub(crate) use slot::Slot;
 pub use slot::SlotMut;
+pub use view::{ArenaView, LoanExpired};
 
 use crate::error::OpenError;
 use crate::extents::ExtentMap;
@@ -89,6 +95,11 @@ impl Arena {
     /// The piece in which a slot lies.
     pub(crate) fn piece_of(&self, sector: u32) -> usize {
         sector as usize * SECTOR_BYTES / self.piece_bytes
+    }
+
+    /// The memory behind the arena.
+    pub(crate) fn memfd(&self) -> BorrowedFd<'_> {
+        self.mapping.memfd()
     }
 
     pub(crate) fn anyone_waits(&self) -> bool {

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use hearth_proto::limits::SECTOR_BYTES;
 
 use super::Arena;
-use crate::slab::{FOOTER_BYTES, Footer};
+use super::view::strike_out;
+use crate::slab::{FOOTER_BYTES, Footer, GENERATION_AT};
 
 /// A slot that was given out: payload, padding, footer. Returns to the arena on drop.
 ///
@@ -90,6 +91,11 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        let footer = self.class as usize * SECTOR_BYTES - FOOTER_BYTES;
+        let generation = self.base.wrapping_add(footer + GENERATION_AT);
+        // SAFETY: the generation lies in the slot's last sector, aligned to eight bytes, and the slot is
+        // still exclusively this one's.
+        unsafe { strike_out(generation) };
         self.arena.release(self.sector);
     }
 }

@@ -250,6 +250,7 @@ impl Writer {
                 assert_eq!(known, extent, "the volume and its bookkeeping grow together");
                 continue;
             }
+            core.end_overdue_pins(now_us);
             let residents = NvmeTier { core, nvme, now_us };
             if !make_room(&mut lock(&nvme.bags), &nvme.slots, class, now_us, &residents) {
                 return None;
