@@ -338,7 +338,8 @@ impl Cell {
         let rates = |turns: &[Turn]| {
             turns.iter().map(|turn| format!("{:.2}", turn.gb_per_s())).collect::<Vec<_>>().join(" ")
         };
-        eprintln!("device: {}: {} GB/s, fio {}", self.name(), rates(&self.ours), rates(&self.fio));
+        let fio = if self.fio.is_empty() { String::new() } else { format!(", fio {}", rates(&self.fio)) };
+        eprintln!("device: {}: {} GB/s{fio}", self.name(), rates(&self.ours));
     }
 }
 
