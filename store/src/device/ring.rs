@@ -96,7 +96,6 @@ impl Device for RingDevice {
         lock(&self.shared.inbox).stopping = true;
         // Held while waiting, so that whoever else stops the device waits too.
         if let Some(thread) = lock(&self.thread).take() {
-            // Also ends the wake-up read, which would otherwise outlive its buffer.
             self.shared.waker.wake();
             if thread.join().is_err() {
                 tracing::error!("the disk thread panicked");
@@ -137,7 +136,7 @@ impl Driver {
                 unsafe { self.rings.push(&submission, &self.arena) };
             }
             self.tell_ended();
-            if stopping && self.transfers.is_idle() && !self.rings.wake_is_armed() {
+            if stopping && self.transfers.is_idle() {
                 return self.rings.release();
             }
             if let Err(error) = self.rings.wait() {
@@ -149,6 +148,7 @@ impl Driver {
 
     /// Takes in what was queued. Returns true if nothing more will come.
     fn take_requests(&mut self) -> bool {
+        self.rings.arm_wake();
         let (requests, stopping) = {
             let mut inbox = lock(&self.shared.inbox);
             inbox.sleeping = !self.rings.is_polling();
@@ -156,9 +156,6 @@ impl Driver {
         };
         for request in requests {
             self.transfers.push(request);
-        }
-        if !stopping {
-            self.rings.arm_wake();
         }
         stopping
     }

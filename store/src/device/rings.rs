@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use hearth_proto::limits::{RING_IN_FLIGHT_MAX, SQPOLL_IDLE_MS};
 use io_uring::types::{Fd, Fixed, FsyncFlags};
-use io_uring::{IoUring, opcode, squeue};
+use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::file::Member;
@@ -16,7 +16,7 @@ use crate::config::DriverOptions;
 
 /// Completion tag of the wake-up read; transfers are tagged with their place.
 const WAKE: u64 = u64::MAX;
-/// Entries of a ring: one for each transfer and one for the wake-up read.
+/// Entries of a ring: one for each transfer and one for the wake-up.
 const ENTRIES: u32 = (RING_IN_FLIGHT_MAX + 1).next_power_of_two() as u32;
 
 /// The rings of one device. They belong to the thread that made them.
@@ -32,11 +32,12 @@ pub(super) struct Rings {
     wake: Wake,
 }
 
-/// The read that ends when somebody wakes the thread.
+/// The poll that completes whenever somebody wakes the thread.
 struct Wake {
     eventfd: OwnedFd,
-    buffer: Box<[u8; 8]>,
     armed: bool,
+    /// False on kernels whose polls complete once.
+    multishot: bool,
 }
 
 /// Wakes the thread of a device out of [`Rings::wait`].
@@ -53,13 +54,13 @@ impl Rings {
             Some(_) => IoUring::new(ENTRIES)?,
             None => main_ring(options.sqpoll)?,
         };
-        let eventfd = eventfd(0, EventfdFlags::CLOEXEC)?;
+        let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let rings = Self {
             main: Ring::new(main),
             polled: polled.map(Ring::new),
             polled_in_flight: 0,
             polled_bytes_max: polled_bytes_max.unwrap_or(0),
-            wake: Wake { eventfd, buffer: Box::new([0; 8]), armed: false },
+            wake: Wake { eventfd, armed: false, multishot: true },
         };
         for ring in std::iter::once(&rings.main).chain(&rings.polled) {
             ring.uring.submitter().register_files(&[member.file().as_raw_fd()])?;
@@ -107,21 +108,18 @@ impl Rings {
         unsafe { ring.push(&entry.user_data(u64::from(submission.place.0))) };
     }
 
-    /// Sees to it that a [`Waker`] ends the next [`Rings::wait`].
+    /// Sees to it that a [`Waker`] ends the next [`Rings::wait`]. What happened before a wake-up that came
+    /// before this has to be looked for afterwards.
     pub(super) fn arm_wake(&mut self) {
         if std::mem::replace(&mut self.wake.armed, true) {
             return;
         }
+        // What was written so far would complete the poll at once.
+        let _ = rustix::io::read(&self.wake.eventfd, &mut [0; 8]);
         let fd = Fd(self.wake.eventfd.as_raw_fd());
-        let read = opcode::Read::new(fd, self.wake.buffer.as_mut_ptr(), 8).build().user_data(WAKE);
-        // SAFETY: descriptor and buffer are owned by `self`, which is dropped after the read has ended or
-        // not at all.
-        unsafe { self.main.push(&read) };
-    }
-
-    /// True from [`Rings::arm_wake`] until the wake-up was reaped. The rings must not be dropped meanwhile.
-    pub(super) fn wake_is_armed(&self) -> bool {
-        self.wake.armed
+        let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(self.wake.multishot).build();
+        // SAFETY: the descriptor is owned by `self`, whose rings go first, and there is no memory.
+        unsafe { self.main.push(&poll.user_data(WAKE)) };
     }
 
     /// True if the next [`Rings::wait`] returns at once, so that nobody has to wake the thread.
@@ -142,7 +140,7 @@ impl Rings {
 
     /// Hands every completion to `complete`.
     pub(super) fn reap(&mut self, mut complete: impl FnMut(Place, io::Result<usize>)) {
-        for (tag, result) in self.polled.as_mut().into_iter().flat_map(Ring::completions) {
+        for (tag, result, _) in self.polled.as_mut().into_iter().flat_map(Ring::completions) {
             self.polled_in_flight -= 1;
             let place = Place(tag as u32);
             if result != -libc::EOPNOTSUPP {
@@ -155,10 +153,12 @@ impl Rings {
             // Nothing was transferred: the other ring does it.
             complete(place, Err(io::ErrorKind::Interrupted.into()));
         }
-        for (tag, result) in self.main.completions() {
-            match tag {
-                WAKE => self.wake.armed = false,
-                _ => complete(Place(tag as u32), outcome(result)),
+        for (tag, result, flags) in self.main.completions() {
+            if tag == WAKE {
+                self.wake.armed = cqueue::more(flags);
+                self.wake.multishot &= result >= 0;
+            } else {
+                complete(Place(tag as u32), outcome(result));
             }
         }
     }
@@ -267,12 +267,13 @@ impl Ring {
         }
     }
 
-    /// What the kernel has completed, with the tags.
-    fn completions(&mut self) -> impl Iterator<Item = (u64, i32)> + use<> {
-        let mut reaped = [(0_u64, 0_i32); ENTRIES as usize];
+    /// What the kernel has completed: tags, results and flags.
+    fn completions(&mut self) -> impl Iterator<Item = (u64, i32, u32)> + use<> {
+        let mut reaped = [(0_u64, 0_i32, 0_u32); ENTRIES as usize];
         let mut count = 0;
-        for (completion, into) in self.uring.completion().zip(&mut reaped) {
-            *into = (completion.user_data(), completion.result());
+        // In this order: what finds no room stays in the queue.
+        for (into, completion) in reaped.iter_mut().zip(self.uring.completion()) {
+            *into = (completion.user_data(), completion.result(), completion.flags());
             count += 1;
         }
         reaped.into_iter().take(count)
