@@ -7,8 +7,8 @@
 //! [`hearth_proto::BlockDelta`] for every change of what it holds, and its caller reports them.
 //!
 //! Three kinds of threads meet here. Callers run on tokio and never touch the disk. One thread owns the
-//! io_uring ring and whatever memory is lent to the kernel. One thread owns RocksDB and makes groups of
-//! writes durable.
+//! io_uring rings and whatever memory is lent to the kernel; where io_uring is forbidden, some threads make
+//! blocking calls instead. One thread owns RocksDB and makes groups of writes durable.
 
 mod arena;
 mod clock;
