@@ -68,6 +68,12 @@ pub const CODEC_SAVING_PERMILLE_MARGIN: u64 = 30;
 pub const CODEC_PLANES_PERMILLE_LEAD: u64 = 100;
 /// Part of its record, as a divisor, that a single block must save, or it is stored raw.
 pub const CODEC_BLOCK_SAVING_DIVISOR: usize = 16;
+/// Blocks of the arena that may be lent at a time to readers outside the process.
+pub const LOANS_MAX: usize = 65_536;
+/// The longest that a block may be lent.
+pub const LOAN_MS_MAX: u64 = 60_000;
+/// Part of a tier, in thousandths, that may be pinned.
+pub const PINNED_PERMILLE_MAX: u64 = 500;
 /// Durable puts that share one sync.
 pub const DURABLE_GROUP_MAX: usize = 1_024;
 /// Changes of holdings that wait to be reported; beyond it the inventory is sent anew.

@@ -9,6 +9,8 @@ use clap::Parser;
 use hearth_proto::{ClusterId, limits};
 use serde::Deserialize;
 
+use crate::block_settings::{BlockConfig, BlockSettings};
+
 /// The KV-cache store of one node. With no arguments: a whole single-node cluster on loopback.
 #[derive(Debug, Default, Parser)]
 #[command(
@@ -65,6 +67,9 @@ struct Settings {
     /// Disk space for blocks; 0 keeps none on disk. Default: 8GiB.
     #[arg(long, env = "HEARTH_NVME_CAPACITY", value_name = "SIZE")]
     nvme_capacity: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    blocks: BlockSettings,
     /// Serves beyond loopback without TLS: anyone who reaches the port can read and write every block.
     #[arg(long, env = "HEARTH_INSECURE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     insecure: Option<bool>,
@@ -93,6 +98,8 @@ pub struct Config {
     pub host_capacity_bytes: u64,
     /// Size of the slabs in bytes; 0 is none.
     pub nvme_capacity_bytes: u64,
+    /// Where blocks lie on disk, what moves them, what is compressed.
+    pub blocks: BlockConfig,
     /// Whether serving beyond loopback without TLS was allowed.
     pub insecure: bool,
 }
@@ -151,7 +158,8 @@ impl Config {
     }
 
     fn check(s: Settings) -> Result<Self, ConfigError> {
-        let config = Self {
+        let capacity_is_given = s.nvme_capacity.is_some();
+        let mut config = Self {
             name: s.name.map(checked_name).transpose()?,
             data_dir: s.data_dir.map_or_else(default_data_dir, Ok)?,
             listen: address("--listen", s.listen, "127.0.0.1:7400")?,
@@ -165,8 +173,16 @@ impl Config {
                 .transpose()?,
             host_capacity_bytes: size("--host-capacity", s.host_capacity, 1 << 30)?,
             nvme_capacity_bytes: size("--nvme-capacity", s.nvme_capacity, 8 << 30)?,
+            blocks: s.blocks.check()?,
             insecure: s.insecure.unwrap_or(false),
         };
+        if let Some(slab_bytes) = config.blocks.slab_bytes() {
+            if capacity_is_given {
+                let problem = "give the size of each --nvme-slab instead".into();
+                return Err(ConfigError::Value { setting: "--nvme-capacity", problem });
+            }
+            config.nvme_capacity_bytes = slab_bytes;
+        }
         config.refuse_small_capacities()?;
         config.refuse_exposure()?;
         Ok(config)
@@ -212,7 +228,9 @@ impl Config {
         text("data_listen", self.data_listen.to_string());
         text("http_listen", self.http_listen.to_string());
         text("host_capacity", self.host_capacity_bytes.to_string());
-        text("nvme_capacity", self.nvme_capacity_bytes.to_string());
+        if self.blocks.slabs.is_empty() {
+            text("nvme_capacity", self.nvme_capacity_bytes.to_string());
+        }
         for (name, value) in
             [("name", &self.name), ("join", &self.join), ("advertise_host", &self.advertise_host)]
         {
@@ -223,6 +241,7 @@ impl Config {
         if let Some(id) = self.cluster_id {
             text("cluster_id", id.to_string());
         }
+        self.blocks.write_toml(&mut table);
         table.insert("insecure".into(), self.insecure.into());
         table.to_string()
     }
@@ -241,6 +260,7 @@ impl Settings {
             cluster_id: self.cluster_id.or(lower.cluster_id),
             host_capacity: self.host_capacity.or(lower.host_capacity),
             nvme_capacity: self.nvme_capacity.or(lower.nvme_capacity),
+            blocks: self.blocks.over(lower.blocks),
             insecure: self.insecure.or(lower.insecure),
         }
     }
@@ -359,6 +379,10 @@ mod tests {
             ("--host-capacity", "lots"),
             ("--host-capacity", "1MiB"),
             ("--nvme-capacity", "1"),
+            ("--nvme-slab", "/dev/nvme1n1"),
+            ("--nvme-slab", "/dev/nvme1n1:many"),
+            ("--disk-driver", "spdk"),
+            ("--compression", "zip"),
             ("--join", "nowhere"),
             ("--name", "a b"),
             ("--advertise-host", "bad host!"),
@@ -370,7 +394,10 @@ mod tests {
 
     #[test]
     fn printed_settings_read_back_the_same() {
-        let config = resolve(&["--name", "a", "--join", "h:1", "--insecure"]).expect("valid settings");
+        let slabs = ["--nvme-slab", "/a:1GiB", "--nvme-slab", "/b:2GiB", "--compression", "dense"];
+        let others = ["--name", "a", "--join", "h:1", "--insecure", "--disk-driver", "threads"];
+        let config = resolve(&[&slabs[..], &others].concat()).expect("valid settings");
+        assert_eq!((config.blocks.slabs.len(), config.nvme_capacity_bytes), (2, 3 << 30));
         let file = file(&config.to_toml());
         let path = file.path().to_str().expect("a printable path");
         let again = resolve(&["--config", path]).expect("what was printed is valid");

@@ -3,8 +3,10 @@
 
 mod announce;
 mod block_service;
+pub mod block_settings;
 mod block_source;
 pub mod config;
+mod copies;
 mod data_plane;
 mod early_claims;
 mod grpc;

@@ -24,6 +24,22 @@ impl Exported {
             "Blocks refused because their bytes were not theirs"
         );
         describe_counter!("hearth_io_errors_total", "Failed reads and writes of the slabs");
+        describe_counter!("hearth_nvme_written_bytes_total", "Bytes written to the slabs, footers and all");
+        describe_counter!(
+            "hearth_nvme_written_payload_bytes_total",
+            "Payload bytes of the blocks written to the slabs"
+        );
+        describe_gauge!("hearth_nvme_payload_bytes", "Payload bytes of the blocks on NVMe");
+        describe_counter!("hearth_not_admitted_total", "Blocks kept off NVMe for their low priority");
+        describe_counter!("hearth_put_conflicts_total", "Puts refused for other bytes under a stored key");
+        describe_counter!("hearth_stale_blocks_total", "Records found to belong to another block");
+        describe_counter!("hearth_writes_given_up_total", "Blocks that NVMe had no room for or refused");
+        describe_gauge!("hearth_fenced_extents", "Extents taken out of service after an I/O error");
+        describe_counter!("hearth_growth_failures_total", "Times that a slab could not grow");
+        describe_gauge!("hearth_index_bytes", "Memory of the block index");
+        describe_gauge!("hearth_pinned_bytes", "Payload bytes of pinned blocks");
+        describe_gauge!("hearth_compression_raw_bytes", "What the blocks of a layout would take raw");
+        describe_gauge!("hearth_compression_stored_bytes", "What the blocks of a layout take");
         describe_gauge!("hearth_pending_writes", "Blocks on their way to NVMe");
         describe_gauge!("hearth_raft_term", "Term of a Raft group as this node knows it");
         describe_gauge!("hearth_raft_leader", "Node that leads a Raft group; 0 when none is known");
@@ -70,5 +86,29 @@ impl Exported {
         counter!("hearth_corrupt_blocks_total").absolute(s.corrupt_blocks);
         counter!("hearth_io_errors_total").absolute(s.io_errors);
         gauge!("hearth_pending_writes").set(s.pending_writes as f64);
+        counter!("hearth_nvme_written_bytes_total").absolute(s.nvme_written_bytes);
+        counter!("hearth_nvme_written_payload_bytes_total").absolute(s.nvme_written_payload_bytes);
+        gauge!("hearth_nvme_payload_bytes").set(s.nvme_payload_bytes as f64);
+        counter!("hearth_not_admitted_total").absolute(s.not_admitted);
+        counter!("hearth_put_conflicts_total").absolute(s.conflicts);
+        counter!("hearth_stale_blocks_total").absolute(s.stale_blocks);
+        counter!("hearth_writes_given_up_total").absolute(s.writes_given_up);
+        gauge!("hearth_fenced_extents").set(s.fenced_extents as f64);
+        counter!("hearth_growth_failures_total").absolute(s.growth_failures);
+        gauge!("hearth_index_bytes").set(s.index_bytes as f64);
+        gauge!("hearth_pinned_bytes").set(s.pinned_bytes as f64);
+        self.refresh_compression();
+    }
+
+    fn refresh_compression(&self) {
+        for layout in self.store.compression() {
+            let labels = [
+                ("namespace", layout.namespace.0.to_string()),
+                ("payload_bytes", layout.payload_len.to_string()),
+                ("codec", layout.codec.name().to_string()),
+            ];
+            gauge!("hearth_compression_raw_bytes", &labels).set(layout.raw_bytes as f64);
+            gauge!("hearth_compression_stored_bytes", &labels).set(layout.stored_bytes as f64);
+        }
     }
 }

@@ -10,7 +10,7 @@ use hearth_proto::v1::admin_server::AdminServer;
 use hearth_proto::v1::announce_server::AnnounceServer;
 use hearth_proto::v1::directory_server::DirectoryServer;
 use hearth_proto::{ClusterId, NodeId};
-use hearth_store::{NvmeConfig, Store, StoreConfig};
+use hearth_store::{Store, StoreConfig};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -21,6 +21,7 @@ use crate::announce::{Announced, Announcer};
 use crate::block_service::StoreService;
 use crate::block_source::StoreSource;
 use crate::config::Config;
+use crate::copies::DirectoryCopies;
 use crate::data_plane::DataPlane;
 use crate::grpc::GrpcService;
 use crate::http::{self, HttpState};
@@ -147,6 +148,7 @@ impl Node {
             nvme_capacity_bytes: config.nvme_capacity_bytes,
         })
         .await?;
+        store.set_copies(Arc::new(DirectoryCopies { cluster: cluster.clone(), node_id: member.node_id }));
         vitals.opened(&store, &cluster);
         let data_plane = DataPlane::start()?;
         let mut node =
@@ -334,7 +336,7 @@ fn advertised(config: &Config, bound: SocketAddr) -> String {
 
 async fn open_store(config: &Config, data_dir: &DataDir) -> Result<Store, NodeError> {
     let nvme = (config.nvme_capacity_bytes > 0)
-        .then(|| NvmeConfig::one_file(data_dir.path("blocks"), config.nvme_capacity_bytes));
+        .then(|| config.blocks.nvme(data_dir.path("blocks"), config.nvme_capacity_bytes));
     let store_config = StoreConfig { nvme, ..StoreConfig::in_memory(config.host_capacity_bytes) };
     let opened = tokio::task::spawn_blocking(move || Store::open(store_config)).await;
     let (store, recovery) = opened.expect("opening the store does not panic and is not cancelled")?;
@@ -342,6 +344,8 @@ async fn open_store(config: &Config, data_dir: &DataDir) -> Result<Store, NodeEr
         blocks = recovery.blocks,
         bytes = recovery.bytes,
         dropped = recovery.dropped,
+        index_set_aside = ?recovery.index_set_aside,
+        slabs_set_aside = ?recovery.slabs_set_aside,
         elapsed_us = recovery.elapsed.as_micros() as u64,
         "block store open"
     );

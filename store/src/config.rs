@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use hearth_proto::limits::{BLOCK_BYTES_MAX, EXTENT_BYTES, FIXED_BUFFER_BYTES_MAX, SECTOR_BYTES, SLABS_MAX};
 
+use crate::codec::Compression;
 use crate::error::OpenError;
 use crate::slab::FOOTER_BYTES;
 
@@ -28,6 +29,8 @@ pub struct NvmeConfig {
     pub slabs: Vec<SlabConfig>,
     /// How the slabs are read and written.
     pub driver: DriverOptions,
+    /// How much work is spent on storing blocks shorter.
+    pub compression: Compression,
 }
 
 /// One file or raw block device that holds blocks.
@@ -48,7 +51,7 @@ impl NvmeConfig {
     pub fn one_file(dir: impl Into<PathBuf>, capacity_bytes: u64) -> Self {
         let dir = dir.into();
         let slabs = vec![SlabConfig { path: dir.join(Self::SLAB_FILE), capacity_bytes }];
-        Self { dir, slabs, driver: DriverOptions::default() }
+        Self { dir, slabs, driver: DriverOptions::default(), compression: Compression::default() }
     }
 }
 

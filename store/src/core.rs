@@ -12,13 +12,14 @@ use std::time::Instant;
 
 use hearth_proto::{BlockDelta, BlockId, Generation, Tier};
 
-use crate::arena::{Arena, HostBlock, SlotMut};
+use crate::arena::{Arena, HostBlock, Loans, SlotMut};
 use crate::clock::Clock;
 use crate::delta::DeltaQueue;
 use crate::error::{PutError, ReserveError};
 use crate::extents::class_of;
 use crate::index::{Durability, Handle, Index, Kept, Node, NvmeReplica, Shard};
 use crate::nvme::Nvme;
+use crate::pins::Pins;
 use crate::policy::{Bags, Candidates, Keep, Ranker, Standing};
 use crate::space::{Resident, make_room};
 use crate::stats::Counters;
@@ -36,6 +37,8 @@ pub(crate) struct Core {
     pub(crate) host_bags: Mutex<Bags<Handle>>,
     pub(crate) index: Index,
     pub(crate) ranker: Ranker,
+    pub(crate) pins: Mutex<Pins>,
+    pub(crate) loans: Loans,
     /// Says what the rest of the cluster has, once somebody does.
     pub(crate) copies: OnceLock<Arc<dyn Copies>>,
     pub(crate) deltas: DeltaQueue,
@@ -70,6 +73,10 @@ impl Core {
             blocks.add(1);
         } else {
             blocks.subtract(1);
+        }
+        if tier == Tier::Nvme {
+            let bytes = &self.counters.nvme_payload_bytes;
+            if added { bytes.add(u64::from(payload_len)) } else { bytes.subtract(u64::from(payload_len)) }
         }
         self.deltas.push(BlockDelta { id: *id, tier, added, payload_len });
     }
@@ -119,12 +126,20 @@ impl Core {
 
     /// Gives a slot if there is one, or if there is one after evictions. Never waits.
     pub(crate) fn try_reserve(&self, payload_len: usize) -> Option<SlotMut> {
-        let class = class_of(payload_len);
+        self.try_reserve_class(payload_len, class_of(payload_len))
+    }
+
+    /// The same, of a slot of so many sectors.
+    pub(crate) fn try_reserve_class(&self, payload_len: usize, class: u32) -> Option<SlotMut> {
         for _ in 0..ROOM_ATTEMPTS_MAX {
-            if let Some(slot) = self.arena.allocate(payload_len) {
+            if let Some(slot) = self.arena.allocate(payload_len, class) {
                 return Some(slot);
             }
             let now_us = self.clock.now_us();
+            if self.loans.end_overdue(now_us) {
+                continue;
+            }
+            self.end_overdue_pins(now_us);
             let residents = HostTier { core: self, now_us };
             let mut bags = lock(&self.host_bags);
             if !make_room(&mut bags, self.arena.slots(), class, now_us, &residents) {
@@ -211,18 +226,37 @@ impl Core {
 
     /// Changes how long a block is kept, in every tier.
     pub(crate) fn change_keep(&self, resident: &Resident, keep: &Keep) {
+        let changed = self.restand(&resident.id, |node| {
+            let same = node.generation() == resident.generation;
+            if same {
+                node.set_keep(keep);
+            }
+            same
+        });
+        if let (Some(NvmeReplica::Stored(_)), Some(nvme)) = (changed, &self.nvme) {
+            // So that it is kept likewise after the next start.
+            let _ = nvme.mailbox.send(Message::Kept(*resident));
+        }
+    }
+
+    /// Changes something in a block by which it stands in the bags. Returns its replica on NVMe, if it is
+    /// there and `change` changed it.
+    pub(crate) fn restand(
+        &self,
+        id: &BlockId,
+        change: impl FnOnce(&mut Node) -> bool,
+    ) -> Option<NvmeReplica> {
         let mut host_bags = lock(&self.host_bags);
         let mut nvme_bags = self.nvme.as_ref().map(|nvme| lock(&nvme.bags));
-        let mut shard = self.index.shard(&resident.id);
-        if shard.same(resident).is_none() {
-            return;
-        }
-        let handle = shard.find(&resident.id).expect("it was there a moment ago");
+        let mut shard = self.index.shard(id);
+        let handle = shard.find(id)?;
         let now_us = self.clock.now_us();
         let host = shard.host(handle).filter(|host| host.place().is_some()).map(Arc::clone);
         let node = shard.node_mut(handle);
         let before = [Kept::Host, Kept::Nvme].map(|tier| node.standing(tier));
-        node.set_keep(keep);
+        if !change(node) {
+            return None;
+        }
         let after = [Kept::Host, Kept::Nvme].map(|tier| node.stand(tier, now_us));
         let (replica, nvme_place) = (node.nvme(), node.place);
         drop(shard);
@@ -241,9 +275,8 @@ impl Core {
                 tier.place(moved, nvme_place);
             }
             tier.place(handle, bags.insert(class, handle, after[1]));
-            // So that it is kept likewise after the next start.
-            let _ = nvme.mailbox.send(Message::Kept(*resident));
         }
+        Some(replica)
     }
 
     /// Gives up writing a block: it stays in the arena, where it may now be evicted.
@@ -345,6 +378,7 @@ impl Core {
         };
         shard.node_mut(handle).set_nvme(NvmeReplica::Absent);
         shard.answer_waiters(id, &Err(PutError::Removed));
+        lock(&self.pins).remove(id);
         shard.remove(handle);
         drop(shard);
         // The bags are locked, so nobody has drawn the handle since its entry went.

@@ -173,6 +173,50 @@ impl Classified for ReserveError {
     }
 }
 
+/// Why a block was not pinned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PinError {
+    /// This store does not have the block.
+    #[error("the block is not here")]
+    NotHere,
+    /// Pins take as much of the tier as they may.
+    #[error("{pinned_bytes} bytes are pinned of at most {limit_bytes}")]
+    TooMuch {
+        /// What is pinned without this block.
+        pinned_bytes: u64,
+        /// What may be pinned: PINNED_PERMILLE_MAX of the tier.
+        limit_bytes: u64,
+    },
+}
+
+impl Classified for PinError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotHere => ErrorKind::Reroute,
+            Self::TooMuch { .. } => ErrorKind::Retry,
+        }
+    }
+}
+
+/// Why a block of the arena was not lent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LendError {
+    /// The block is not in the arena; a get brings it there.
+    #[error("the block is not in the arena")]
+    NotInArena,
+    /// As many blocks are lent as may be.
+    #[error("{0} blocks are lent, which is the limit LOANS_MAX")]
+    TooMany(usize),
+}
+
+impl Classified for LendError {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Retry
+    }
+}
+
 /// Why a put was not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

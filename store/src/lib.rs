@@ -7,8 +7,8 @@
 //! [`hearth_proto::BlockDelta`] for every change of what it holds, and its caller reports them.
 //!
 //! Three kinds of threads meet here. Callers run on tokio and never touch the disk. One thread owns the
-//! io_uring ring and whatever memory is lent to the kernel. One thread owns RocksDB and makes groups of
-//! writes durable.
+//! io_uring rings and whatever memory is lent to the kernel; where io_uring is forbidden, some threads make
+//! blocking calls instead. One thread owns RocksDB and makes groups of writes durable.
 
 mod arena;
 mod clock;
@@ -25,6 +25,7 @@ mod index;
 pub mod mutant;
 mod nvme;
 mod open;
+mod pins;
 mod policy;
 mod put;
 mod read;
@@ -43,12 +44,12 @@ mod tiers;
 mod volume;
 mod writer;
 
-pub use arena::{Lease, SlotMut};
+pub use arena::{ArenaView, Lease, Loan, LoanExpired, SlotMut};
 pub use codec::{Codec, Compression, LayoutCompression};
 pub use config::{Driver, DriverOptions, NvmeConfig, SlabConfig, StoreConfig};
 pub use delta::DeltaStatus;
 pub use device::DeviceError;
-pub use error::{GetError, OpenError, PutError, ReserveError};
+pub use error::{GetError, LendError, OpenError, PinError, PutError, ReserveError};
 pub use recovery::RecoveryReport;
 pub use stats::StoreStats;
 pub use store::{Copies, GetOutcome, MissReason, PutMeta, PutOutcome, Store, Tiers};

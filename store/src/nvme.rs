@@ -7,6 +7,7 @@ use hearth_proto::Generation;
 use hearth_proto::limits::{DISK_QUEUE_MAX, WRITE_THROUGH_MAX};
 use tokio::sync::Semaphore;
 
+use crate::codec::{Compression, Sampler};
 use crate::extents::ExtentMap;
 use crate::index::Handle;
 use crate::policy::Bags;
@@ -26,10 +27,18 @@ pub(crate) struct Nvme {
     pub(crate) write_permits: Arc<Semaphore>,
     /// One for each read.
     pub(crate) read_permits: Semaphore,
+    /// Decides which layouts are compressed.
+    pub(crate) sampler: Mutex<Sampler>,
 }
 
 impl Nvme {
-    pub(crate) fn new(volume: Volume, slots: ExtentMap, generations: Generations, seed: u64) -> Self {
+    pub(crate) fn new(
+        volume: Volume,
+        slots: ExtentMap,
+        generations: Generations,
+        seed: u64,
+        compression: Compression,
+    ) -> Self {
         Self {
             volume,
             slots: Mutex::new(slots),
@@ -38,6 +47,7 @@ impl Nvme {
             generations,
             write_permits: Arc::new(Semaphore::new(WRITE_THROUGH_MAX)),
             read_permits: Semaphore::new(DISK_QUEUE_MAX),
+            sampler: Mutex::new(Sampler::new(compression)),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::device::{self, Device, Member, Started};
 use crate::error::OpenError;
 use crate::recovery::{Parts, RecoveryReport, assemble, new_core};
 use crate::slab::{Catalog, Founding, RocksCatalog, StoreId, Superblock};
-use crate::slabs::Looked;
+use crate::slabs::{Begun, Looked};
 use crate::sync::Mailbox;
 use crate::volume::VolumeMember;
 use crate::writer::{Message, Writer};
@@ -83,7 +83,7 @@ fn open_once(config: &StoreConfig, interpose: Option<Interpose<'_>>) -> Result<O
     let looked = Looked::at(nvme)?;
     // Nothing is written anywhere before the index has granted its lock.
     let catalog = RocksCatalog::open(dir, found(config, &clock, looked.store_id())?)?;
-    let (slabs, set_aside) = looked.begin(config, nvme, &catalog.remembered()?, clock.unix_ms())?;
+    let Begun { slabs, set_aside } = looked.begin(config, nvme, &catalog.remembered()?, clock.unix_ms())?;
     let started = start(nvme, slabs, &arena)?;
     let devices: Vec<_> = started.iter().map(|(_, started)| Arc::clone(&started.device)).collect();
     let members = members(config, nvme, &started);

@@ -10,13 +10,14 @@ use std::time::Duration;
 use hearth_proto::limits::SECTOR_BYTES;
 use rustc_hash::FxHashMap;
 
-use crate::arena::Arena;
+use crate::arena::{Arena, Loans};
 use crate::clock::Clock;
+use crate::codec::Compression;
 use crate::config::StoreConfig;
 use crate::core::Core;
 use crate::delta::DeltaQueue;
 use crate::error::OpenError;
-use crate::extents::{ClaimError, ExtentMap};
+use crate::extents::{ClaimError, ExtentMap, class_of};
 use crate::index::{Handle, Index, NewBlock, NvmeReplica, SECTORS_MAX, Seed};
 use crate::mutant::{Mutant, is};
 use crate::nvme::{Generations, Nvme};
@@ -78,6 +79,8 @@ pub(crate) fn new_core(config: &StoreConfig, arena: Arc<Arena>, clock: Clock, se
         host_bags: Mutex::new(Bags::new(random.next())),
         index: Index::new(Seed([(); 4].map(|()| random.next()))),
         ranker: Ranker::default(),
+        pins: Mutex::default(),
+        loans: Loans::new(),
         copies: OnceLock::new(),
         deltas: DeltaQueue::new(),
         counters: Counters::default(),
@@ -124,7 +127,8 @@ fn recover(
     }
     catalog.commit(&changes).map_err(OpenError::io("write the index"))?;
     let generations = Generations::new(remembered.generation, until);
-    let nvme = Nvme::new(volume, slots, generations, Random::new(seed ^ 1).next());
+    let compression = config.nvme.as_ref().map_or(Compression::Off, |nvme| nvme.compression);
+    let nvme = Nvme::new(volume, slots, generations, Random::new(seed ^ 1).next(), compression);
     line_up(core, &nvme);
     Ok((nvme, report))
 }
@@ -168,6 +172,7 @@ impl<'a> Load<'a> {
         let class = self.classes.get(&self.slots.extent_of(entry.sector)).copied().unwrap_or(0);
         let payload_len = NonZeroU32::new(entry.payload_len)
             .filter(|len| len.get() as usize <= self.core.payload_bytes_max)
+            .filter(|len| class <= class_of(len.get() as usize))
             .filter(|_| entry.generation.0 < self.generation);
         let Some(payload_len) = payload_len else { return self.drop_entry(entry) };
         match self.slots.claim(entry.sector, class) {
@@ -192,6 +197,7 @@ impl<'a> Load<'a> {
         });
         self.slots.set_owner(entry.sector, Some(handle.to_bits()));
         self.core.counters.nvme_blocks.add(1);
+        self.core.counters.nvme_payload_bytes.add(u64::from(entry.payload_len));
         self.report.blocks += 1;
         self.report.bytes += u64::from(entry.payload_len);
     }
@@ -208,10 +214,12 @@ impl<'a> Load<'a> {
         let node = shard.node_mut(owner);
         node.set_nvme(NvmeReplica::Absent);
         self.changes.delete_block(&node.id());
-        self.report.blocks -= 1;
-        self.report.bytes -= u64::from(node.payload_len());
+        let payload_len = u64::from(node.payload_len());
         shard.remove(owner);
         self.core.counters.nvme_blocks.subtract(1);
+        self.core.counters.nvme_payload_bytes.subtract(payload_len);
+        self.report.blocks -= 1;
+        self.report.bytes -= payload_len;
         self.report.dropped += 1;
     }
 

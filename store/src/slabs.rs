@@ -15,6 +15,14 @@ pub(crate) struct Looked {
     found: Vec<Found>,
 }
 
+/// The slabs of a store, open.
+pub(crate) struct Begun {
+    /// In the order of the configuration.
+    pub(crate) slabs: Vec<(Member, Superblock)>,
+    /// Where damaged files lie now.
+    pub(crate) set_aside: Vec<PathBuf>,
+}
+
 impl Looked {
     /// Looks at every slab; changes nothing.
     pub(crate) fn at(nvme: &NvmeConfig) -> Result<Self, OpenError> {
@@ -27,15 +35,14 @@ impl Looked {
         self.superblocks().map(|superblock| superblock.store_id).next()
     }
 
-    /// Opens the slabs, and begins those that are new. Damaged files are set aside; where they lie now is
-    /// returned too.
+    /// Opens the slabs, and begins those that are new. Damaged files are set aside.
     pub(crate) fn begin(
         self,
         config: &StoreConfig,
         nvme: &NvmeConfig,
         remembered: &Remembered,
         unix_ms: u64,
-    ) -> Result<(Vec<(Member, Superblock)>, Vec<PathBuf>), OpenError> {
+    ) -> Result<Begun, OpenError> {
         self.check(config, nvme, remembered)?;
         let used = self.superblocks().map(|superblock| superblock.member);
         let known = remembered.extents.iter().map(|extent| extent.place.member);
@@ -59,7 +66,7 @@ impl Looked {
             };
             slabs.push((member, superblock));
         }
-        Ok((slabs, aside))
+        Ok(Begun { slabs, set_aside: aside })
     }
 
     fn superblocks(&self) -> impl Iterator<Item = &Superblock> {

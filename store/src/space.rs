@@ -106,9 +106,9 @@ fn mean_worth(
     };
     let worths: Vec<_> =
         judged.into_iter().filter_map(|bits| residents.worth(Handle::from_bits(bits))).collect();
-    let priority = worths.iter().map(|worth| worth.priority).max()?;
+    let level = worths.iter().map(|worth| worth.level).max()?;
     let score = worths.iter().map(|worth| worth.score / worths.len() as u64).sum();
-    Some(Worth { priority, score })
+    Some(Worth { level, score })
 }
 
 /// Evicts every block of an extent, or none.

@@ -44,6 +44,18 @@ pub struct StoreStats {
     pub not_admitted: u64,
     /// Puts that brought other bytes under the id of a stored block, and were refused.
     pub conflicts: u64,
+    /// Bytes written to the slabs, footers and padding included.
+    pub nvme_written_bytes: u64,
+    /// Payload bytes of the blocks that were written. Without compression the ratio of the two is the write
+    /// amplification: one, and what footers and padding take.
+    pub nvme_written_payload_bytes: u64,
+    /// Payload bytes of the blocks on NVMe. What is used beyond them is waste; what is used less is the gain
+    /// of compression.
+    pub nvme_payload_bytes: u64,
+    /// Blocks of the arena that are lent to readers outside the process.
+    pub lent_blocks: u64,
+    /// Payload bytes of pinned blocks.
+    pub pinned_bytes: u64,
     /// Memory of the index in bytes.
     pub index_bytes: u64,
     /// Blocks that stay in the arena alone because NVMe had no room or refused them.
@@ -85,6 +97,9 @@ pub(crate) struct Counters {
     pub(crate) stale_blocks: Counter,
     pub(crate) io_errors: Counter,
     pub(crate) pending_writes: Counter,
+    pub(crate) nvme_written_bytes: Counter,
+    pub(crate) nvme_written_payload_bytes: Counter,
+    pub(crate) nvme_payload_bytes: Counter,
     pub(crate) not_admitted: Counter,
     pub(crate) conflicts: Counter,
     pub(crate) writes_given_up: Counter,

@@ -1,17 +1,21 @@
 //! The store's handle and the plain answers it gives; puts and reads have files of their own.
 
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use hearth_proto::limits::LOAN_MS_MAX;
 
 use hearth_proto::{BlockDelta, BlockId, Generation, Retention, Tier};
 use tokio::sync::oneshot;
 
-use crate::arena::{Lease, SlotMut};
+use crate::arena::{Lease, Loan, SlotMut};
+use crate::codec::LayoutCompression;
 use crate::config::StoreConfig;
 use crate::core::Core;
 use crate::delta::DeltaStatus;
-use crate::error::{OpenError, ReserveError};
+use crate::error::{LendError, OpenError, ReserveError};
 use crate::index::NvmeReplica;
 use crate::open::{self, Threads};
 use crate::recovery::RecoveryReport;
@@ -227,6 +231,11 @@ impl Store {
             stale_blocks: counters.stale_blocks.value(),
             io_errors: counters.io_errors.value(),
             pending_writes: counters.pending_writes.value(),
+            nvme_written_bytes: counters.nvme_written_bytes.value(),
+            nvme_written_payload_bytes: counters.nvme_written_payload_bytes.value(),
+            nvme_payload_bytes: counters.nvme_payload_bytes.value(),
+            lent_blocks: core.loans.count() as u64,
+            pinned_bytes: lock(&core.pins).bytes(),
             not_admitted: counters.not_admitted.value(),
             conflicts: counters.conflicts.value(),
             index_bytes,
@@ -234,6 +243,36 @@ impl Store {
             fenced_extents,
             growth_failures: counters.growth_failures.value(),
         }
+    }
+
+    /// Lends a block of the arena to a reader outside the process, for at most `LOAN_MS_MAX`. A reader who
+    /// has not finished by then finds out from the slot's generation (INV-FENCE).
+    ///
+    /// # Errors
+    /// [`LendError`]: it is not in the arena, or too many are lent.
+    pub fn lend(&self, id: &BlockId, duration: Duration) -> Result<Loan, LendError> {
+        let core = self.core();
+        let lease = self.get_host(id).ok_or(LendError::NotInArena)?;
+        let now_us = core.clock.now_us();
+        core.loans.end_overdue(now_us);
+        let duration = duration.min(Duration::from_millis(LOAN_MS_MAX));
+        core.loans.lend(lease, now_us + duration.as_micros() as u64)
+    }
+
+    /// Ends a loan before its time. Returns false if it had ended.
+    pub fn end_loan(&self, loan: &Loan) -> bool {
+        self.core().loans.end(loan.id)
+    }
+
+    /// The memory of the arena, for readers outside the process to map with [`crate::ArenaView::map`].
+    pub fn arena_fd(&self) -> BorrowedFd<'_> {
+        self.core().arena.memfd()
+    }
+
+    /// What compression came to for each layout since the store opened; namespace and payload length stand
+    /// for a layout.
+    pub fn compression(&self) -> Vec<LayoutCompression> {
+        self.core().nvme.as_ref().map_or_else(Vec::new, |nvme| lock(&nvme.sampler).report())
     }
 
     /// Waits until everything that was put before is durable on NVMe, or given up.

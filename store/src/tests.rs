@@ -18,7 +18,8 @@ use crate::recovery::Parts;
 use crate::slab::{BlockEntry, Catalog, Changes, Founding, RocksCatalog, StoreId};
 use crate::writer::Message;
 use crate::{
-    GetError, GetOutcome, MissReason, NvmeConfig, PutError, PutMeta, PutOutcome, Store, StoreConfig, Tiers,
+    Compression, GetError, GetOutcome, MissReason, NvmeConfig, PutError, PutMeta, PutOutcome, Store,
+    StoreConfig, Tiers,
 };
 
 const EXTENT_BYTES: u64 = 1 << 20;
@@ -45,7 +46,11 @@ fn id(n: u64) -> BlockId {
 fn config(dir: &TempDir, arena_extents: u64, nvme_extents: u64) -> StoreConfig {
     StoreConfig {
         arena_bytes: arena_extents * EXTENT_BYTES,
-        nvme: Some(NvmeConfig::one_file(dir.path(), nvme_extents * EXTENT_BYTES)),
+        // These tests count the sectors that records take.
+        nvme: Some(NvmeConfig {
+            compression: Compression::Off,
+            ..NvmeConfig::one_file(dir.path(), nvme_extents * EXTENT_BYTES)
+        }),
         extent_bytes: EXTENT_BYTES as usize,
     }
 }

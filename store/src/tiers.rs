@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use hearth_proto::{Priority, Tier};
+use hearth_proto::Tier;
 
 use crate::arena::HostBlock;
 use crate::core::Core;
 use crate::index::{Handle, Kept, NvmeReplica};
 use crate::mutant::{Mutant, is};
 use crate::nvme::Nvme;
-use crate::policy::{Bags, Candidates, Worth};
+use crate::policy::{Bags, Candidates, Level, Worth};
 use crate::space::{Resident, Residents};
 use crate::sync::lock;
 
@@ -31,14 +31,15 @@ impl Candidates<Handle> for HostTier<'_> {
         let shard = self.core.index.shard_of(block);
         let node = shard.node(block);
         // New leases come from this entry, under this lock, or from a lease that is already counted.
-        let in_use = is_leased(shard.host(block)?) || node.nvme() == NvmeReplica::Pending;
+        let last = node.is_pinned() && node.nvme() == NvmeReplica::Absent;
+        let in_use = last || is_leased(shard.host(block)?) || node.nvme() == NvmeReplica::Pending;
         (!in_use).then(|| self.core.ranker.score(&node.reuse, node.depth(), self.now_us))
     }
 
     fn worth(&self, block: Handle) -> Option<Worth> {
         let score = self.score(block)?;
-        let priority = self.core.index.shard_of(block).node(block).standing(Kept::Host).priority;
-        Some(Worth { priority, score })
+        let level = self.core.index.shard_of(block).node(block).standing(Kept::Host).level;
+        Some(Worth { level, score })
     }
 
     /// What leaves the arena stays on this node, or was not worth writing.
@@ -51,12 +52,12 @@ impl Candidates<Handle> for HostTier<'_> {
         shard.host(block).expect("a candidate of the arena lies there").set_place(Some(place));
     }
 
-    fn expire(&self, block: Handle) -> (u32, Priority, u32) {
+    fn expire(&self, block: Handle) -> (u32, Level, u32) {
         let mut shard = self.core.index.shard_of(block);
-        let priority = shard.node(block).standing(Kept::Host).priority;
+        let level = shard.node(block).standing(Kept::Host).level;
         shard.node_mut(block).expire(Kept::Host);
         let host = shard.host(block).expect("a candidate of the arena lies there");
-        (host.slot().class(), priority, host.place().expect("a candidate has a place"))
+        (host.slot().class(), level, host.place().expect("a candidate has a place"))
     }
 }
 
@@ -66,7 +67,8 @@ impl Residents for HostTier<'_> {
         let mut shard = core.index.shard_of(block);
         let node = shard.node(block);
         let host = shard.host(block).expect("a candidate of the arena lies there");
-        if is_leased(host) || node.nvme() == NvmeReplica::Pending {
+        let last = node.is_pinned() && node.nvme() == NvmeReplica::Absent;
+        if last || is_leased(host) || node.nvme() == NvmeReplica::Pending {
             return false;
         }
         let (standing, payload_len) = (node.standing(Kept::Host), node.payload_len());
@@ -94,13 +96,13 @@ impl Candidates<Handle> for NvmeTier<'_> {
     fn score(&self, block: Handle) -> Option<u64> {
         let shard = self.core.index.shard_of(block);
         let node = shard.node(block);
-        Some(self.core.ranker.score(&node.reuse, node.depth(), self.now_us))
+        (!node.is_pinned()).then(|| self.core.ranker.score(&node.reuse, node.depth(), self.now_us))
     }
 
     fn worth(&self, block: Handle) -> Option<Worth> {
         let score = self.score(block)?;
-        let priority = self.core.index.shard_of(block).node(block).standing(Kept::Nvme).priority;
-        Some(Worth { priority, score })
+        let level = self.core.index.shard_of(block).node(block).standing(Kept::Nvme).level;
+        Some(Worth { level, score })
     }
 
     fn is_copied(&self, block: Handle) -> bool {
@@ -113,15 +115,15 @@ impl Candidates<Handle> for NvmeTier<'_> {
         self.core.index.shard_of(block).node_mut(block).place = place;
     }
 
-    fn expire(&self, block: Handle) -> (u32, Priority, u32) {
+    fn expire(&self, block: Handle) -> (u32, Level, u32) {
         let mut shard = self.core.index.shard_of(block);
         let node = shard.node_mut(block);
-        let priority = node.standing(Kept::Nvme).priority;
+        let level = node.standing(Kept::Nvme).level;
         node.expire(Kept::Nvme);
         let NvmeReplica::Stored(sector) = node.nvme() else {
             unreachable!("a candidate of NVMe is stored there");
         };
-        (lock(&self.nvme.slots).class_at(sector), priority, node.place)
+        (lock(&self.nvme.slots).class_at(sector), level, node.place)
     }
 }
 
@@ -130,6 +132,9 @@ impl Residents for NvmeTier<'_> {
         let (core, nvme) = (self.core, self.nvme);
         let shard = core.index.shard_of(block);
         let node = shard.node(block);
+        if node.is_pinned() {
+            return false;
+        }
         core.ranker.evicted(&node.reuse, node.depth(), self.now_us);
         let resident = Resident { id: node.id(), generation: node.generation() };
         let sector = core.unname_nvme(nvme, bags, shard, block);

@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use hearth_proto::{AckLevel, BlockDelta, Retention, Tier};
-use hearth_store::{DeltaStatus, GetError, MissReason, PutError, PutMeta, ReserveError, Store, Tiers};
+use hearth_store::{
+    ArenaView, Codec, Compression, DeltaStatus, GetError, LendError, LoanExpired, MissReason, PinError,
+    PutError, PutMeta, ReserveError, Store, Tiers,
+};
 use tempfile::tempdir;
 
 /// 16,000 bytes and a footer take four sectors; an extent of 1 MiB has 64 such slots.
@@ -186,6 +189,164 @@ async fn what_nobody_will_read_again_is_not_written_unless_asked() {
     // Asked for later, it is written after all.
     assert!(put_with(&store, 1, BLOCK_BYTES, retention(0), AckLevel::Durable).await.unwrap().existed);
     assert_eq!(store.contains(&id(1)), Tiers { host: true, nvme: true });
+}
+
+/// Half of each payload is what `n` says, the other half is empty.
+fn half_empty(n: u64, len: usize) -> Vec<u8> {
+    let mut bytes = payload(n, len / 2);
+    bytes.resize(len, 0);
+    bytes
+}
+
+async fn put_bytes(store: &Store, n: u64, bytes: &[u8]) {
+    let mut slot = store.reserve(bytes.len(), soon()).await.unwrap();
+    slot.copy_from_slice(bytes);
+    let meta = PutMeta { crc32: crc32fast::hash(bytes), retention: Retention::default(), depth: 0 };
+    store.put(id(n), slot, meta, AckLevel::Durable, soon()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_compresses_takes_less_room_and_comes_back_whole() {
+    const LEN: usize = 64_000;
+    let dir = tempdir().unwrap();
+    let (store, _) = open(Some(dir.path()), 4, 8);
+    for n in 0..40 {
+        put_bytes(&store, n, &half_empty(n, LEN)).await;
+        put(&store, 1_000 + n, AckLevel::Durable).await;
+    }
+    let stats = store.stats();
+    let raw_bytes = 40 * (16 + 4) * 4_096;
+    assert!(stats.nvme_used_bytes < raw_bytes * 7 / 10, "{stats:?}");
+    assert_eq!(stats.nvme_payload_bytes, 40 * (LEN + BLOCK_BYTES) as u64);
+    let layouts = store.compression();
+    let of = |len: usize| *layouts.iter().find(|layout| layout.payload_len == len as u32).unwrap();
+    assert_eq!((of(LEN).codec, of(LEN).blocks), (Codec::Lz4, 40), "{layouts:?}");
+    assert!(of(LEN).blocks_encoded >= 39 && of(LEN).stored_bytes * 10 < of(LEN).raw_bytes * 7, "{layouts:?}");
+    assert_eq!((of(BLOCK_BYTES).codec, of(BLOCK_BYTES).blocks_encoded), (Codec::Raw, 0), "{layouts:?}");
+    store.close().await;
+    drop(store);
+    let (store, report) = open(Some(dir.path()), 4, 8);
+    assert_eq!((report.blocks, report.dropped), (80, 0));
+    for n in 0..40 {
+        assert_eq!(*hit(&store, n).await, *half_empty(n, LEN), "block {n}");
+        assert_bytes(&hit(&store, 1_000 + n).await, 1_000 + n);
+    }
+    // What was decoded may be put and written once more.
+    assert!(store.remove(&id(5)).await);
+    put_bytes(&store, 5, &half_empty(5, LEN)).await;
+    assert_eq!(*hit(&store, 5).await, *half_empty(5, LEN));
+    for n in 0..40 {
+        store.remove(&id(n)).await;
+        store.remove(&id(1_000 + n)).await;
+    }
+    let stats = store.stats();
+    assert_eq!(
+        (stats.host_used_bytes, stats.nvme_used_bytes, stats.nvme_payload_bytes),
+        (0, 0, 0),
+        "INV-LEAK"
+    );
+}
+
+#[tokio::test]
+async fn without_compression_a_write_costs_its_footer_and_padding() {
+    let dir = tempdir().unwrap();
+    let mut config = config(Some(dir.path()), 4, 8);
+    config.nvme.as_mut().unwrap().compression = Compression::Off;
+    let (store, _) = Store::open(config).unwrap();
+    for n in 0..100 {
+        put_bytes(&store, n, &half_empty(n, 65_536 - 128)).await;
+    }
+    let stats = store.stats();
+    assert_eq!(stats.nvme_written_bytes, 100 * 65_536, "every block is written once");
+    assert_eq!(stats.nvme_written_payload_bytes, 100 * (65_536 - 128));
+    assert!(store.compression().is_empty());
+}
+
+#[tokio::test]
+async fn a_pinned_block_stays_until_the_pin_ends_whatever_its_priority() {
+    let dir = tempdir().unwrap();
+    let (store, _) = open(Some(dir.path()), 1, 1);
+    for n in 0..BLOCKS_PER_EXTENT {
+        put_with(&store, n, BLOCK_BYTES, retention(10), AckLevel::Durable).await.unwrap();
+    }
+    for n in 0..8 {
+        store.pin(&id(n), Duration::from_secs(3_600)).unwrap();
+    }
+    assert_eq!(store.stats().pinned_bytes, 8 * BLOCK_BYTES as u64);
+    for n in 0..BLOCKS_PER_EXTENT * 2 {
+        put_with(&store, 1_000 + n, BLOCK_BYTES, retention(90), AckLevel::Durable).await.unwrap();
+    }
+    for n in 0..BLOCKS_PER_EXTENT {
+        assert_eq!(store.contains(&id(n)).nvme, n < 8, "block {n}");
+    }
+    assert_bytes(&hit(&store, 7).await, 7);
+    // One is let go, one ends by itself, one is removed.
+    assert!(store.unpin(&id(0)) && !store.unpin(&id(0)));
+    store.pin(&id(1), Duration::ZERO).unwrap();
+    assert!(store.remove(&id(2)).await);
+    for n in 0..2 {
+        put_with(&store, 2_000 + n, BLOCK_BYTES, retention(95), AckLevel::Durable).await.unwrap();
+    }
+    let held: Vec<_> = (0..8).filter(|n| store.contains(&id(*n)).nvme).collect();
+    assert!(held.len() == 6 && held[1..] == [3, 4, 5, 6, 7] || held == [3, 4, 5, 6, 7], "{held:?}");
+    assert_eq!(store.stats().pinned_bytes, 5 * BLOCK_BYTES as u64);
+}
+
+#[tokio::test]
+async fn pins_are_bounded_and_end_with_their_block() {
+    let (store, _) = open(None, 1, 0);
+    assert_eq!(store.pin(&id(1), Duration::from_secs(1)), Err(PinError::NotHere));
+    let mut pinned = 0;
+    for n in 0..BLOCKS_PER_EXTENT {
+        put(&store, n, AckLevel::Host).await;
+        match store.pin(&id(n), Duration::from_secs(60)) {
+            Ok(()) => pinned += 1,
+            Err(error) => assert!(matches!(error, PinError::TooMuch { .. }), "{error}"),
+        }
+    }
+    assert!((20..=BLOCKS_PER_EXTENT / 2 + 1).contains(&pinned), "{pinned}");
+    // There is room for others all the same.
+    for n in 0..BLOCKS_PER_EXTENT {
+        put(&store, 1_000 + n, AckLevel::Host).await;
+    }
+    assert!((0..pinned).all(|n| store.contains(&id(n)).host));
+    for n in 0..pinned {
+        store.remove(&id(n)).await;
+    }
+    assert_eq!(store.stats().pinned_bytes, 0);
+}
+
+#[tokio::test]
+async fn a_reader_that_stalls_past_the_end_of_its_loan_finds_out() {
+    let (store, _) = open(None, 1, 0);
+    let arena = ArenaView::map(store.arena_fd()).unwrap();
+    for n in 0..BLOCKS_PER_EXTENT {
+        put(&store, n, AckLevel::Host).await;
+    }
+    assert_eq!(store.lend(&id(9_999), Duration::from_secs(1)), Err(LendError::NotInArena));
+    let long = store.lend(&id(0), Duration::from_secs(60)).unwrap();
+    let short = store.lend(&id(1), Duration::ZERO).unwrap();
+    let returned = store.lend(&id(2), Duration::from_secs(60)).unwrap();
+    assert!(store.end_loan(&returned) && !store.end_loan(&returned));
+    let mut bytes = vec![0; BLOCK_BYTES];
+    for (n, loan) in [(0, &long), (1, &short), (2, &returned)] {
+        assert_eq!(arena.copy(loan, &mut bytes), Ok(()), "nobody needed the slot yet");
+        assert_eq!(bytes, payload(n, BLOCK_BYTES));
+    }
+    assert_eq!(arena.copy(&long, &mut bytes[1..]), Err(LoanExpired), "another length");
+    // Every other slot is needed now.
+    let mut n = 1_000;
+    while store.contains(&id(1)).any() || store.contains(&id(2)).any() {
+        put(&store, n, AckLevel::Host).await;
+        n += 1;
+    }
+    assert_eq!(arena.copy(&long, &mut bytes), Ok(()), "a loan keeps its slot");
+    assert_eq!(bytes, payload(0, BLOCK_BYTES));
+    for loan in [&short, &returned] {
+        assert_eq!(arena.copy(loan, &mut bytes), Err(LoanExpired));
+    }
+    assert_eq!(store.stats().lent_blocks, 1);
+    assert!(store.end_loan(&long));
 }
 
 #[tokio::test]

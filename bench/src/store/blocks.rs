@@ -10,7 +10,7 @@ use anyhow::Context;
 use hearth_proto::limits::EXTENT_BYTES;
 use hearth_proto::{AckLevel, BlockId, BlockKey, LayoutId, NamespaceId, PrefixHash, Retention};
 use hearth_replay::content;
-use hearth_store::{GetOutcome, Lease, NvmeConfig, PutMeta, SlotMut, Store, StoreConfig};
+use hearth_store::{DriverOptions, GetOutcome, Lease, NvmeConfig, PutMeta, SlotMut, Store, StoreConfig};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -71,7 +71,17 @@ fn last_word(bytes: &[u8]) -> u64 {
 
 /// Opens a store with an arena of `arena_bytes` over `capacity_bytes` in `dir`, off the async threads.
 pub(crate) async fn open(dir: &Path, arena_bytes: u64, capacity_bytes: u64) -> anyhow::Result<Store> {
-    let nvme = NvmeConfig { dir: dir.to_owned(), capacity_bytes };
+    open_with(dir, arena_bytes, capacity_bytes, DriverOptions::default()).await
+}
+
+/// The same, with a driver that is not the default.
+pub(crate) async fn open_with(
+    dir: &Path,
+    arena_bytes: u64,
+    capacity_bytes: u64,
+    driver: DriverOptions,
+) -> anyhow::Result<Store> {
+    let nvme = NvmeConfig { driver, ..NvmeConfig::one_file(dir, capacity_bytes) };
     let config = StoreConfig { nvme: Some(nvme), ..StoreConfig::in_memory(whole_extents(arena_bytes)) };
     let opened = tokio::task::spawn_blocking(move || Store::open(config)).await?;
     Ok(opened.context("the store does not open")?.0)
@@ -215,7 +225,7 @@ mod tests {
         let ids = (0..50).map(id).collect();
         let found = read_back(&store, ids, 10_000).await.unwrap();
         assert_eq!(found, ReadBack { right: 40, missing: 10, wrong: 0 });
-        assert_eq!(slab_of(dir.path()).unwrap().1 % extent, 0);
+        assert!(slab_of(dir.path()).unwrap().1 >= extent, "the slab is the largest file");
         store.close().await;
     }
 

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use hearth_proto::limits::SECTOR_BYTES;
 use hearth_proto::{AckLevel, Tier};
-use hearth_store::{GetOutcome, SlotMut, Store};
+use hearth_store::{DriverOptions, GetOutcome, SlotMut, Store};
 use tokio::task::JoinSet;
 
 use super::blocks::{self, Block, Deck};
@@ -50,6 +50,7 @@ pub(crate) struct Plan {
     pub(crate) turn: Duration,
     /// Payload that lies ready in the arena when the clock of a put turn starts: the most that it moves.
     pub(crate) put_bytes: u64,
+    pub(crate) driver: DriverOptions,
 }
 
 /// What a cell is about.
@@ -145,7 +146,7 @@ impl Bench<'_> {
     }
 
     async fn open(&self, arena_bytes: u64) -> anyhow::Result<Store> {
-        blocks::open(self.dir, arena_bytes, self.plan.file_bytes).await
+        blocks::open_with(self.dir, arena_bytes, self.plan.file_bytes, self.plan.driver).await
     }
 
     /// Compares every byte of every block that the store says it has on NVMe.
@@ -337,7 +338,8 @@ impl Cell {
         let rates = |turns: &[Turn]| {
             turns.iter().map(|turn| format!("{:.2}", turn.gb_per_s())).collect::<Vec<_>>().join(" ")
         };
-        eprintln!("device: {}: {} GB/s, fio {}", self.name(), rates(&self.ours), rates(&self.fio));
+        let fio = if self.fio.is_empty() { String::new() } else { format!(", fio {}", rates(&self.fio)) };
+        eprintln!("device: {}: {} GB/s{fio}", self.name(), rates(&self.ours));
     }
 }
 
@@ -369,6 +371,7 @@ mod tests {
             rounds: 1,
             turn: Duration::from_millis(20),
             put_bytes: 16 << 20,
+            driver: DriverOptions::default(),
         };
         let measured = measure(&plan, None).await.unwrap();
         let cells: Vec<String> = measured.cells.iter().map(Cell::name).collect();

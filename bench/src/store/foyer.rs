@@ -174,6 +174,10 @@ impl Cache for FoyerCache {
         self.cache.memory().usage() as u64
     }
 
+    fn index_bytes(&self) -> Option<u64> {
+        None
+    }
+
     async fn close(&self) -> anyhow::Result<()> {
         Ok(self.cache.close().await?)
     }

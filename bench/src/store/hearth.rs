@@ -133,6 +133,10 @@ impl Cache for HearthCache {
         0
     }
 
+    fn index_bytes(&self) -> Option<u64> {
+        Some(self.store.stats().index_bytes)
+    }
+
     async fn close(&self) -> anyhow::Result<()> {
         self.store.close().await;
         Ok(())

@@ -54,12 +54,15 @@ pub(crate) async fn measure(dir: &Path, count: u64) -> anyhow::Result<(Vec<Figur
             None => figure.with_absent_peer(PEER, super::PEER_ABSENT),
         }
     };
+    let counted = ours.opened.index_bytes.map(|bytes| bytes as f64 / ours.opened.blocks as f64);
     let figures = vec![
         figure("small blocks found after reopening", "blocks", |found| found.opened.blocks as f64),
         figure("open when empty", "ms", |found| found.empty.open_s * 1e3),
         figure("open with these blocks", "ms", |found| found.opened.open_s * 1e3),
         figure("the difference", "ns per block", Indexed::ns_per_block),
         figure("memory of the index", "bytes per block", Indexed::bytes_per_block)
+            .with_goal(Goal::AtMost(GOAL_BYTES)),
+        Figure::new("the same, as the store counts it", "bytes per block", counted)
             .with_goal(Goal::AtMost(GOAL_BYTES)),
     ];
     Ok((figures, ours.opened.wrong))
@@ -94,7 +97,7 @@ mod tests {
     #[test]
     fn what_an_empty_store_needs_does_not_count() {
         let opened =
-            |open_s, memory_bytes, blocks| Opened { open_s, memory_bytes, blocks, lost: 0, wrong: 0 };
+            |open_s, memory_bytes, blocks| Opened { open_s, memory_bytes, blocks, ..Opened::default() };
         let found = Indexed { empty: opened(0.5, 1_000, 0), opened: opened(1.5, 97_000, 1_000) };
         assert_eq!((found.bytes_per_block(), found.ns_per_block()), (96.0, 1e6));
         // An open that the machine held up says nothing of the blocks.

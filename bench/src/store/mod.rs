@@ -19,6 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use hearth_replay::{BenchReport, Figure, Goal};
+use hearth_store::{Driver, DriverOptions};
 
 use self::cost::{Turn, median_pair};
 use self::device::{Cell, Direction, Measured};
@@ -50,6 +51,14 @@ enum Part {
     Index,
 }
 
+/// A driver of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DriverName {
+    Auto,
+    IoUring,
+    Threads,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct StoreArgs {
     /// What to measure; all of it without a name.
@@ -76,6 +85,15 @@ pub(crate) struct StoreArgs {
     /// The trace for `foyer`; sessions are generated without one.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// What moves the store's bytes in `device`.
+    #[arg(long, value_enum, default_value = "auto")]
+    driver: DriverName,
+    /// Lets a thread of the kernel submit for the store in `device`.
+    #[arg(long)]
+    sqpoll: bool,
+    /// Has the store poll for completions in `device`.
+    #[arg(long)]
+    iopoll: bool,
     /// Draws what `device` measured into this file, as SVG.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
@@ -164,6 +182,15 @@ impl StoreArgs {
             rounds: self.rounds(9, 3),
             turn: Duration::from_millis(if quick { 300 } else { 500 }),
             put_bytes: if quick { 128 << 20 } else { 512 << 20 },
+            driver: DriverOptions {
+                driver: match self.driver {
+                    DriverName::Auto => Driver::Auto,
+                    DriverName::IoUring => Driver::IoUring,
+                    DriverName::Threads => Driver::Threads,
+                },
+                sqpoll: self.sqpoll,
+                iopoll: self.iopoll,
+            },
         })
     }
 
@@ -190,7 +217,16 @@ impl StoreArgs {
                 command = format!("{command} {}", part.get_name());
             }
         }
-        if self.report.quick { command + " --quick" } else { command }
+        let driver = self.driver.to_possible_value().filter(|_| self.driver != DriverName::Auto);
+        if let Some(driver) = driver {
+            command = format!("{command} --driver {}", driver.get_name());
+        }
+        for (given, option) in
+            [(self.sqpoll, " --sqpoll"), (self.iopoll, " --iopoll"), (self.report.quick, " --quick")]
+        {
+            command.push_str(if given { option } else { "" });
+        }
+        command
     }
 }
 

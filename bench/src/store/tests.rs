@@ -28,6 +28,10 @@ fn parts_are_chosen_by_name_and_all_without_one() {
         some.has(Part::Host) && some.has(Part::Index) && !some.has(Part::Device) && !some.has(Part::Foyer)
     );
     assert_eq!(some.command(), "hearth-bench store host index --quick");
+    let polled = parse(&["device", "--driver", "io-uring", "--sqpoll"]).unwrap();
+    assert_eq!(polled.command(), "hearth-bench store device --driver io-uring --sqpoll");
+    let driver = polled.device_plan(Path::new("/nowhere")).unwrap().driver;
+    assert_eq!(driver, DriverOptions { driver: Driver::IoUring, sqpoll: true, iopoll: false });
     for bad in [&["disk"][..], &["--rounds", "0"], &["--size", "much"], &["--block-bytes", "x"]] {
         assert!(parse(bad).is_err(), "{bad:?}");
     }

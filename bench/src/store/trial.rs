@@ -76,6 +76,9 @@ pub(crate) trait Cache: BlockStore {
     /// Bytes of blocks that lie in anonymous memory because they are cached there.
     fn cached_bytes(&self) -> u64;
 
+    /// Memory of the index as the engine counts it, if it does.
+    fn index_bytes(&self) -> Option<u64>;
+
     async fn close(&self) -> anyhow::Result<()>;
 }
 
@@ -85,6 +88,8 @@ pub(crate) struct Opened {
     pub(crate) open_s: f64,
     /// Anonymous memory of the process, more than before.
     pub(crate) memory_bytes: u64,
+    /// Memory of the index as the engine counts it, if it does.
+    pub(crate) index_bytes: Option<u64>,
     /// Numbered blocks found.
     pub(crate) blocks: u64,
     /// Of a sample of them, those that the index knew and that could not be read.
@@ -186,7 +191,9 @@ async fn run_as<C: Cache>(args: &TrialArgs) -> anyhow::Result<Told> {
     let cache = Arc::new(C::open(&args.cache_dir, args.dram_bytes, args.disk_bytes).await?);
     let open_s = began.elapsed().as_secs_f64();
     let memory_bytes = anonymous_bytes()?.saturating_sub(before);
-    let mut told = Told { opened: Opened { open_s, memory_bytes, ..Opened::default() }, replayed: None };
+    let index_bytes = cache.index_bytes();
+    let opened = Opened { open_s, memory_bytes, index_bytes, ..Opened::default() };
+    let mut told = Told { opened, replayed: None };
     match &args.work {
         Work::Open { count } => look(&*cache, *count, &mut told.opened).await?,
         Work::Fill { count } => cache.fill(*count).await?,

@@ -6,9 +6,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use hearth_proto::limits::SECTOR_BYTES;
 use hearth_proto::{Generation, Tier};
 
-use super::Slot;
+use super::{Loan, Slot};
 
 /// The place of a block that stands in no bag.
 const OUTSIDE: u32 = u32::MAX;
@@ -75,6 +76,19 @@ impl Lease {
     pub(crate) fn new(block: &Arc<HostBlock>, tier: Tier) -> Self {
         block.leases.fetch_add(1, Ordering::SeqCst);
         Self { block: Arc::clone(block), tier }
+    }
+
+    /// Where the block lies, for a loan.
+    pub(super) fn describe(&self, id: u64) -> Loan {
+        let slot = self.block.slot();
+        Loan {
+            id,
+            offset: u64::from(slot.sector()) * SECTOR_BYTES as u64,
+            payload_len: self.block.payload_len().get(),
+            slot_len: slot.class() * SECTOR_BYTES as u32,
+            generation: self.block.generation,
+            crc32: self.block.crc32,
+        }
     }
 
     /// The number of the put that wrote the block.

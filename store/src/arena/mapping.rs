@@ -3,7 +3,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
 const NAME: &CStr = c"hearth-arena";
@@ -17,7 +17,7 @@ pub(super) struct Mapping {
     mapped_bytes: usize,
     is_hugetlb: bool,
     /// Kept open: whoever shares the arena maps it through this descriptor.
-    _memfd: OwnedFd,
+    memfd: OwnedFd,
 }
 
 // SAFETY: `Mapping` only hands out addresses; who may read or write through them is decided by the
@@ -39,6 +39,10 @@ impl Mapping {
                 Ok(mapping)
             }
         }
+    }
+
+    pub(super) fn memfd(&self) -> BorrowedFd<'_> {
+        self.memfd.as_fd()
     }
 
     pub(super) fn len_bytes(&self) -> usize {
@@ -74,7 +78,7 @@ impl Mapping {
         }
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mapped at the null address"))?;
         let is_hugetlb = flags & libc::MFD_HUGETLB != 0;
-        Ok(Self { base, len_bytes, mapped_bytes, is_hugetlb, _memfd: memfd })
+        Ok(Self { base, len_bytes, mapped_bytes, is_hugetlb, memfd })
     }
 
     /// Puts huge pages under the whole region now, if it has none yet and the system lets us.

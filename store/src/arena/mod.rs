@@ -5,9 +5,12 @@
 //! that is: the index, a lease, or the disk thread in the middle of a transfer.
 
 mod block;
+mod loan;
 mod mapping;
 mod slot;
+mod view;
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,12 +20,15 @@ use tokio::sync::{Notify, Semaphore};
 
 pub(crate) use block::HostBlock;
 pub use block::Lease;
+pub use loan::Loan;
+pub(crate) use loan::Loans;
 use mapping::Mapping;
 pub(crate) use slot::Slot;
 pub use slot::SlotMut;
+pub use view::{ArenaView, LoanExpired};
 
 use crate::error::OpenError;
-use crate::extents::{ExtentMap, class_of};
+use crate::extents::ExtentMap;
 use crate::sync::lock;
 
 pub(crate) struct Arena {
@@ -59,9 +65,8 @@ impl Arena {
         }))
     }
 
-    /// Gives a free slot for a payload; evicts nothing.
-    pub(crate) fn allocate(self: &Arc<Self>, payload_len: usize) -> Option<SlotMut> {
-        let class = class_of(payload_len);
+    /// Gives a free slot of `class` sectors for a payload; evicts nothing.
+    pub(crate) fn allocate(self: &Arc<Self>, payload_len: usize, class: u32) -> Option<SlotMut> {
         let given = lock(&self.slots).allocate(class)?;
         Some(SlotMut::new(Slot::new(Arc::clone(self), given.sector, class, payload_len)))
     }
@@ -90,6 +95,11 @@ impl Arena {
     /// The piece in which a slot lies.
     pub(crate) fn piece_of(&self, sector: u32) -> usize {
         sector as usize * SECTOR_BYTES / self.piece_bytes
+    }
+
+    /// The memory behind the arena.
+    pub(crate) fn memfd(&self) -> BorrowedFd<'_> {
+        self.mapping.memfd()
     }
 
     pub(crate) fn anyone_waits(&self) -> bool {
@@ -142,12 +152,17 @@ impl Drop for Waiting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::extents::class_of;
+
+    fn allocate(arena: &Arc<Arena>, payload_len: usize) -> Option<SlotMut> {
+        arena.allocate(payload_len, class_of(payload_len))
+    }
 
     #[test]
     fn slots_come_back_when_their_last_owner_goes() {
         let arena = Arena::new(2 << 20, 1 << 20).unwrap();
-        let slot = arena.allocate(10_000).unwrap();
-        let other = arena.allocate(100).unwrap();
+        let slot = allocate(&arena, 10_000).unwrap();
+        let other = allocate(&arena, 100).unwrap();
         assert_eq!(lock(arena.slots()).used_bytes(), 4 * 4_096);
         drop(slot);
         let block = Arc::new(HostBlock::new(other.into_slot(), hearth_proto::Generation(1), 0));
@@ -161,7 +176,7 @@ mod tests {
     #[test]
     fn slots_do_not_share_bytes() {
         let arena = Arena::new(1 << 20, 1 << 20).unwrap();
-        let mut slots: Vec<_> = std::iter::from_fn(|| arena.allocate(8_000)).collect();
+        let mut slots: Vec<_> = std::iter::from_fn(|| arena.allocate(8_000, 2)).collect();
         assert_eq!(slots.len(), 128);
         for (n, slot) in slots.iter_mut().enumerate() {
             slot.as_mut().fill(n as u8);
@@ -174,7 +189,7 @@ mod tests {
     #[test]
     fn what_a_slot_holds_stays_while_the_arena_gets_huge_pages() {
         let arena = Arena::new(8 << 20, 1 << 20).unwrap();
-        let mut slots: Vec<_> = std::iter::from_fn(|| arena.allocate(100_000)).step_by(3).collect();
+        let mut slots: Vec<_> = std::iter::from_fn(|| arena.allocate(100_000, 25)).step_by(3).collect();
         for (n, slot) in slots.iter_mut().enumerate() {
             slot.as_mut().fill(n as u8 + 1);
         }

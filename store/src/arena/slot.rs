@@ -9,7 +9,8 @@ use std::sync::Arc;
 use hearth_proto::limits::SECTOR_BYTES;
 
 use super::Arena;
-use crate::slab::{FOOTER_BYTES, Footer};
+use super::view::strike_out;
+use crate::slab::{FOOTER_BYTES, Footer, GENERATION_AT};
 
 /// A slot that was given out: payload, padding, footer. Returns to the arena on drop.
 ///
@@ -20,6 +21,8 @@ pub(crate) struct Slot {
     arena: Arc<Arena>,
     sector: u32,
     class: u32,
+    /// Sectors that a transfer moves: all, but for a record that is shorter than its payload.
+    record_sectors: u32,
     payload_len: u32,
 }
 
@@ -32,7 +35,7 @@ impl Slot {
     pub(super) fn new(arena: Arc<Arena>, sector: u32, class: u32, payload_len: usize) -> Self {
         let base = arena.mapping.at(sector as usize * SECTOR_BYTES);
         let payload_len = u32::try_from(payload_len).expect("payloads are bounded by BLOCK_BYTES_MAX");
-        let slot = Self { base, arena, sector, class, payload_len };
+        let slot = Self { base, arena, sector, class, record_sectors: class, payload_len };
         assert!(payload_len as usize + FOOTER_BYTES <= slot.record_len(), "a slot holds payload and footer");
         slot
     }
@@ -50,8 +53,9 @@ impl Slot {
         self.class
     }
 
+    /// Bytes that a transfer of the record moves.
     pub(crate) fn record_len(&self) -> usize {
-        self.class as usize * SECTOR_BYTES
+        self.record_sectors as usize * SECTOR_BYTES
     }
 
     /// The address of the record, for the ring: aligned to a sector, [`Slot::record_len`] bytes long.
@@ -64,42 +68,34 @@ impl Slot {
 
     /// The bytes of the record, footer included.
     pub(crate) fn record(&self) -> &[u8] {
-        // SAFETY: as for `payload`, which is the first part of the same bytes.
-        unsafe { slice::from_raw_parts(self.base, self.record_len()) }
-    }
-
-    fn record_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as for `record`, and `&mut self` makes this the only borrow of the slot's bytes.
-        unsafe { slice::from_raw_parts_mut(self.base, self.record_len()) }
+        &self.bytes()[..self.record_len()]
     }
 
     pub(crate) fn payload(&self) -> &[u8] {
+        &self.bytes()[..self.payload_len as usize]
+    }
+
+    fn bytes(&self) -> &[u8] {
+        let len = self.class as usize * SECTOR_BYTES;
         // SAFETY: the slot's bytes are mapped and initialised (a memfd begins zeroed), and nobody writes
         // them while `self` is borrowed: writing takes `&mut`.
-        unsafe { slice::from_raw_parts(self.base, self.payload_len as usize) }
+        unsafe { slice::from_raw_parts(self.base, len) }
     }
 
-    fn payload_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as for `payload`, and `&mut self` makes this the only borrow of the slot's bytes.
-        unsafe { slice::from_raw_parts_mut(self.base, self.payload_len as usize) }
-    }
-
-    /// The bytes behind the payload: padding, then the footer.
-    fn tail(&self) -> &[u8] {
-        let start = self.base.wrapping_add(self.payload_len as usize);
-        // SAFETY: payload and tail make up the slot; otherwise as for `payload`.
-        unsafe { slice::from_raw_parts(start, self.record_len() - self.payload_len as usize) }
-    }
-
-    fn tail_mut(&mut self) -> &mut [u8] {
-        let start = self.base.wrapping_add(self.payload_len as usize);
-        // SAFETY: as for `tail`, and `&mut self` makes this the only borrow of the slot's bytes.
-        unsafe { slice::from_raw_parts_mut(start, self.record_len() - self.payload_len as usize) }
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        let len = self.class as usize * SECTOR_BYTES;
+        // SAFETY: as for `bytes`, and `&mut self` makes this the only borrow of the slot's bytes.
+        unsafe { slice::from_raw_parts_mut(self.base, len) }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        let footer = self.class as usize * SECTOR_BYTES - FOOTER_BYTES;
+        let generation = self.base.wrapping_add(footer + GENERATION_AT);
+        // SAFETY: the generation lies in the slot's last sector, aligned to eight bytes, and the slot is
+        // still exclusively this one's.
+        unsafe { strike_out(generation) };
         self.arena.release(self.sector);
     }
 }
@@ -125,29 +121,44 @@ impl SlotMut {
 
     /// The bytes of the record, to be filled by a device that uses no addresses.
     pub(crate) fn record_mut(&mut self) -> &mut [u8] {
-        self.0.record_mut()
+        let len = self.0.record_len();
+        &mut self.0.bytes_mut()[..len]
     }
 
-    /// Writes the footer, and zeroes between it and the payload: what a former owner left there is not
-    /// to reach the disk.
+    /// Lets the next transfer fill only the first sectors, for a record that is shorter than the payload
+    /// it stands for.
+    pub(crate) fn narrow(&mut self, sectors: u32) {
+        assert!((1..=self.0.class).contains(&sectors), "a record fits its slot");
+        self.0.record_sectors = sectors;
+    }
+
+    /// Undoes [`SlotMut::narrow`].
+    pub(crate) fn widen(&mut self) {
+        self.0.record_sectors = self.0.class;
+    }
+
+    /// Writes the footer, and zeroes between it and the stored bytes: what a former owner left there is
+    /// not to reach the disk.
     pub(crate) fn seal(&mut self, footer: &Footer) {
-        assert_eq!(footer.payload_len as usize, self.len(), "a footer describes its own record");
-        let tail = self.0.tail_mut();
+        assert_eq!(footer.stored_len as usize, self.len(), "a footer describes its own record");
+        let stored_len = self.len();
+        let (_, tail) = self.record_mut().split_at_mut(stored_len);
         let (padding, end) = tail.split_at_mut(tail.len() - FOOTER_BYTES);
         padding.fill(0);
         end.copy_from_slice(&footer.encode());
     }
 
-    /// True if there are zeros between payload and footer, as [`SlotMut::seal`] leaves them. No checksum
-    /// covers them.
-    pub(crate) fn is_padding_zero(&self) -> bool {
-        let tail = self.0.tail();
-        tail[..tail.len() - FOOTER_BYTES].iter().all(|byte| *byte == 0)
-    }
-
     /// The bytes where the footer of a record is.
     pub(crate) fn footer(&self) -> &[u8; FOOTER_BYTES] {
-        self.0.tail().last_chunk().expect("a slot ends with a footer")
+        self.0.record().last_chunk().expect("a record ends with a footer")
+    }
+
+    /// The first `stored_len` bytes of the record, if nothing but zeros lies between them and the footer.
+    pub(crate) fn stored(&self, stored_len: u32) -> Option<&[u8]> {
+        let record = self.0.record();
+        let (stored, tail) = record.split_at_checked(stored_len as usize)?;
+        let padding = &tail[..tail.len().checked_sub(FOOTER_BYTES)?];
+        padding.iter().all(|byte| *byte == 0).then_some(stored)
     }
 }
 
@@ -161,7 +172,8 @@ impl Deref for SlotMut {
 
 impl DerefMut for SlotMut {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.0.payload_mut()
+        let len = self.0.payload_len as usize;
+        &mut self.0.bytes_mut()[..len]
     }
 }
 

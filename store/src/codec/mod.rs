@@ -14,7 +14,7 @@ mod tests;
 mod trial;
 mod wire;
 
-pub(crate) use coder::{Coder, DecodeError};
+pub(crate) use coder::Coder;
 pub(crate) use record::{record_sectors, stored_len_max};
 pub use sampler::{Compression, LayoutCompression};
 pub(crate) use sampler::{LayoutClass, Sampler};

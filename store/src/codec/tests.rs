@@ -6,8 +6,9 @@ mod sampling;
 
 use proptest::prelude::*;
 
+use super::coder::DecodeError;
 use super::coder::PIECE_BYTES;
-use super::{Codec, Coder, DecodeError};
+use super::{Codec, Coder};
 
 /// Encodes with all the room that a codec may need.
 fn encoded(coder: &mut Coder, codec: Codec, payload: &[u8]) -> Vec<u8> {

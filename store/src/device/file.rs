@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use hearth_proto::limits::{DEVICE_BUSY_MS_MAX, DEVICE_BUSY_RETRY_MS, SECTOR_BYTES};
 use hearth_proto::{Classified, ErrorKind};
-use rustix::fs::{FallocateFlags, fallocate, fstatvfs, ioctl_blksszget, major, minor};
+use rustix::fs::{FallocateFlags, fallocate, fstatvfs, ioctl_blksszget};
 use rustix::io::Errno;
 
 use super::Space;
+use super::disk::Disk;
 
 /// Unit in which stat counts the blocks of a file, whatever the file system.
 const STAT_BLOCK_BYTES: u64 = 512;
@@ -125,6 +126,15 @@ impl Member {
         self.direct
     }
 
+    /// The disk beneath, if it is one and sysfs knows it.
+    pub(super) fn disk(&self) -> Option<Disk> {
+        let metadata = self.file.metadata().ok()?;
+        Disk::of(match self.kind {
+            Kind::File => metadata.dev(),
+            Kind::BlockDevice => metadata.rdev(),
+        })
+    }
+
     pub(super) fn len_bytes(&self) -> u64 {
         self.len_bytes.load(Ordering::Acquire)
     }
@@ -229,14 +239,11 @@ fn check_block_device(path: &Path, file: &File) -> Result<(), DeviceError> {
     // Some kernels open a write-protected device for writing and fail each write. Where sysfs does not
     // say, the first write will.
     let number = file.metadata().map_err(refuse("look up"))?.rdev();
-    let entry = format!("/sys/dev/block/{}:{}/ro", major(number), minor(number));
-    match std::fs::read_to_string(entry) {
-        Ok(read_only) if read_only.trim() == "1" => {
-            let source = io::Error::from_raw_os_error(libc::EROFS);
-            Err(DeviceError::ReadOnly { path: path.into(), source })
-        }
-        _ => Ok(()),
+    if Disk::of(number).is_some_and(|disk| disk.is_read_only()) {
+        let source = io::Error::from_raw_os_error(libc::EROFS);
+        return Err(DeviceError::ReadOnly { path: path.into(), source });
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,10 +3,12 @@
 //! Whatever memory a transfer uses is given to the device and comes back with the completion. Dropping
 //! the future that waits for a transfer therefore never frees memory that the kernel still uses.
 
+mod disk;
 mod file;
 mod pool;
 pub(crate) mod request;
 mod ring;
+mod rings;
 pub(crate) mod transfer;
 pub(crate) mod transfers;
 mod waiting;

@@ -27,7 +27,6 @@ pub(crate) enum Request {
     /// unspecified. Fails with `Unsupported` where that is not possible, which harms nobody.
     ///
     /// Requests are not ordered among each other: nobody else may use the range before this has ended.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the store releases no ranges to the device yet"))]
     Discard { offset: u64, len: u64, done: Done },
 }
 

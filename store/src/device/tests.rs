@@ -16,6 +16,7 @@ use super::request::{Done, ReadEnd};
 use super::*;
 use crate::arena::{HostBlock, SlotMut};
 use crate::codec::Codec;
+use crate::extents::class_of;
 use crate::slab::Footer;
 use crate::sync::lock;
 
@@ -59,7 +60,7 @@ impl Bench {
 
     fn read(&self, offset: u64, len: usize, deadline: Instant) -> ReadEnd {
         let (done, end) = ReadDone::new();
-        let slot = self.arena.allocate(len).unwrap();
+        let slot = self.arena.allocate(len, class_of(len)).unwrap();
         self.device.submit(Request::Read { offset, slot, urgency: Urgency::Normal, deadline, done });
         end
     }
@@ -114,7 +115,7 @@ fn soon() -> Instant {
 }
 
 fn block(arena: &Arc<Arena>, len: usize, fill: u8) -> Arc<HostBlock> {
-    let mut slot = arena.allocate(len).unwrap();
+    let mut slot = arena.allocate(len, class_of(len)).unwrap();
     slot.fill(fill);
     let id = BlockId { namespace: NamespaceId(0), key: BlockKey([fill; 32]) };
     let payload_len = len as u32;

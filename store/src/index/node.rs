@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use hearth_proto::{BlockId, BlockKey, Generation, NamespaceId, Priority};
 
 use crate::clock::Clock;
-use crate::policy::{Keep, Reuse, Standing};
+use crate::policy::{Keep, Level, Reuse, Standing};
 
 /// No replica on NVMe.
 const ABSENT: u32 = u32::MAX;
@@ -20,6 +20,7 @@ const NEVER: u32 = 0;
 const EXPIRY_UNIT_US: u64 = 100_000;
 
 const VERIFIED: u8 = 1;
+const PINNED: u8 = 8;
 
 /// One block. It has a replica in at least one tier, and all its replicas come from the same put.
 ///
@@ -210,10 +211,22 @@ impl Node {
 
     /// By what the block stands in the bags of a tier.
     pub(crate) fn standing(&self, tier: Kept) -> Standing {
-        match self.bits & tier.expired_bit() {
-            0 => Standing { priority: self.contract(), until_us: self.keep().expires_at_us },
-            _ => Standing { priority: Priority::DEFAULT, until_us: None },
+        if self.is_pinned() && tier == Kept::Nvme {
+            return Standing { level: Level::PINNED, until_us: None };
         }
+        match self.bits & tier.expired_bit() {
+            0 => Standing { level: Level::of(self.contract()), until_us: self.keep().expires_at_us },
+            _ => Standing { level: Level::of(Priority::DEFAULT), until_us: None },
+        }
+    }
+
+    /// True while the block is not to leave its last tier.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.bits & PINNED != 0
+    }
+
+    pub(crate) fn set_pinned(&mut self, pinned: bool) {
+        self.bits = if pinned { self.bits | PINNED } else { self.bits & !PINNED };
     }
 
     /// Fixes by what the block comes to stand in the bags of a tier.
@@ -271,8 +284,8 @@ mod tests {
         let at_us = Clock::OPENED_US + EXPIRY_UNIT_US;
         let keep = Keep { priority: Priority::MAX, expires_at_us: Some(at_us), depth: 0 };
         let mut node = Node::new(&block(keep));
-        let by_contract = Standing { priority: Priority::MAX, until_us: Some(at_us) };
-        let by_default = Standing { priority: Priority::DEFAULT, until_us: None };
+        let by_contract = Standing { level: Level::of(Priority::MAX), until_us: Some(at_us) };
+        let by_default = Standing { level: Level::of(Priority::DEFAULT), until_us: None };
         assert_eq!(node.stand(Kept::Nvme, at_us - 1), by_contract);
         assert_eq!(node.stand(Kept::Nvme, at_us), by_default);
         assert_eq!(node.standing(Kept::Host), by_contract, "each tier looks at the time by itself");

@@ -26,10 +26,6 @@ fn node_of(place: u32) -> u32 {
 }
 
 impl Table {
-    pub(super) fn len(&self) -> usize {
-        self.count
-    }
-
     pub(super) fn memory_bytes(&self) -> usize {
         size_of_val(&*self.places)
     }
@@ -142,7 +138,7 @@ mod tests {
                 } else if !add && held.remove(&node).is_some() {
                     table.remove(hash_of(node), node, hash_of);
                 }
-                prop_assert_eq!(table.len(), held.len());
+                prop_assert_eq!(table.count, held.len());
             }
             for node in 0..96 {
                 let found = table.find(hash_of(node), |found| found == node);
@@ -157,7 +153,7 @@ mod tests {
         let mut table = Table::default();
         for node in 0..50_000 {
             table.insert(hash_of(node), node, hash_of);
-            assert!(node < 100 || table.memory_bytes() <= 8 * table.len(), "{node}");
+            assert!(node < 100 || table.memory_bytes() <= 8 * table.count, "{node}");
         }
     }
 }

@@ -13,17 +13,30 @@ const FINALISTS: usize = 4;
 /// Draws in which every candidate was in use, after which the whole bag is looked at.
 const DRAWS_MAX: usize = 4;
 
+/// Which bag a candidate lies in: its priority, or above all of them if it is pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Level(u8);
+
+impl Level {
+    /// Never drawn.
+    pub(crate) const PINNED: Self = Self(u8::MAX);
+
+    pub(crate) fn of(priority: Priority) -> Self {
+        Self(priority.value())
+    }
+}
+
 /// What a candidate is worth; the least goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Worth {
-    pub(crate) priority: Priority,
+    pub(crate) level: Level,
     pub(crate) score: u64,
 }
 
 /// By what a candidate stands in its bag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
-    pub(crate) priority: Priority,
+    pub(crate) level: Level,
     /// When it will stand by the default priority instead, in microseconds; `None` is never.
     pub(crate) until_us: Option<u64>,
 }
@@ -43,8 +56,8 @@ pub(crate) trait Candidates<H> {
     fn place(&self, candidate: H, place: u32);
 
     /// Lets a candidate whose time has passed stand by the default priority from now on. Returns its record
-    /// size, and the priority and the place it had.
-    fn expire(&self, candidate: H) -> (u32, Priority, u32);
+    /// size, and the bag and the place it had.
+    fn expire(&self, candidate: H) -> (u32, Level, u32);
 }
 
 /// A candidate that was found to be worth least.
@@ -58,7 +71,7 @@ pub(crate) struct Draw<H> {
 ///
 /// *Invariant*: a candidate is in one bag once, and its caller remembers which and where.
 pub(crate) struct Bags<H> {
-    classes: BTreeMap<u32, BTreeMap<Priority, Vec<H>>>,
+    classes: BTreeMap<u32, BTreeMap<Level, Vec<H>>>,
     /// Whose time passes when, in microseconds.
     expiries: BTreeMap<u64, Vec<H>>,
     random: Random,
@@ -74,7 +87,7 @@ impl<H: Copy + PartialEq> Bags<H> {
         if let Some(at_us) = standing.until_us {
             self.expiries.entry(at_us).or_default().push(candidate);
         }
-        let bag = self.classes.entry(class).or_default().entry(standing.priority).or_default();
+        let bag = self.classes.entry(class).or_default().entry(standing.level).or_default();
         bag.push(candidate);
         bag.len() as u32 - 1
     }
@@ -90,17 +103,17 @@ impl<H: Copy + PartialEq> Bags<H> {
                 self.expiries.remove(&at_us);
             }
         }
-        self.take(class, candidate, standing.priority, place)
+        self.take(class, candidate, standing.level, place)
     }
 
-    fn take(&mut self, class: u32, candidate: H, priority: Priority, place: u32) -> Option<H> {
+    fn take(&mut self, class: u32, candidate: H, level: Level, place: u32) -> Option<H> {
         let bags = self.classes.get_mut(&class).expect("a candidate's record size has bags");
-        let bag = bags.get_mut(&priority).expect("a candidate's priority has a bag");
+        let bag = bags.get_mut(&level).expect("a candidate's priority has a bag");
         let removed = bag.swap_remove(place as usize);
         assert!(removed == candidate, "a candidate lies where it was put");
         let moved = bag.get(place as usize).copied();
         if bag.is_empty() {
-            bags.remove(&priority);
+            bags.remove(&level);
             if bags.is_empty() {
                 self.classes.remove(&class);
             }
@@ -114,11 +127,11 @@ impl<H: Copy + PartialEq> Bags<H> {
             && *entry.key() <= now_us
         {
             for candidate in entry.remove() {
-                let (class, priority, place) = candidates.expire(candidate);
-                if let Some(moved) = self.take(class, candidate, priority, place) {
+                let (class, level, place) = candidates.expire(candidate);
+                if let Some(moved) = self.take(class, candidate, level, place) {
                     candidates.place(moved, place);
                 }
-                let standing = Standing { priority: Priority::DEFAULT, until_us: None };
+                let standing = Standing { level: Level::of(Priority::DEFAULT), until_us: None };
                 candidates.place(candidate, self.insert(class, candidate, standing));
             }
         }
@@ -133,10 +146,10 @@ impl<H: Copy + PartialEq> Bags<H> {
     /// tell; `None` if none can go.
     pub(crate) fn draw(&mut self, class: u32, candidates: &impl Candidates<H>) -> Option<Draw<H>> {
         let bags = self.classes.get(&class)?;
-        for (priority, bag) in bags {
+        for (level, bag) in bags.range(..Level::PINNED) {
             let found = draw_from(bag, &mut self.random, candidates);
             if let Some((score, candidate)) = found {
-                return Some(Draw { candidate, worth: Worth { priority: *priority, score } });
+                return Some(Draw { candidate, worth: Worth { level: *level, score } });
             }
         }
         None

@@ -1,6 +1,7 @@
 //! The index on disk, simulated: a commit is durable when it returns, a crash in the middle of it either
 //! has it or not, and after an error either may be the case.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -12,11 +13,16 @@ use super::disk::SimulatedDisk;
 use super::faults::Faults;
 use super::rng::Rng;
 use super::tasks::Tasks;
+use crate::codec::{Codec, Coder};
 use crate::error::OpenError;
 use crate::slab::{
     BlockEntry, Catalog, Change, Changes, ExtentEntry, FOOTER_BYTES, Footer, Remembered, StoreId,
 };
 use crate::sync::lock;
+
+thread_local! {
+    static CODER: RefCell<Coder> = RefCell::new(Coder::new());
+}
 
 /// What the index holds, and what it is to do next. Outlives a crash.
 pub(super) struct CatalogState {
@@ -207,12 +213,23 @@ pub(super) fn is_durable(disks: &Disks, entry: &BlockEntry, spot: Spot) -> bool 
     let disk = lock(&disks[spot.member]);
     let Some(record) = disk.durable(spot.offset, spot.len) else { return false };
     let Some(footer) = record.last_chunk::<FOOTER_BYTES>() else { return false };
-    let payload = record.get(..entry.payload_len as usize).unwrap_or_default();
     Footer::decode(footer).is_ok_and(|footer| {
         footer.id == entry.id
             && footer.generation == entry.generation
-            && crc32fast::hash(payload) == entry.payload_crc
+            && footer.payload_len == entry.payload_len
+            && payload_crc(&footer, record) == Some(entry.payload_crc)
     })
+}
+
+/// The checksum of the payload that a record stands for.
+fn payload_crc(footer: &Footer, record: &[u8]) -> Option<u32> {
+    let stored = record.get(..footer.stored_len as usize)?;
+    if footer.codec == Codec::Raw {
+        return Some(crc32fast::hash(stored));
+    }
+    let mut payload = vec![0; footer.payload_len as usize];
+    CODER.with_borrow_mut(|coder| coder.decode(footer.codec, stored, &mut payload)).ok()?;
+    Some(crc32fast::hash(&payload))
 }
 
 impl Catalog for SimulatedCatalog {

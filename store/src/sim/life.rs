@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use hearth_proto::Tier;
 use hearth_proto::limits::SECTOR_BYTES;
 
 use super::catalog::{DATA_OFFSET, SimulatedCatalog};
@@ -167,12 +168,12 @@ impl World {
         let stats = life.store.stats();
         let (mut host_bytes, mut nvme_bytes) = (0, 0);
         for delta in life.store.inventory() {
-            let bytes = u64::from(class_of(delta.payload_len as usize)) * SECTOR_BYTES as u64;
             match delta.tier {
-                hearth_proto::Tier::Host => host_bytes += bytes,
-                _ => nvme_bytes += bytes,
+                Tier::Host => host_bytes += class_of(delta.payload_len as usize) as usize * SECTOR_BYTES,
+                _ => nvme_bytes += self.medium.record_len(&delta.id),
             }
         }
+        let (host_bytes, nvme_bytes) = (host_bytes as u64, nvme_bytes as u64);
         if (stats.host_used_bytes, stats.nvme_used_bytes) != (host_bytes, nvme_bytes) {
             return broken("INV-LEAK", format!("blocks take {host_bytes} and {nvme_bytes} bytes: {stats:?}"));
         }
@@ -237,6 +238,16 @@ impl World {
         Ok(())
     }
 
+    /// Puts every block that the store says it holds once more, which must not take a former life's word
+    /// for it.
+    pub(super) fn put_all_again(&mut self) -> Result<(), Broken> {
+        for name in self.oracle.held() {
+            let Some((version, len)) = self.oracle.latest(name) else { continue };
+            self.begin(Kind::put((version, len), true), name, PATIENCE_US);
+        }
+        self.run_calls()
+    }
+
     fn writer_has_ended(&self) -> bool {
         self.life.as_ref().and_then(|life| life.writer.as_ref()).is_none_or(|writer| writer.has_ended())
     }
@@ -257,7 +268,10 @@ impl World {
         let extent_bytes = self.shape.extent_bytes as u64;
         StoreConfig {
             arena_bytes: self.shape.arena_extents * extent_bytes,
-            nvme: Some(NvmeConfig::one_file("simulated", self.shape.disk_extents * extent_bytes)),
+            nvme: Some(NvmeConfig {
+                compression: self.shape.compression,
+                ..NvmeConfig::one_file("simulated", self.shape.disk_extents * extent_bytes)
+            }),
             extent_bytes: self.shape.extent_bytes,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use hearth_proto::Generation;
+use hearth_proto::{BlockId, Generation};
 
 use super::catalog::{CatalogState, Disks, Spot, is_durable};
 use super::content::Name;
@@ -49,6 +49,13 @@ impl Medium {
     /// True if a fault may have cost a record.
     pub(super) fn may_have_lost(&self, durable: &Durable) -> bool {
         durable.spot.is_excused(&self.disks)
+    }
+
+    /// The bytes that the record of a block takes; zero if the index on disk does not name it.
+    pub(super) fn record_len(&self, id: &BlockId) -> usize {
+        let catalog = lock(&self.catalog);
+        let spot = catalog.blocks.get(id).and_then(|entry| catalog.spot_of(entry));
+        spot.map_or(0, |spot| spot.len)
     }
 
     pub(super) fn volatile_count(&self) -> usize {

@@ -110,19 +110,19 @@ impl Oracle {
         }
         let mut lost_sound = None;
         let mut lost_others = false;
-        for at in 0..deltas.len() {
-            let delta = &deltas[at];
-            let name = Name::of(&delta.id);
-            match self.apply(name, delta, medium) {
-                Err(broken) => {
-                    self.deltas = deltas;
-                    return Err(broken);
-                }
-                Ok(Some(durable)) => lost_sound = Some((name, durable)),
+        let mut applied = Ok(());
+        for delta in &deltas {
+            match self.apply(delta) {
+                Err(broken) => applied = Err(broken),
+                Ok(Some(durable)) => lost_sound = Some((Name::of(&delta.id), durable)),
                 Ok(None) => lost_others |= delta.tier == Tier::Nvme && !delta.added,
             }
         }
+        let published = deltas.iter().filter(|delta| delta.tier == Tier::Nvme && delta.added);
+        let looked = published.map(|delta| self.look_at_published(Name::of(&delta.id), medium));
+        applied = applied.and(looked.collect());
         self.deltas = deltas;
+        applied?;
         if lost_sound.is_some() || lost_others {
             let stats = store.stats();
             let judged = stats.corrupt_blocks + stats.stale_blocks;
@@ -144,25 +144,31 @@ impl Oracle {
     }
 
     /// Takes in one delta; says which sound replica it took away.
-    fn apply(&mut self, name: Name, delta: &BlockDelta, medium: &Medium) -> Result<Option<Durable>, Broken> {
-        let step = self.step;
+    fn apply(&mut self, delta: &BlockDelta) -> Result<Option<Durable>, Broken> {
+        let name = Name::of(&delta.id);
         let block = &mut self.blocks[name.0 as usize];
         let held = if delta.tier == Tier::Host { &mut block.host } else { &mut block.nvme };
         if std::mem::replace(held, delta.added) == delta.added {
             return broken("INV-PUBLISH", format!("{name:?}: a delta repeats what is known: {delta:?}"));
         }
-        block.settle(step);
-        if delta.tier != Tier::Nvme {
-            return Ok(None);
+        block.settle(self.step);
+        match delta.tier {
+            Tier::Nvme => Ok(block.sound.take().map(|sound| sound.durable)),
+            _ => Ok(None),
         }
-        if !delta.added {
-            return Ok(block.sound.take().map(|sound| sound.durable));
+    }
+
+    /// What was published in this step and is still there survives every crash.
+    fn look_at_published(&mut self, name: Name, medium: &Medium) -> Result<(), Broken> {
+        let block = &mut self.blocks[name.0 as usize];
+        if !block.nvme {
+            return Ok(());
         }
         match medium.durable(name) {
-            Ok(durable) => block.sound = durable.map(|durable| Sound { durable, since: step }),
+            Ok(durable) => block.sound = durable.map(|durable| Sound { durable, since: self.step }),
             Err(why) => return broken("INV-PUBLISH", format!("{name:?} was published on NVMe: {why}")),
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Compares what was reported bit by bit with what the store says it holds.
@@ -346,6 +352,11 @@ impl Oracle {
             }
         }
         Ok(())
+    }
+
+    /// The payload that was put last under a name.
+    pub(super) fn latest(&self, name: Name) -> Option<(Version, usize)> {
+        self.history.latest(name)
     }
 
     /// The names that some tier holds.

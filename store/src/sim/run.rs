@@ -113,10 +113,12 @@ pub(super) fn watch(
 /// Lives of one store, each ended by a crash or a close, and a last look at what is left.
 fn live(world: &mut World) -> Result<(), Broken> {
     let mut plan: Rng = world.rng.fork();
-    for _ in 0..plan.between(1, 4) {
+    for _ in 0..plan.between(1, 5) {
         world.open()?;
-        if plan.below(3) == 0 {
-            world.verify()?;
+        match plan.below(4) {
+            0 => world.verify()?,
+            1 | 2 => world.put_all_again()?,
+            _ => {}
         }
         world.calls_to_come = plan.between(4, 40) as u32;
         let (step, completions) = match plan.below(5) {

@@ -83,10 +83,10 @@ impl Kind {
         }
     }
 
-    /// A put that follows a remove of the same name at once.
-    pub(super) fn replace(rng: &mut Rng, (version, len): (Version, usize)) -> Self {
+    /// A put with nothing unusual.
+    pub(super) fn put((version, len): (Version, usize), durable: bool) -> Self {
         let keep = KeepAsked { priority: 50, duration_ms: None, depth: 0 };
-        Self::Put { version, len, durable: rng.below(2) == 0, keep, pause_us: 0 }
+        Self::Put { version, len, durable, keep, pause_us: 0 }
     }
 
     pub(super) fn number(&self) -> u64 {

@@ -22,6 +22,7 @@ use super::trace::Trace;
 use super::workload::{Answer, Call, Kind, choose_name, patience_us, perform};
 use crate::arena::{Arena, Lease};
 use crate::clock::SimulatedTime;
+use crate::codec::Compression;
 use crate::slab::Change;
 use crate::store::Store;
 use crate::sync::lock;
@@ -43,6 +44,7 @@ pub(super) struct Shape {
     pub(super) disks: usize,
     /// True if few names are put and removed over and over, so that slots are reused all the time.
     pub(super) churns: bool,
+    pub(super) compression: Compression,
 }
 
 impl Shape {
@@ -119,6 +121,11 @@ impl World {
             disk_extents: rng.between(2, 4),
             disks: rng.pick(&[1, 1, 1, 2, 3]),
             churns: rng.below(3) == 0,
+            compression: match rng.below(8) {
+                0..=4 => Compression::Off,
+                5 | 6 => Compression::Fast,
+                _ => Compression::Dense,
+            },
         };
         let faults = Faults::choose(&mut rng);
         let verbose = options.verbose;
@@ -319,7 +326,7 @@ impl World {
                 let name = replaced.unwrap_or_else(|| choose_name(&mut self.rng, churns));
                 let oracle = &mut self.oracle;
                 let kind = match replaced {
-                    Some(name) => Kind::replace(&mut self.rng, oracle.replace_version(name)),
+                    Some(name) => Kind::put(oracle.replace_version(name), self.rng.below(2) == 0),
                     None if churns && self.rng.below(4) == 0 => Kind::Remove,
                     None => Kind::choose(&mut self.rng, |rng| oracle.choose_version(name, rng)),
                 };

@@ -21,6 +21,8 @@ const MAGIC: &[u8; 8] = b"HRTHREC\n";
 const VERSION: u16 = 1;
 /// Where the fields end and the zeros begin that the crc follows.
 const FIELDS_END: usize = 68;
+/// Where the generation lies in a footer.
+pub(crate) const GENERATION_AT: usize = 56;
 const CRC_AT: usize = FOOTER_BYTES - 4;
 
 /// What a record says of itself.

@@ -9,7 +9,7 @@ mod superblock;
 
 pub(crate) use catalog::{Catalog, Change, Changes, Remembered};
 pub(crate) use entry::{BlockEntry, ExtentEntry, Place};
-pub(crate) use footer::{FOOTER_BYTES, Footer};
+pub(crate) use footer::{FOOTER_BYTES, Footer, GENERATION_AT};
 pub(crate) use found::{Found, begin, look, set_aside};
 pub(crate) use rocks::{Founding, RocksCatalog};
 pub(crate) use superblock::{CreatedWith, StoreId, Superblock};

@@ -5,8 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, DEFAULT_COLUMN_FAMILY_NAME, IteratorMode, Options, WriteBatch,
-    WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DEFAULT_COLUMN_FAMILY_NAME,
+    IteratorMode, Options, WriteBatch, WriteOptions,
 };
 
 use super::catalog::{Catalog, Change, Changes, Remembered};
@@ -23,7 +23,9 @@ const FORMAT_KEY: &[u8] = b"format";
 const STORE_KEY: &[u8] = b"store";
 const EXTENT_BYTES_KEY: &[u8] = b"extent_bytes";
 const GENERATION_KEY: &[u8] = b"generation";
-const WRITE_BUFFER_BYTES: usize = 32 << 20;
+/// Small: entries are written once and read when the store opens.
+const WRITE_BUFFER_BYTES: usize = 8 << 20;
+const BLOCK_CACHE_BYTES: usize = 4 << 20;
 /// Write-ahead log size at which families are flushed so that old logs can go. Families that seldom
 /// change would otherwise keep every log since their last change.
 const WAL_BYTES_MAX: u64 = 64 << 20;
@@ -55,6 +57,10 @@ impl RocksCatalog {
         options.set_max_open_files(256);
         options.set_write_buffer_size(WRITE_BUFFER_BYTES);
         options.set_max_total_wal_size(WAL_BYTES_MAX);
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
+        table.set_cache_index_and_filter_blocks(true);
+        options.set_block_based_table_factory(&table);
         // Families that a newer version added are opened too, so that its format can be named.
         let mut names = match path.join("CURRENT").exists() {
             true => DB::list_cf(&options, &path).map_err(|error| open_error(dir, &error))?,

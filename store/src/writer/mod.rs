@@ -5,6 +5,7 @@
 //! queued and its putter answered (INV-ACK, INV-PUBLISH). While one group is being synced the next is
 //! being written.
 
+mod encoder;
 mod job;
 mod loose;
 
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
+use encoder::Encoder;
 use hearth_proto::BlockId;
 use hearth_proto::limits::DURABLE_GROUP_MAX;
 pub(crate) use job::WriteJob;
@@ -93,6 +95,7 @@ pub(crate) struct Writer {
     /// True since a device refused to discard: no other is asked.
     discard_refused: bool,
     loose: LooseChanges,
+    encoder: Encoder,
     /// True since the index on disk refused changes; told once.
     index_refuses: bool,
     next_sequence: u64,
@@ -117,6 +120,7 @@ impl Writer {
             discarding: false,
             discard_refused: false,
             loose: LooseChanges::default(),
+            encoder: Encoder::new(),
             index_refuses: false,
             next_sequence: 0,
             outstanding: BTreeSet::new(),
@@ -237,7 +241,10 @@ impl Writer {
                 job.end(&self.core);
                 continue;
             }
-            let Some(sector) = self.allocate(nvme, job.block().slot().class()) else {
+            let resident = job.resident();
+            let encoded = self.encoder.record(&self.core, nvme, &resident.id, job.block());
+            let block = encoded.unwrap_or_else(|| Arc::clone(job.block()));
+            let Some(sector) = self.allocate(nvme, block.slot().class()) else {
                 if self.in_flight > 0 || !self.written.is_empty() || self.syncing.is_some() {
                     // What is being written becomes evictable soon.
                     self.backlog.push_front((sequence, job));
@@ -248,8 +255,9 @@ impl Writer {
                 continue;
             };
             self.in_flight += 1;
-            let block = Arc::clone(job.block());
             self.writes_begun += 1;
+            self.core.counters.nvme_written_bytes.add(block.slot().record_len() as u64);
+            self.core.counters.nvme_written_payload_bytes.add(u64::from(job.block().payload_len().get()));
             let record = Record { job, sequence, write: self.writes_begun, sector };
             let mailbox = Arc::clone(&nvme.mailbox);
             let done = move |result| {
@@ -282,6 +290,7 @@ impl Writer {
                 }
                 continue;
             }
+            core.end_overdue_pins(now_us);
             let residents = NvmeTier { core, nvme, now_us };
             if !make_room(&mut lock(&nvme.bags), &nvme.slots, class, now_us, &residents) {
                 return None;

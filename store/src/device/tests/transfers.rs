@@ -22,7 +22,7 @@ fn used_bytes(arena: &Arena) -> u64 {
 
 fn read(arena: &Arc<Arena>, len: usize, urgency: Urgency, deadline: Instant) -> (Request, ReadEnd) {
     let (done, end) = ReadDone::new();
-    let slot = arena.allocate(len).unwrap();
+    let slot = arena.allocate(len, class_of(len)).unwrap();
     (Request::Read { offset: 0, slot, urgency, deadline, done }, end)
 }
 
