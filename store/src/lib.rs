@@ -20,7 +20,7 @@ mod extents;
 mod growth;
 mod index;
 mod nvme;
-mod policy;
+pub mod policy;
 mod put;
 mod read;
 mod recovery;

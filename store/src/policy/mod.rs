@@ -9,6 +9,7 @@
 //! fixed is put back to where it belongs when its turn comes, so a hit costs one store to memory.
 
 mod rank;
+pub mod reuse;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
