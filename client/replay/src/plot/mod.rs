@@ -6,8 +6,8 @@ mod scale;
 use std::fmt::Write as _;
 
 use crate::report::{Report, SeriesPoint};
-use panel::{Curve, Panel};
-use scale::Scale;
+pub use panel::{Curve, Panel};
+pub use scale::Scale;
 
 const WIDTH: f64 = 960.0;
 const HEADER: f64 = 100.0;
@@ -17,33 +17,47 @@ const SHORTEST_STEP_S: f64 = 0.5;
 const TITLE_LETTERS: usize = 72;
 const PANEL_HEIGHT: f64 = 300.0;
 
-// Colours that people with any colour vision tell apart (Okabe and Ito, 2008).
-const VERMILION: &str = "#d55e00";
-const BLUE: &str = "#0072b2";
-const GREEN: &str = "#009e73";
-const PURPLE: &str = "#aa4499";
-const ORANGE: &str = "#e69f00";
-const GREY: &str = "#6b7280";
+/// Colours that people with any colour vision tell apart (Okabe and Ito, 2008).
+pub mod colours {
+    /// For what the picture is about.
+    pub const VERMILION: &str = "#d55e00";
+    /// For the first comparison.
+    pub const BLUE: &str = "#0072b2";
+    /// For a curve among several.
+    pub const GREEN: &str = "#009e73";
+    /// For a curve among several.
+    pub const PURPLE: &str = "#aa4499";
+    /// For what is close to the first.
+    pub const ORANGE: &str = "#e69f00";
+    /// For limits.
+    pub const GREY: &str = "#6b7280";
+}
+use colours::{BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION};
 
 /// The report as one SVG picture.
 pub fn render(report: &Report) -> String {
+    let mut name: String = report.workload.chars().take(TITLE_LETTERS).collect();
+    if name.len() < report.workload.len() {
+        name.push('…');
+    }
     let panels = [hit_rate(report), throughput(report), latency(report)];
+    picture(&format!("Replay: {name}"), &subtitle(report), &panels)
+}
+
+/// One SVG picture: a title, two lines below it, and panels one under the other.
+pub fn picture(title: &str, lines: &[String; 2], panels: &[Panel]) -> String {
     let height = HEADER + PANEL_HEIGHT * panels.len() as f64 + 8.0;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
          height=\"{height}\" font-family=\"Inter, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', Arial, sans-serif\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n"
     );
-    let mut name: String = report.workload.chars().take(TITLE_LETTERS).collect();
-    if name.len() < report.workload.len() {
-        name.push('…');
-    }
     let mut text = |y: u32, style: &str, text: &str| {
         let _ = writeln!(svg, "<text x=\"28\" y=\"{y}\" {style}>{}</text>", escape(text));
     };
-    text(38, "font-size=\"20\" font-weight=\"600\" fill=\"#111827\"", &format!("Replay: {name}"));
-    for (y, line) in [62, 80].into_iter().zip(subtitle(report)) {
-        text(y, "font-size=\"13\" fill=\"#4b5563\"", &line);
+    text(38, "font-size=\"20\" font-weight=\"600\" fill=\"#111827\"", title);
+    for (y, line) in [62, 80].into_iter().zip(lines) {
+        text(y, "font-size=\"13\" fill=\"#4b5563\"", line);
     }
     for (index, panel) in panels.iter().enumerate() {
         panel.draw(&mut svg, HEADER + PANEL_HEIGHT * index as f64, WIDTH, PANEL_HEIGHT);
@@ -92,7 +106,7 @@ fn hit_rate(report: &Report) -> Panel {
     let lowest = bound.iter().chain(&hit).map(|point| point.1).fold(100.0, f64::min);
     let floor = (((lowest - 1.0) / 10.0).floor() * 10.0).max(0.0);
     Panel {
-        title: "Blocks found in the store",
+        title: "Blocks found in the store".into(),
         x_label: "seconds since the start",
         y_label: "hit rate, %",
         x: Scale::linear(0.0, report.elapsed_s),
@@ -110,7 +124,7 @@ fn throughput(report: &Report) -> Panel {
     let put = course(report, |point| Some(point.put_gb_per_s));
     let highest = get.iter().chain(&put).map(|point| point.1).fold(0.0, f64::max);
     Panel {
-        title: "Throughput",
+        title: "Throughput".into(),
         x_label: "seconds since the start",
         y_label: "GB/s",
         x: Scale::linear(0.0, report.elapsed_s),
@@ -130,7 +144,7 @@ fn latency(report: &Report) -> Panel {
     let drawn = report.curves.iter().zip(colours).filter(|(curve, _)| !curve.points.is_empty());
     let percent = |points: &[(f64, f64)]| points.iter().map(|&(ms, share)| (ms, 100.0 * share)).collect();
     Panel {
-        title: "Latency",
+        title: "Latency".into(),
         x_label: "milliseconds, logarithmic",
         y_label: "% that took no longer",
         x: Scale::logarithmic(shortest, longest),

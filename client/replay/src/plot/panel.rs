@@ -1,5 +1,6 @@
 //! One set of axes with its curves, title and legend.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::escape;
@@ -11,23 +12,35 @@ const TOP: f64 = 40.0;
 const BOTTOM: f64 = 54.0;
 /// About the width of a letter of the legend, in pixels: there is no font to measure with.
 const LETTER: f64 = 6.6;
+/// The same for the title.
+const TITLE_LETTER: f64 = 8.5;
 
 /// A drawing with two axes.
-pub(super) struct Panel {
-    pub(super) title: &'static str,
-    pub(super) x_label: &'static str,
-    pub(super) y_label: &'static str,
-    pub(super) x: Scale,
-    pub(super) y: Scale,
-    pub(super) curves: Vec<Curve>,
+pub struct Panel {
+    /// What is shown.
+    pub title: Cow<'static, str>,
+    /// What runs to the right, with its unit.
+    pub x_label: &'static str,
+    /// What runs upwards, with its unit.
+    pub y_label: &'static str,
+    /// The axis to the right.
+    pub x: Scale,
+    /// The axis upwards.
+    pub y: Scale,
+    /// The lines, the last one on top.
+    pub curves: Vec<Curve>,
 }
 
 /// A line through points.
-pub(super) struct Curve {
-    pub(super) name: &'static str,
-    pub(super) colour: &'static str,
-    pub(super) dashed: bool,
-    pub(super) points: Vec<(f64, f64)>,
+pub struct Curve {
+    /// What the legend calls it.
+    pub name: &'static str,
+    /// One of [`super::colours`].
+    pub colour: &'static str,
+    /// Whether the line is broken.
+    pub dashed: bool,
+    /// The points, in order.
+    pub points: Vec<(f64, f64)>,
 }
 
 /// The rectangle between the axes, in pixels.
@@ -46,10 +59,12 @@ impl Panel {
             svg,
             "<text x=\"28\" y=\"{:.1}\" font-size=\"15\" font-weight=\"600\" fill=\"#111827\">{}</text>",
             y + 22.0,
-            escape(self.title)
+            escape(&self.title)
         );
         self.draw_axes(svg, &area);
-        self.draw_legend(svg, &area, y + 22.0);
+        // A legend that would run into the title goes below it.
+        let fits = self.legend_width() + TITLE_LETTER * self.title.len() as f64 <= area.right - 28.0;
+        self.draw_legend(svg, &area, y + if fits { 22.0 } else { 37.0 });
         for curve in &self.curves {
             self.draw_curve(svg, &area, curve);
         }
@@ -83,10 +98,13 @@ impl Panel {
         );
     }
 
+    fn legend_width(&self) -> f64 {
+        self.curves.iter().map(Curve::legend_width).sum()
+    }
+
     /// The legend, in one row that ends at the right edge, level with the title.
     fn draw_legend(&self, svg: &mut String, area: &Area, y: f64) {
-        let entry = |curve: &Curve| 26.0 + LETTER * curve.name.len() as f64 + 18.0;
-        let mut x = area.right + 18.0 - self.curves.iter().map(entry).sum::<f64>();
+        let mut x = area.right + 18.0 - self.legend_width();
         for curve in &self.curves {
             let _ = writeln!(
                 svg,
@@ -96,7 +114,7 @@ impl Panel {
                 dashes(curve)
             );
             text(svg, [x + 26.0, y], "start", curve.name);
-            x += entry(curve);
+            x += curve.legend_width();
         }
     }
 
@@ -119,6 +137,12 @@ impl Panel {
             curve.colour,
             dashes(curve)
         );
+    }
+}
+
+impl Curve {
+    fn legend_width(&self) -> f64 {
+        26.0 + LETTER * self.name.len() as f64 + 18.0
     }
 }
 

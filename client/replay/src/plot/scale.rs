@@ -2,7 +2,7 @@
 
 /// A range of values, linear or logarithmic.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Scale {
+pub struct Scale {
     low: f64,
     high: f64,
     logarithmic: bool,
@@ -10,19 +10,19 @@ pub(super) struct Scale {
 
 impl Scale {
     /// From `low` to the first round number from `high` on.
-    pub(super) fn linear(low: f64, high: f64) -> Self {
+    pub fn linear(low: f64, high: f64) -> Self {
         let high = if high > low { high } else { low + 1.0 };
         let step = round_step((high - low) / 5.0);
         Self { low, high: low + ((high - low) / step - 1e-9).ceil() * step, logarithmic: false }
     }
 
     /// Exactly from `low` to `high`.
-    pub(super) fn linear_exact(low: f64, high: f64) -> Self {
+    pub fn linear_exact(low: f64, high: f64) -> Self {
         Self { low, high, logarithmic: false }
     }
 
     /// Over the decades that hold `low` and `high`.
-    pub(super) fn logarithmic(low: f64, high: f64) -> Self {
+    pub fn logarithmic(low: f64, high: f64) -> Self {
         let low = if low.is_finite() && low > 0.0 { low } else { 0.01 };
         let high = if high > low { high } else { low * 10.0 };
         let decade = |exponent: f64| 10f64.powf(exponent);
