@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use hearth_store::policy::reuse::{Ranker, Reuse, Tick};
+use hearth_store::policy::reuse::{Ranker, Reuse, SUPERSEDED_BLOCKS_MAX, Tick};
 
 use super::cache::Cache;
 use super::trace::{Request, Trace};
 
 /// Candidates drawn for a run of victims.
-pub(super) const DRAWS: usize = 64;
+pub(super) const DRAWS: usize = 128;
 /// Victims of one draw, at most.
 pub(super) const RUN: usize = 32;
 /// Candidates tried before a block with children is evicted after all.
@@ -182,15 +182,23 @@ impl<'a> Ours<'a> {
         if !at_hole || left == 0 || left == child || std::mem::replace(&mut entry.parted, true) {
             return;
         }
-        if self.ranker.supersedes(entry.reuse) {
-            while left != 0 && self.entries[left as usize].place > 0 {
-                let entry = &mut self.entries[left as usize];
-                if entry.reuse.used_at() == now {
-                    break;
-                }
-                entry.reuse = self.ranker.superseded(entry.reuse);
-                left = entry.latest_child;
+        if !self.ranker.supersedes(entry.reuse) {
+            return;
+        }
+        let mut branch = Vec::new();
+        while left != 0 && self.entries[left as usize].place > 0 {
+            if self.entries[left as usize].reuse.used_at() == now {
+                break;
             }
+            branch.push(left);
+            if branch.len() > SUPERSEDED_BLOCKS_MAX {
+                return;
+            }
+            left = self.entries[left as usize].latest_child;
+        }
+        for block in branch {
+            let entry = &mut self.entries[block as usize];
+            entry.reuse = self.ranker.superseded(entry.reuse);
         }
     }
 

@@ -6,10 +6,7 @@ use super::{BELADY, Found, LRU, OURS, OURS_CLASSES, OURS_ENDS, SIZES_PERCENT};
 
 pub(super) fn render(found: &[Found]) -> String {
     let panels: Vec<Panel> = found.iter().map(panel).collect();
-    let lines = [
-        "Blocks found, with all before them in their chain, by size of the cache.".to_owned(),
-        String::new(),
-    ];
+    let lines = ["Share of blocks found with all before them in their chain.".to_owned(), String::new()];
     picture("Eviction policies", &lines, &panels)
 }
 

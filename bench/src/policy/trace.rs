@@ -35,9 +35,8 @@ impl Trace {
     /// The requests of `workload`. Sessions that do not say when they begin do so one after another, with
     /// `apart` between them.
     pub(super) fn new(workload: &Workload, apart: Duration) -> Self {
-        let tree = &workload.tree;
-        let mut trace = Self::default();
-        trace.parents = vec![0; tree.block_count() + 1];
+        let parents = vec![0; workload.tree.block_count() + 1];
+        let mut trace = Self { parents, ..Self::default() };
         let mut begin = Duration::ZERO;
         for (number, session) in workload.sessions.iter().enumerate() {
             let start = session.start.unwrap_or(begin);
@@ -121,4 +120,26 @@ impl Trace {
 
 fn setup_priority() -> Priority {
     Priority::new(PRIORITY_SETUP).expect("80 lies within 0 to 100")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hearth_replay::workload::agents::{AgentParams, generate};
+
+    #[test]
+    fn requests_come_in_order_of_time_and_chains_run_from_the_root() {
+        let workload = generate(&AgentParams::default(), 5, 1).unwrap();
+        let trace = Trace::new(&workload, Duration::from_secs(60));
+        assert_eq!(trace.requests.len(), workload.request_count());
+        assert!(trace.requests.windows(2).all(|pair| pair[0].at_us < pair[1].at_us));
+        assert_eq!(trace.requests.iter().filter(|request| request.last).count(), workload.sessions.len());
+        let mut chain = Vec::new();
+        for request in &trace.requests {
+            trace.chain_into(request, &mut chain);
+            assert!(request.setup_blocks > 0 && chain.len() >= request.setup_blocks as usize);
+            assert_eq!(chain.last(), Some(&request.tip));
+            assert!((0..).zip(&chain).all(|(depth, block)| trace.depths[*block as usize] == depth));
+        }
+    }
 }

@@ -46,10 +46,12 @@ impl Ends {
         }
         std::array::from_fn(|bin| {
             let (mut used, mut at_risk, mut shares) = (0.0, 0.0, 0.0);
-            for near in bin.saturating_sub(SMOOTHING)..=(bin + SMOOTHING).min(BINS - 1) {
+            let first = bin.saturating_sub(SMOOTHING);
+            let counts = self.used.iter().zip(&risk).enumerate().skip(first);
+            for (near, (ended, alive)) in counts.take_while(|(near, _)| *near <= bin + SMOOTHING) {
                 let share = 1.0 - near.abs_diff(bin) as f32 / (SMOOTHING + 1) as f32;
-                used += share * self.used[near];
-                at_risk += share * risk[near];
+                used += share * ended;
+                at_risk += share * alive;
                 shares += share;
             }
             (used / shares + weight * prior[bin]) / (at_risk / shares + weight)
@@ -66,10 +68,10 @@ impl Ends {
 pub(super) fn density(hazard: &ByAge) -> ByAge {
     let mut density: ByAge = std::array::from_fn(|age| {
         let (mut alive, mut ticks, mut best) = (1.0_f32, 0.0_f32, 0.0_f32);
-        for bin in age..BINS {
+        for (bin, hazard) in hazard.iter().enumerate().skip(age) {
             // The block stands somewhere in its bin: half of it lies ahead.
             let ahead = if bin == age { 0.5 } else { 1.0 };
-            let chance = (hazard[bin] * ahead).min(0.999);
+            let chance = (hazard * ahead).min(0.999);
             ticks += alive * (lower(bin + 1) - lower(bin)) as f32 * ahead * (1.0 - chance / 2.0);
             alive *= 1.0 - chance;
             best = best.max((1.0 - alive) / ticks);

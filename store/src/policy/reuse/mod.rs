@@ -40,6 +40,9 @@ const PRIOR_LIVES: f32 = 300.0;
 /// What is left of the worth of a block whose chain was gone on with elsewhere: such blocks are hardly ever
 /// used again (1% on chats), too few to be learned in time.
 const SUPERSEDED: f32 = 1e-12;
+/// The longest branch that counts as superseded when its chain goes on elsewhere: a rewritten end of a prompt.
+/// Of longer branches a third to two thirds are used again.
+pub const SUPERSEDED_BLOCKS_MAX: usize = 32;
 /// What a lesson keeps of the counts of the one before.
 const MEMORY: f32 = 0.8;
 /// The fewest insertions between two lessons.
@@ -90,7 +93,8 @@ impl Ranker {
     }
 
     /// Whether the first child of `parent` is done with once a second one comes in: true for blocks that
-    /// belong to one conversation, false near the root, where chains part that all go on.
+    /// belong to one conversation, false near the root, where chains part that all go on. The caller then
+    /// marks the branch of the first child, if it has at most [`SUPERSEDED_BLOCKS_MAX`] blocks.
     pub fn supersedes(&self, parent: Reuse) -> bool {
         parent.belongs_to_one_chain()
     }
