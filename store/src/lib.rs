@@ -24,7 +24,7 @@ mod index;
 mod nvme;
 mod open;
 mod pins;
-mod policy;
+pub mod policy;
 mod put;
 mod read;
 mod recovery;
