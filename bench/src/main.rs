@@ -3,6 +3,7 @@
 mod demo;
 mod fabric;
 mod peer;
+mod policy;
 mod recovery;
 mod replay;
 mod store;
@@ -30,6 +31,8 @@ enum Command {
     Replay(Box<replay::RunningArgs>),
     /// Gets from the Host tier over loopback TCP, beside a bare TCP stream between two processes.
     Fabric(fabric::FabricArgs),
+    /// Hit rate of the eviction policy on traces, beside LRU, S3-FIFO, SIEVE, W-TinyLFU and Belady.
+    Policy(policy::PolicyArgs),
     /// Fills a node, ends it with kill -9, and reads every block back after recovery.
     Recovery(recovery::RecoveryArgs),
     /// One node's tiers: the device beside fio, memory beside a map, a trace beside foyer, a large index.
@@ -98,6 +101,7 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Demo(args) => demo::run(*args).await,
         Command::Replay(args) => replay::run(*args).await,
         Command::Fabric(args) => fabric::run(args).await,
+        Command::Policy(args) => policy::run(args).await,
         Command::Recovery(args) => recovery::run(args).await,
         Command::Store(args) => store::run(*args).await,
         Command::StoreTrial(args) => store::run_trial(*args).await,

@@ -8,6 +8,9 @@ use crate::codec::Compression;
 use crate::error::OpenError;
 use crate::slab::FOOTER_BYTES;
 
+/// What blocks of the usual models and sizes take.
+const USUAL_BLOCK_BYTES: u64 = 256 << 10;
+
 /// The sizes and places of one store.
 #[derive(Clone, Debug)]
 pub struct StoreConfig {
@@ -89,6 +92,13 @@ impl StoreConfig {
     /// The largest payload that this store takes.
     pub(crate) fn payload_bytes_max(&self) -> usize {
         BLOCK_BYTES_MAX.min(self.extent_bytes.saturating_sub(FOOTER_BYTES))
+    }
+
+    /// About how many blocks the store will hold, for what learns from a sample of them.
+    pub(crate) fn capacity_blocks(&self) -> usize {
+        let nvme_bytes = self.nvme.iter().flat_map(|nvme| &nvme.slabs).map(|slab| slab.capacity_bytes);
+        let bytes = nvme_bytes.fold(self.arena_bytes, u64::saturating_add);
+        usize::try_from(bytes / USUAL_BLOCK_BYTES).unwrap_or(usize::MAX)
     }
 
     pub(crate) fn check(&self) -> Result<(), OpenError> {

@@ -20,7 +20,7 @@ use crate::extents::class_of;
 use crate::index::{Durability, Handle, Index, Kept, Node, NvmeReplica, Shard};
 use crate::nvme::Nvme;
 use crate::pins::Pins;
-use crate::policy::{Bags, Candidates, Keep, Ranker, Standing};
+use crate::policy::{Bags, Candidates, Keep, Ranker, Standing, Tick};
 use crate::space::{Resident, make_room};
 use crate::stats::Counters;
 use crate::store::Copies;
@@ -83,8 +83,7 @@ impl Core {
 
     /// Notes that a block was used. Called under the lock of its shard.
     pub(crate) fn used(&self, node: &mut Node, now_us: u64) {
-        let depth = node.depth();
-        self.ranker.used(&mut node.reuse, depth, now_us);
+        node.reuse = self.ranker.used(node.key_bits(), node.reuse, Tick::from_us(now_us));
     }
 
     pub(crate) async fn reserve(

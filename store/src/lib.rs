@@ -26,7 +26,7 @@ pub mod mutant;
 mod nvme;
 mod open;
 mod pins;
-mod policy;
+pub mod policy;
 mod put;
 mod read;
 mod recovery;

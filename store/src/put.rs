@@ -10,8 +10,8 @@ use crate::arena::{HostBlock, SlotMut};
 use crate::codec::Codec;
 use crate::core::Core;
 use crate::error::PutError;
-use crate::index::{Durability, NewBlock, NvmeReplica, Shard};
-use crate::policy::{Keep, is_worth_writing};
+use crate::index::{Durability, NewBlock, NvmeReplica, Shard, key_bits};
+use crate::policy::{Keep, Tick, is_worth_writing};
 use crate::read::verify;
 use crate::slab::Footer;
 use crate::space::Resident;
@@ -153,7 +153,7 @@ fn publish(core: &Core, offer: &Offer, block: &Arc<HostBlock>) -> Result<Publish
         crc32: offer.crc32,
         nvme: if written { NvmeReplica::Pending } else { NvmeReplica::Absent },
         keep: offer.keep,
-        reuse: core.ranker.inserted(offer.now_us),
+        reuse: core.ranker.inserted(key_bits(&offer.id), None, Tick::from_us(offer.now_us)),
         verified: true,
     });
     shard.set_host(handle, Arc::clone(block));

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use hearth_proto::BlockId;
 use hearth_proto::limits::SECTOR_BYTES;
 use rustc_hash::FxHashMap;
 
@@ -18,10 +19,10 @@ use crate::core::Core;
 use crate::delta::DeltaQueue;
 use crate::error::OpenError;
 use crate::extents::{ClaimError, ExtentMap, class_of};
-use crate::index::{Handle, Index, NewBlock, NvmeReplica, SECTORS_MAX, Seed};
+use crate::index::{Handle, Index, NewBlock, NvmeReplica, SECTORS_MAX, Seed, key_bits};
 use crate::mutant::{Mutant, is};
 use crate::nvme::{Generations, Nvme};
-use crate::policy::{Bags, Keep, Random, Ranker};
+use crate::policy::{Bags, Keep, Random, Ranker, Reuse, Tick};
 use crate::slab::{BlockEntry, Catalog, Changes, ExtentEntry};
 use crate::stats::Counters;
 use crate::sync::lock;
@@ -78,7 +79,7 @@ pub(crate) fn new_core(config: &StoreConfig, arena: Arc<Arena>, clock: Clock, se
         arena,
         host_bags: Mutex::new(Bags::new(random.next())),
         index: Index::new(Seed([(); 4].map(|()| random.next()))),
-        ranker: Ranker::default(),
+        ranker: Ranker::new(config.capacity_blocks()),
         pins: Mutex::default(),
         loans: Loans::new(),
         copies: OnceLock::new(),
@@ -192,7 +193,7 @@ impl<'a> Load<'a> {
                 depth: entry.depth,
             },
             // Nobody remembers when a block was used last; those put earlier go first.
-            reuse: self.core.ranker.recovered(self.generation - entry.generation.0),
+            reuse: recovered(&entry.id, self.generation - entry.generation.0, self.core),
             verified: is(Mutant::StaleIndexTrusted),
         });
         self.slots.set_owner(entry.sector, Some(handle.to_bits()));
@@ -227,6 +228,13 @@ impl<'a> Load<'a> {
         self.changes.delete_block(&entry.id);
         self.report.dropped += 1;
     }
+}
+
+/// The state of a block that was put `puts_ago` before the store opened: as if a put had taken a sixteenth of
+/// a tick.
+fn recovered(id: &BlockId, puts_ago: u64, core: &Core) -> Reuse {
+    let then_us = Clock::OPENED_US.saturating_sub(puts_ago.saturating_mul(1_000));
+    core.ranker.inserted(key_bits(id), None, Tick::from_us(then_us))
 }
 
 /// Makes every block that was found a candidate for eviction.

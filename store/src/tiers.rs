@@ -9,7 +9,7 @@ use crate::core::Core;
 use crate::index::{Handle, Kept, NvmeReplica};
 use crate::mutant::{Mutant, is};
 use crate::nvme::Nvme;
-use crate::policy::{Bags, Candidates, Level, Worth};
+use crate::policy::{Bags, Candidates, Level, Tick, Worth};
 use crate::space::{Resident, Residents};
 use crate::sync::lock;
 
@@ -33,7 +33,7 @@ impl Candidates<Handle> for HostTier<'_> {
         // New leases come from this entry, under this lock, or from a lease that is already counted.
         let last = node.is_pinned() && node.nvme() == NvmeReplica::Absent;
         let in_use = last || is_leased(shard.host(block)?) || node.nvme() == NvmeReplica::Pending;
-        (!in_use).then(|| self.core.ranker.score(&node.reuse, node.depth(), self.now_us))
+        (!in_use).then(|| self.core.ranker.rank(node.reuse, node.depth().into(), Tick::from_us(self.now_us)))
     }
 
     fn worth(&self, block: Handle) -> Option<Worth> {
@@ -96,7 +96,8 @@ impl Candidates<Handle> for NvmeTier<'_> {
     fn score(&self, block: Handle) -> Option<u64> {
         let shard = self.core.index.shard_of(block);
         let node = shard.node(block);
-        (!node.is_pinned()).then(|| self.core.ranker.score(&node.reuse, node.depth(), self.now_us))
+        (!node.is_pinned())
+            .then(|| self.core.ranker.rank(node.reuse, node.depth().into(), Tick::from_us(self.now_us)))
     }
 
     fn worth(&self, block: Handle) -> Option<Worth> {
@@ -135,7 +136,6 @@ impl Residents for NvmeTier<'_> {
         if node.is_pinned() {
             return false;
         }
-        core.ranker.evicted(&node.reuse, node.depth(), self.now_us);
         let resident = Resident { id: node.id(), generation: node.generation() };
         let sector = core.unname_nvme(nvme, bags, shard, block);
         core.counters.evicted_nvme.add(1);

@@ -6,7 +6,7 @@ mod table;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use hearth_proto::BlockId;
-pub(crate) use node::{Kept, NewBlock, Node, NvmeReplica, SECTORS_MAX};
+pub(crate) use node::{Kept, NewBlock, Node, NvmeReplica, SECTORS_MAX, key_bits};
 use rustc_hash::FxHashMap;
 use table::{NODES_MAX, Table};
 use tokio::sync::{oneshot, watch};

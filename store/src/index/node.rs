@@ -121,6 +121,11 @@ impl Node {
         BlockId { namespace: NamespaceId(self.namespace), key: BlockKey(self.key) }
     }
 
+    /// Some bits of the key, which is a digest.
+    pub(crate) fn key_bits(&self) -> u64 {
+        key_bits(&self.id())
+    }
+
     pub(crate) fn generation(&self) -> Generation {
         Generation(u64::from(self.generation[1]) << 32 | u64::from(self.generation[0]))
     }
@@ -242,6 +247,12 @@ impl Node {
     pub(crate) fn expire(&mut self, tier: Kept) {
         self.bits |= tier.expired_bit();
     }
+}
+
+/// Some bits of a block's key, which is a digest.
+pub(crate) fn key_bits(id: &BlockId) -> u64 {
+    let (words, _) = id.key.0.as_chunks::<8>();
+    u64::from_le_bytes(words[1])
 }
 
 #[cfg(test)]

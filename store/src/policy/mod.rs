@@ -9,12 +9,12 @@
 mod admission;
 mod bags;
 mod keep;
-mod reuse;
+pub mod reuse;
 
 pub(crate) use admission::is_worth_writing;
 pub(crate) use bags::{Bags, Candidates, Level, Standing, Worth};
 pub(crate) use keep::Keep;
-pub(crate) use reuse::{Ranker, Reuse};
+pub(crate) use reuse::{Ranker, Reuse, Tick};
 
 /// A source of numbers that look random and are the same for equal seeds (splitmix64).
 #[derive(Clone, Debug)]

@@ -158,7 +158,7 @@ impl SimulatedDevice {
         let from = match rng.chance(faults.misdirected_read) {
             true => {
                 state.misreads += 1;
-                misdirect(rng, disk.len_bytes())
+                misdirect(rng, disk.len_bytes(), len)
             }
             false => offset,
         };
@@ -188,7 +188,7 @@ impl SimulatedDevice {
             disk.write(offset, &data[..count]);
             (Completion { name: "write error", offset: offset as u64, count: count as u64 }, Err(eio()))
         } else if rng.chance(faults.misdirected_write) {
-            let to = misdirect(rng, disk.len_bytes());
+            let to = misdirect(rng, disk.len_bytes(), len);
             let count = disk.write(to, data);
             disk.taint(to, len);
             disk.taint(offset, len);
@@ -301,8 +301,9 @@ fn shorten(len: usize, rng: &mut Rng, faults: &Faults) -> usize {
     }
 }
 
-fn misdirect(rng: &mut Rng, len_bytes: usize) -> usize {
-    rng.index(len_bytes / ATOM_BYTES + 1) * ATOM_BYTES
+/// Some other place, from which as much can be transferred.
+fn misdirect(rng: &mut Rng, disk_bytes: usize, len: usize) -> usize {
+    rng.index(disk_bytes.saturating_sub(len) / ATOM_BYTES + 1) * ATOM_BYTES
 }
 
 fn eio() -> io::Error {

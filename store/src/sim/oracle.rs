@@ -108,13 +108,13 @@ impl Oracle {
         if store.take_deltas(usize::MAX, &mut deltas) == DeltaStatus::Overflowed {
             return broken("INV-PUBLISH", "the queue of deltas overflowed");
         }
-        let mut lost_sound = None;
+        let mut lost_sound = Vec::new();
         let mut lost_others = false;
         let mut applied = Ok(());
         for delta in &deltas {
             match self.apply(delta) {
                 Err(broken) => applied = Err(broken),
-                Ok(Some(durable)) => lost_sound = Some((Name::of(&delta.id), durable)),
+                Ok(Some(durable)) => lost_sound.push(durable),
                 Ok(None) => lost_others |= delta.tier == Tier::Nvme && !delta.added,
             }
         }
@@ -123,16 +123,13 @@ impl Oracle {
         applied = applied.and(looked.collect());
         self.deltas = deltas;
         applied?;
-        if lost_sound.is_some() || lost_others {
+        if lost_others || !lost_sound.is_empty() {
             let stats = store.stats();
             let judged = stats.corrupt_blocks + stats.stale_blocks;
             let newly = judged > std::mem::replace(&mut self.judged, judged);
-            if let Some((name, durable)) = lost_sound
-                && newly
-                && !lost_others
-                && !medium.may_misread(&durable)
-            {
-                return broken("INV-ACK", format!("{name:?} is whole and was judged damaged: {durable:?}"));
+            let excused = lost_others || lost_sound.iter().any(|durable| medium.may_misread(durable));
+            if newly && !excused {
+                return broken("INV-ACK", format!("what is whole was judged damaged: {lost_sound:?}"));
             }
         }
         Ok(())

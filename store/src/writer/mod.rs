@@ -25,6 +25,7 @@ use crate::device::Request;
 use crate::error::PutError;
 use crate::mutant::{Mutant, is};
 use crate::nvme::Nvme;
+use crate::policy::Tick;
 use crate::slab::{Catalog, Changes};
 use crate::space::{Resident, make_room};
 use crate::sync::lock;
@@ -158,6 +159,9 @@ impl Writer {
         self.start_discard(nvme);
         self.commit_loose_changes(nvme);
         self.answer_flushes();
+        if core.ranker.lesson_due() {
+            core.ranker.learn(Tick::from_us(core.clock.now_us()));
+        }
     }
 
     /// Refuses what comes from now on, and settles what came too late.

@@ -1,0 +1,51 @@
+//! What the policy costs: a use noted, a victim chosen.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use hearth_replay::{Figure, Goal};
+use hearth_store::policy::reuse::{Ranker, Reuse, Tick};
+
+use super::ours::{DRAWS, RUN};
+
+const BLOCKS: u64 = 100_000;
+const TURNS: u32 = 7;
+/// Goals, in nanoseconds.
+const USED_NS: f64 = 50.0;
+const VICTIM_NS: f64 = 3_000.0;
+
+/// The best of some turns each, over states that do not all fit the processor's caches.
+pub(super) fn figures() -> Vec<Figure> {
+    let ranker = Ranker::new(BLOCKS as usize);
+    let mut states: Vec<Reuse> = (0..BLOCKS).map(|key| ranker.inserted(key, None, Tick::default())).collect();
+    let (mut used_ns, mut draw_ns, mut lesson_ns) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
+    for turn in 1..=TURNS {
+        let now = Tick::from_us(u64::from(turn) * 10_000_000);
+        let started = Instant::now();
+        for (key, state) in (0..).zip(&mut states) {
+            *state = ranker.used(key, *state, now);
+        }
+        used_ns = used_ns.min(started.elapsed().as_nanos() as f64 / BLOCKS as f64);
+        let started = Instant::now();
+        ranker.learn(now);
+        lesson_ns = lesson_ns.min(started.elapsed().as_nanos() as f64);
+        let later = Tick::from_us(u64::from(turn) * 10_000_000 + 5_000_000);
+        let draws = BLOCKS as usize / DRAWS;
+        let started = Instant::now();
+        for draw in 0..draws {
+            let drawn = (0..DRAWS).map(|index| {
+                // Odd, so that it walks over all of them.
+                let at = (draw * DRAWS + index) * 7_919 % BLOCKS as usize;
+                (ranker.rank(states[at], index as u32, later), at)
+            });
+            black_box(drawn.min());
+        }
+        draw_ns = draw_ns.min(started.elapsed().as_nanos() as f64 / draws as f64);
+    }
+    vec![
+        Figure::new("cost of noting a use", "ns", used_ns).with_goal(Goal::AtMost(USED_NS)),
+        Figure::new(format!("cost of a draw of {DRAWS} candidates, for up to {RUN} victims"), "ns", draw_ns)
+            .with_goal(Goal::AtMost(VICTIM_NS)),
+        Figure::new("cost of a lesson", "us", lesson_ns / 1_000.0),
+    ]
+}

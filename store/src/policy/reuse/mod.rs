@@ -1,0 +1,167 @@
+//! What a block is worth: the uses that keeping it brings, per tick, learned while the store runs.
+//!
+//! Blocks fall into classes by the time between their last two uses (a chain's new blocks take it over
+//! from the chain) and the number of uses. For every class the chance of the next use at each age is learned
+//! from a sample of blocks that are followed beyond their eviction. The worth of a block is the best rate of
+//! uses per tick from its age on, so a block that is about to be used is kept before one that just was, and
+//! where little is known the order is that of LRU. A block whose chain was gone on with elsewhere goes first.
+//!
+//! Priorities come before worth; they are the caller's. So is the choice of victims, which must keep to two
+//! rules that matter more than any score (measured in `bench/results/policy.md`):
+//!
+//! 1. A victim has no child in the store. From the candidate go to its latest child, and on to the end of
+//!    the chain; if the end still has other children, take the next candidate.
+//! 2. Then go on evicting up the chain for a run of blocks (32 or 64) before candidates are drawn again.
+//!    All blocks of the run are as good as the candidate, so a run costs one draw.
+//!
+//! Pure: time and keys are arguments, and nothing is random. All methods take `&self`.
+
+mod age;
+mod class;
+mod density;
+mod lives;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub use age::Tick;
+use age::{BINS, bin, lower};
+pub use class::Reuse;
+use class::{CLASSES, Class};
+use density::{ByAge, Ends, density};
+use lives::{Lives, Sample};
+
+/// The chance of a use in each quarter octave of age before anything is known.
+const PRIOR_HAZARD: f32 = 0.005;
+/// Lives that the prior, and what is known of all classes together, count for in each class.
+const PRIOR_LIVES: f32 = 300.0;
+/// What is left of the worth of a block whose chain was gone on with elsewhere: such blocks are hardly ever
+/// used again (1% on chats), too few to be learned in time.
+const SUPERSEDED: f32 = 1e-12;
+/// The longest branch that counts as superseded when its chain goes on elsewhere: a rewritten end of a prompt.
+/// Of longer branches a third to two thirds are used again.
+pub const SUPERSEDED_BLOCKS_MAX: usize = 32;
+/// What a lesson keeps of the counts of the one before.
+const MEMORY: f32 = 0.8;
+/// The fewest insertions between two lessons.
+const LESSON_MIN: usize = 4_096;
+
+/// Learns how blocks are used again, and ranks them by it. About 400 KiB, whatever the store holds.
+pub struct Ranker {
+    sample: Sample,
+    lives: Mutex<Lives>,
+    /// Worth by class and age, as the bits of an `f32`.
+    worth: Vec<AtomicU32>,
+    inserted: AtomicUsize,
+    lesson: usize,
+}
+
+impl Ranker {
+    /// A ranker for a store that holds about `capacity_blocks`.
+    pub fn new(capacity_blocks: usize) -> Self {
+        let ranker = Self {
+            sample: Sample::of(capacity_blocks),
+            lives: Mutex::new(Lives::new()),
+            worth: (0..CLASSES * BINS).map(|_| AtomicU32::new(0)).collect(),
+            inserted: AtomicUsize::new(0),
+            lesson: capacity_blocks.max(LESSON_MIN),
+        };
+        ranker.learn(Tick::default());
+        ranker
+    }
+
+    /// The state of a block that comes in now.
+    ///
+    /// `key` is any 64 bits of the block's key; `parent` is the state of the block before it in the chain, if
+    /// the store holds it, after its own use by the same request was noted.
+    pub fn inserted(&self, key: u64, parent: Option<Reuse>, now: Tick) -> Reuse {
+        self.inserted.fetch_add(1, Ordering::Relaxed);
+        let reuse = Reuse::first(parent, now);
+        self.follow(key, reuse, now);
+        reuse
+    }
+
+    /// The state of a block that is used now: read, or put again.
+    pub fn used(&self, key: u64, reuse: Reuse, now: Tick) -> Reuse {
+        let (reuse, another_request) = reuse.again(now);
+        if another_request {
+            self.follow(key, reuse, now);
+        }
+        reuse
+    }
+
+    /// Whether the first child of `parent` is done with once a second one comes in: true for blocks that
+    /// belong to one conversation, false near the root, where chains part that all go on. The caller then
+    /// marks the branch of the first child, if it has at most [`SUPERSEDED_BLOCKS_MAX`] blocks.
+    pub fn supersedes(&self, parent: Reuse) -> bool {
+        parent.belongs_to_one_chain()
+    }
+
+    /// The state of a block whose chain was gone on with elsewhere. It goes before others until it is used.
+    pub fn superseded(&self, reuse: Reuse) -> Reuse {
+        reuse.superseded()
+    }
+
+    /// The rank of a block among those of its priority: the lowest goes first. Blocks of equal worth go
+    /// deepest first.
+    pub fn rank(&self, reuse: Reuse, depth: u32, now: Tick) -> u64 {
+        // The bits of floats that are not negative have the order of the floats.
+        u64::from(self.worth(reuse, now).to_bits()) << 32 | u64::from(u32::MAX - depth)
+    }
+
+    /// Uses per tick that keeping the block will bring, at best.
+    pub fn worth(&self, reuse: Reuse, now: Tick) -> f32 {
+        let age = now.since(reuse.used_at());
+        let at = bin(age).min(BINS - 2);
+        let (from, to) = (lower(at), lower(at + 1));
+        let share = ((u64::from(age) - from) as f32 / (to - from) as f32).min(1.0);
+        let row = reuse.class().index() * BINS + at;
+        let [near, far] = [row, row + 1].map(|cell| f32::from_bits(self.worth[cell].load(Ordering::Relaxed)));
+        let worth = near + (far - near) * share;
+        if reuse.is_superseded() { worth * SUPERSEDED } else { worth }
+    }
+
+    /// Whether so much came in since the last lesson that [`Ranker::learn`] should be called.
+    pub fn lesson_due(&self) -> bool {
+        self.inserted.load(Ordering::Relaxed) >= self.lesson
+    }
+
+    /// Learns from the lives that were followed. Some milliseconds; not for a caller in a hurry.
+    pub fn learn(&self, now: Tick) {
+        self.inserted.store(0, Ordering::Relaxed);
+        let ends = {
+            let mut lives = self.lives();
+            let ends = lives.ends_at(now);
+            lives.ends.iter_mut().for_each(|ends| ends.fade(MEMORY));
+            ends
+        };
+        let mut all = Ends::NONE;
+        ends.iter().for_each(|ends| all.add(ends));
+        let prior = all.hazard(&[PRIOR_HAZARD; BINS], PRIOR_LIVES);
+        let unknown = density(&prior);
+        for (class, ends) in ends.iter().enumerate() {
+            let worth = if ends.is_empty() { unknown } else { density(&ends.hazard(&prior, PRIOR_LIVES)) };
+            self.store_worth(class, &worth);
+        }
+    }
+
+    fn store_worth(&self, class: usize, worth: &ByAge) {
+        for (cell, worth) in self.worth[class * BINS..][..BINS].iter().zip(worth) {
+            cell.store(worth.to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    fn follow(&self, key: u64, reuse: Reuse, now: Tick) {
+        if let Some(spread) = self.sample.follow(key) {
+            let class: Class = reuse.class();
+            self.lives().begin(spread, class, now);
+        }
+    }
+
+    /// Counts stay usable whatever a thread did that died with them in hand.
+    fn lives(&self) -> MutexGuard<'_, Lives> {
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
