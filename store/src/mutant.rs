@@ -36,11 +36,13 @@ pub enum Mutant {
     FenceForgotten,
     /// A record whose index entry was refused keeps its slot.
     SlotLeakedOnRefusal,
+    /// A part of a file that was cut off and comes back gets a second number.
+    ExtentNumberedTwice,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::FooterBeforePayload,
         Self::GenerationNotChecked,
         Self::SyncIgnored,
@@ -57,6 +59,7 @@ impl Mutant {
         Self::GenerationsReused,
         Self::FenceForgotten,
         Self::SlotLeakedOnRefusal,
+        Self::ExtentNumberedTwice,
     ];
 }
 

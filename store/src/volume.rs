@@ -11,6 +11,7 @@ use hearth_proto::limits::{GROWTH_RETRY_MS, SECTOR_BYTES};
 
 use crate::device::{Device, Done, Request};
 use crate::growth::{Growth, lengthen};
+use crate::mutant::{Mutant, is};
 use crate::slab::Place;
 use crate::sync::lock;
 
@@ -141,7 +142,9 @@ impl Volume {
                 Ok(local) => {
                     let mut homes = self.homes.write().unwrap_or_else(PoisonError::into_inner);
                     let home = Some(Home { member, local });
-                    if let Some(extent) = lock(&self.cut_off).remove(&(member, local)) {
+                    if let Some(extent) = lock(&self.cut_off).remove(&(member, local))
+                        && !is(Mutant::ExtentNumberedTwice)
+                    {
                         homes[extent as usize] = home;
                         return Some(extent);
                     }

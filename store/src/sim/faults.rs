@@ -31,7 +31,7 @@ pub(super) struct Faults {
 }
 
 impl Faults {
-    /// The faults of one run: half of all runs know crashes and delays alone.
+    /// The faults of one run: four of ten know crashes, delays and a full disk alone.
     pub(super) fn choose(rng: &mut Rng) -> Self {
         let honest = Self {
             short: rng.pick(&[0, 300, 2_000]),
@@ -43,11 +43,11 @@ impl Faults {
             ..Self::default()
         };
         match rng.below(10) {
-            0..=4 => honest,
-            5 | 6 => Self {
+            0..=3 => honest,
+            4..=6 => Self {
                 read_error: rng.pick(&[0, 100, 400]),
                 write_error: rng.pick(&[0, 200, 800]),
-                sync_error: rng.pick(&[0, 200, 1_000]),
+                sync_error: rng.pick(&[0, 500, 2_000]),
                 ..honest
             },
             7 => Self { commit_error: rng.pick(&[300, 1_500]), ..honest },
