@@ -43,3 +43,4 @@ fuzz:
 
 test: lint build
 	cargo test $(CARGO_FLAGS) -j$(JOBS) --workspace
+	cargo test $(CARGO_FLAGS) -j$(JOBS) -p hearth-store --features mutants --test mutants

@@ -1,16 +1,20 @@
 //! `hearth-chaos`: runs faults for as long as asked, one seed after the other.
 
+mod store;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use hearth_chaos::{ChaosOptions, run};
 
 /// Kills and pauses nodes of a cluster under load, one, two or all at a time, and checks every byte,
 /// deadline and promise.
 #[derive(Debug, Parser)]
-#[command(name = "hearth-chaos", version, about)]
+#[command(name = "hearth-chaos", version, about, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// First seed; each run takes the next.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -28,9 +32,29 @@ struct Arguments {
     tasks: usize,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+#[derive(Debug, Subcommand)]
+enum Command {
+    Store(store::StoreArguments),
+}
+
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::Store(arguments)) = &arguments.command {
+        return store::main(arguments).unwrap_or_else(|error| {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        });
+    }
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(run_cluster(&arguments)),
+        Err(error) => {
+            eprintln!("cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run_cluster(arguments: &Arguments) -> ExitCode {
     for seed in arguments.seed..arguments.seed + arguments.runs {
         let options = ChaosOptions {
             seed,

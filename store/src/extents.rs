@@ -111,6 +111,15 @@ impl ExtentMap {
         self.free.remove(&extent);
     }
 
+    /// Notes that an extent that lay nowhere, and that nobody uses, lies somewhere again.
+    pub(crate) fn find(&mut self, number: u32) {
+        let extent = &mut self.extents[number as usize];
+        extent.missing = false;
+        if !extent.fenced {
+            self.free.insert(number);
+        }
+    }
+
     /// The record size that an extent serves; zero if none.
     pub(crate) fn class_of_extent(&self, extent: u32) -> u32 {
         self.extents[extent as usize].class

@@ -21,6 +21,8 @@ mod error;
 mod extents;
 mod growth;
 mod index;
+#[doc(hidden)]
+pub mod mutant;
 mod nvme;
 mod open;
 mod pins;
@@ -28,6 +30,8 @@ pub mod policy;
 mod put;
 mod read;
 mod recovery;
+#[doc(hidden)]
+pub mod sim;
 mod slab;
 mod slabs;
 mod space;

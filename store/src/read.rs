@@ -15,6 +15,7 @@ use crate::core::Core;
 use crate::device::{ReadDone, Request, Urgency};
 use crate::error::{GetError, ReserveError};
 use crate::index::{NvmeReplica, Shard};
+use crate::mutant::{Mutant, is};
 use crate::nvme::Nvme;
 use crate::slab::Footer;
 use crate::space::Resident;
@@ -274,22 +275,25 @@ fn settle(core: &Core, nvme: &Nvme, record: &Record, mut slot: SlotMut) -> Optio
 fn judge(record: &Record, slot: &mut SlotMut) -> Judgement {
     let Ok(footer) = Footer::decode(slot.footer()) else { return Judgement::Corrupt };
     let named = (record.resident.id, record.resident.generation);
-    if (footer.id, footer.generation) != named {
+    // Two known bugs that the simulation must find; without them the first is the index's checksum.
+    let crc32 = if is(Mutant::GenerationNotChecked) { footer.payload_crc } else { record.crc32 };
+    let is_whole = |payload: &[u8]| crc32fast::hash(payload) == crc32 || is(Mutant::ChecksumNotVerified);
+    let generation = if is(Mutant::GenerationNotChecked) { named.1 } else { footer.generation };
+    if (footer.id, generation) != named {
         return Judgement::Stale;
     }
-    if (footer.payload_len, footer.payload_crc) != (record.payload_len, record.crc32) {
+    if (footer.payload_len, footer.payload_crc) != (record.payload_len, crc32) {
         return Judgement::Corrupt;
     }
     let Some(stored) = slot.stored(footer.stored_len) else { return Judgement::Corrupt };
     if footer.codec == Codec::Raw {
-        let whole = slot.slot().record_len() == slot.slot().class() as usize * SECTOR_BYTES;
-        let sound = whole && crc32fast::hash(stored) == record.crc32;
-        return if sound { Judgement::Good } else { Judgement::Corrupt };
+        let fills = slot.slot().record_len() == slot.slot().class() as usize * SECTOR_BYTES;
+        return if fills && is_whole(stored) { Judgement::Good } else { Judgement::Corrupt };
     }
     let stored = stored.to_vec();
     slot.widen();
     let decoded = CODER.with_borrow_mut(|coder| coder.decode(footer.codec, &stored, slot));
-    if decoded.is_err() || crc32fast::hash(slot) != record.crc32 {
+    if decoded.is_err() || !is_whole(slot) {
         return Judgement::Corrupt;
     }
     // As the block lies in the arena it may be written once more.

@@ -20,6 +20,7 @@ use crate::delta::DeltaQueue;
 use crate::error::OpenError;
 use crate::extents::{ClaimError, ExtentMap, class_of};
 use crate::index::{Handle, Index, NewBlock, NvmeReplica, SECTORS_MAX, Seed, key_bits};
+use crate::mutant::{Mutant, is};
 use crate::nvme::{Generations, Nvme};
 use crate::policy::{Keep, Random, Ranker, Reuse, Tick};
 use crate::slab::{BlockEntry, Catalog, Changes, ExtentEntry};
@@ -123,7 +124,9 @@ fn recover(
         );
     }
     let until = remembered.generation + Generations::STEP;
-    changes.set_aside(until);
+    if !is(Mutant::GenerationsReused) {
+        changes.set_aside(until);
+    }
     catalog.commit(&changes).map_err(OpenError::io("write the index"))?;
     let generations = Generations::new(remembered.generation, until);
     let compression = config.nvme.as_ref().map_or(Compression::Off, |nvme| nvme.compression);
@@ -192,7 +195,7 @@ impl<'a> Load<'a> {
             },
             // Nobody remembers when a block was used last; those put earlier go first.
             reuse: recovered(&entry.id, self.generation - entry.generation.0, self.core),
-            verified: false,
+            verified: is(Mutant::StaleIndexTrusted),
         });
         self.slots.set_owner(entry.sector, Some(handle.to_bits()));
         self.core.counters.nvme_blocks.add(1);

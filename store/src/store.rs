@@ -155,16 +155,21 @@ impl Store {
     /// *Cancel safe*: once polled the block is gone; only the wait for durability is lost.
     pub async fn remove(&self, id: &BlockId) -> bool {
         let core = self.core();
-        let Some((resident, replica)) = core.forget(id) else { return false };
-        let Some(nvme) = core.nvme.as_ref().filter(|_| replica != NvmeReplica::Absent) else {
-            return true;
-        };
+        let forgotten = core.forget(id);
+        let Some(nvme) = &core.nvme else { return forgotten.is_some() };
         let (done, wait) = oneshot::channel();
-        if nvme.mailbox.send(Message::Delete { resident, done: Some(done) }).is_ok() {
+        let message = match forgotten {
+            Some((resident, replica)) if replica != NvmeReplica::Absent => {
+                Message::Delete { resident, done: Some(done) }
+            }
+            // A replica that was evicted, or removed by somebody else, may still be named on disk.
+            _ => Message::Forgotten { id: *id, done },
+        };
+        if nvme.mailbox.send(message).is_ok() {
             // The sender goes away unanswered only when the index failed, which its thread has logged.
             let _ = wait.await;
         }
-        true
+        forgotten.is_some()
     }
 
     /// Moves up to `max` changes of what is held to `out`, oldest first.

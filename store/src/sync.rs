@@ -60,6 +60,15 @@ impl<T> Mailbox<T> {
         into.append(&mut lock(&self.state).messages);
     }
 
+    /// Moves those messages to `into` that `is_wanted` names; the others keep their order. Never waits.
+    pub(crate) fn take_where(&self, is_wanted: impl Fn(&T) -> bool, into: &mut VecDeque<T>) {
+        let mut state = lock(&self.state);
+        let messages = std::mem::take(&mut state.messages);
+        let (mut wanted, others) = messages.into_iter().partition(is_wanted);
+        state.messages = others;
+        into.append(&mut wanted);
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         lock(&self.state).messages.is_empty()
     }

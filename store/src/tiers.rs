@@ -1,9 +1,13 @@
 //! The blocks of each tier as candidates for eviction.
 
+use std::sync::Arc;
+
 use hearth_proto::Tier;
 
+use crate::arena::HostBlock;
 use crate::core::Core;
 use crate::index::{Handle, Kept, Node, NvmeReplica};
+use crate::mutant::{Mutant, is};
 use crate::nvme::Nvme;
 use crate::policy::{Bags, Candidates, Level, Tick};
 use crate::space::{Link, Resident, Residents, Worth};
@@ -28,7 +32,7 @@ impl Candidates<Handle> for HostTier<'_> {
         let node = shard.node(block);
         // New leases come from this entry, under this lock, or from a lease that is already counted.
         let last = node.is_pinned() && node.nvme() == NvmeReplica::Absent;
-        let in_use = last || shard.host(block)?.is_leased() || node.nvme() == NvmeReplica::Pending;
+        let in_use = last || is_leased(shard.host(block)?) || node.nvme() == NvmeReplica::Pending;
         (!in_use).then(|| self.core.ranker.rank(node.reuse, node.depth().into(), Tick::from_us(self.now_us)))
     }
 
@@ -59,7 +63,7 @@ impl Residents for HostTier<'_> {
     fn link(&self, block: Handle) -> Option<Link> {
         let shard = self.core.index.shard_of(block);
         let node = shard.try_node(block)?;
-        let host = shard.host(block).filter(|host| host.place().is_some() && !host.is_leased())?;
+        let host = shard.host(block).filter(|host| host.place().is_some() && !is_leased(host))?;
         let stays =
             node.nvme() == NvmeReplica::Pending || node.is_pinned() && node.nvme() == NvmeReplica::Absent;
         (!stays).then(|| link(node, host.slot().sector(), Kept::Host))
@@ -71,7 +75,7 @@ impl Residents for HostTier<'_> {
         let node = shard.node(block);
         let host = shard.host(block).expect("a candidate of the arena lies there");
         let last = node.is_pinned() && node.nvme() == NvmeReplica::Absent;
-        if last || host.is_leased() || node.nvme() == NvmeReplica::Pending {
+        if last || is_leased(host) || node.nvme() == NvmeReplica::Pending {
             return false;
         }
         let (standing, payload_len) = (node.standing(Kept::Host), node.payload_len());
@@ -81,9 +85,18 @@ impl Residents for HostTier<'_> {
         core.drop_if_empty(&mut shard, block);
         drop(shard);
         core.leave_host_bag(bags, block, standing, &host);
+        if host.is_leased() {
+            // Only as a mutant: the slot goes now, and must not go again with the lease.
+            lock(core.arena.slots()).release(host.slot().sector());
+            std::mem::forget(Arc::clone(&host));
+        }
         core.counters.evicted_host.add(1);
         true
     }
+}
+
+fn is_leased(host: &HostBlock) -> bool {
+    host.is_leased() && !is(Mutant::SlotReusedUnderLease)
 }
 
 impl Candidates<Handle> for NvmeTier<'_> {

@@ -4,7 +4,7 @@
 //! which one is fixed when it is made, and the index on disk remembers it, so members may be added, be of
 //! different sizes, or be gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hearth_proto::limits::{GROWTH_RETRY_MS, SECTOR_BYTES};
@@ -30,6 +30,9 @@ pub(crate) struct Volume {
     extent_bytes: u64,
     /// Where each extent lies; `None` if it lies nowhere.
     homes: RwLock<Vec<Option<Home>>>,
+    /// Extents that lie nowhere because their member is shorter than it was, by where they lay. They come
+    /// back when it grows: a place never has two numbers, and a fence stays with its place.
+    cut_off: Mutex<BTreeMap<(usize, u32), u32>>,
 }
 
 struct Member {
@@ -64,13 +67,16 @@ impl Volume {
         let count = remembered.iter().map(|(extent, _)| *extent as usize + 1).max().unwrap_or(0);
         let mut homes = vec![None; count];
         let mut skipped: BTreeSet<_> = (0..count).collect();
+        let mut cut_off = BTreeMap::new();
         for (extent, place) in remembered {
             skipped.remove(&(*extent as usize));
-            let member = members.iter().position(|member| member.number == place.member);
-            if let Some(member) = member
-                && unnamed.remove(&(place.local, member))
-            {
+            let Some(member) = members.iter().position(|member| member.number == place.member) else {
+                continue;
+            };
+            if unnamed.remove(&(place.local, member)) {
                 homes[*extent as usize] = Some(Home { member, local: place.local });
+            } else if place.local >= members[member].growing().extents {
+                cut_off.insert((member, place.local), *extent);
             }
         }
         for (local, member) in unnamed {
@@ -80,7 +86,7 @@ impl Volume {
                 None => homes.push(home),
             }
         }
-        Self { members, extent_bytes, homes: RwLock::new(homes) }
+        Self { members, extent_bytes, homes: RwLock::new(homes), cut_off: Mutex::new(cut_off) }
     }
 
     /// Which extents there are, by their numbers; false for one that lies nowhere.
@@ -124,8 +130,9 @@ impl Volume {
         self.members.iter().map(|member| member.extents_max).sum()
     }
 
-    /// Adds an extent to the least full of the members that may grow now, and says its number. `None` if
-    /// all are as long as they may be, or have no room: those pause, and `refused` counts them.
+    /// Adds an extent to the least full of the members that may grow now, and says its number: the next
+    /// one, or the one that the place had before. `None` if all are as long as they may be, or have no
+    /// room: those pause, and `refused` counts them.
     pub(crate) fn grow(&self, now_us: u64, mut refused: impl FnMut()) -> Option<u32> {
         loop {
             let candidates = (0..self.members.len()).filter(|member| self.members[*member].may_grow(now_us));
@@ -133,7 +140,12 @@ impl Volume {
             match self.members[member].grow(self.extent_bytes) {
                 Ok(local) => {
                     let mut homes = self.homes.write().unwrap_or_else(PoisonError::into_inner);
-                    homes.push(Some(Home { member, local }));
+                    let home = Some(Home { member, local });
+                    if let Some(extent) = lock(&self.cut_off).remove(&(member, local)) {
+                        homes[extent as usize] = home;
+                        return Some(extent);
+                    }
+                    homes.push(home);
                     return Some(homes.len() as u32 - 1);
                 }
                 Err(error) => {

@@ -11,6 +11,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
 
+use hearth_proto::limits::SECTOR_BYTES;
+
 use super::request::Request;
 use super::stopped;
 use super::transfer::{Ended, Kind, Memory, Step, Transfer};
@@ -119,7 +121,12 @@ impl Transfers {
     pub(crate) fn complete(&mut self, place: Place, result: io::Result<usize>) {
         let transfer = self.table[place.0 as usize].as_mut().expect("completions belong to transfers");
         match transfer.advance(result) {
-            Step::Again => self.again.push_back(place),
+            Step::Again => {
+                if transfer.is_footer_first() {
+                    self.ended.push_back(transfer.end_early());
+                }
+                self.again.push_back(place);
+            }
             Step::Ended(result) => {
                 let transfer = self.take_out(place);
                 self.ended.push_back(transfer.end(result));
@@ -237,15 +244,16 @@ impl Transfers {
 }
 
 fn span(transfer: &mut Transfer) -> Span {
-    let (offset, progress) = (transfer.offset(), transfer.progress());
+    let (offset, progress, footer_first) =
+        (transfer.offset(), transfer.progress(), transfer.is_footer_first());
     let slot = match transfer.memory_mut().as_ref().expect("memory is in the table when it is submitted") {
         Memory::Slot(slot) => slot.slot(),
         Memory::Block(block) => block.slot(),
     };
     // Records are shorter than an extent, which is addressable.
-    let start = progress as usize;
+    let start = if footer_first { slot.record_len() - SECTOR_BYTES } else { progress as usize };
     Span {
-        offset: offset + progress,
+        offset: offset + start as u64,
         address: slot.record_address().wrapping_add(start),
         start,
         len: slot.record_len() - start,

@@ -27,7 +27,7 @@ pub(super) struct LooseChanges {
 
 struct Delete {
     resident: Resident,
-    done: Option<oneshot::Sender<()>>,
+    done: Vec<oneshot::Sender<()>>,
 }
 
 impl LooseChanges {
@@ -36,7 +36,17 @@ impl LooseChanges {
     }
 
     pub(super) fn delete(&mut self, resident: Resident, done: Option<oneshot::Sender<()>>) {
-        self.deletes.push(Delete { resident, done });
+        self.deletes.push(Delete { resident, done: done.into_iter().collect() });
+    }
+
+    /// Answers when no replica of the block waits to be deleted any more.
+    pub(super) fn await_delete(&mut self, id: &BlockId, done: oneshot::Sender<()>) {
+        let waiting = self.deletes.iter().rposition(|delete| delete.resident.id == *id);
+        match waiting.map(|at| &mut self.deletes[at]) {
+            Some(delete) => delete.done.push(done),
+            // One who no longer waits does not need the answer.
+            None => drop(done.send(())),
+        }
     }
 
     pub(super) fn keep(&mut self, resident: Resident) {
@@ -73,7 +83,7 @@ impl LooseChanges {
         self.kept.clear();
         for delete in self.deletes.drain(..) {
             // One who no longer waits does not need the answer.
-            let _ = delete.done.map(|done| done.send(()));
+            delete.done.into_iter().for_each(|done| drop(done.send(())));
         }
     }
 
@@ -84,7 +94,7 @@ impl LooseChanges {
         // A contract that is forgotten costs nothing but an eviction out of turn after the next start.
         self.kept.clear();
         for delete in &mut self.deletes {
-            delete.done = None;
+            delete.done.clear();
         }
     }
 

@@ -14,6 +14,7 @@ use std::io;
 use std::sync::Arc;
 
 use encoder::Encoder;
+use hearth_proto::BlockId;
 use hearth_proto::limits::DURABLE_GROUP_MAX;
 pub(crate) use job::WriteJob;
 use loose::LooseChanges;
@@ -22,6 +23,7 @@ use tokio::sync::oneshot;
 use crate::core::Core;
 use crate::device::Request;
 use crate::error::PutError;
+use crate::mutant::{Mutant, is};
 use crate::nvme::Nvme;
 use crate::policy::Tick;
 use crate::slab::{Catalog, Changes};
@@ -42,6 +44,8 @@ pub(crate) enum Message {
     Synced(usize, io::Result<()>),
     /// The index is to forget a replica that memory has forgotten.
     Delete { resident: Resident, done: Option<oneshot::Sender<()>> },
+    /// Somebody waits until the index has forgotten a block that memory has forgotten before.
+    Forgotten { id: BlockId, done: oneshot::Sender<()> },
     /// The block is to be kept otherwise, and the index is to remember that.
     Kept(Resident),
     /// The device forgot what an extent held, if it could.
@@ -60,6 +64,8 @@ pub(crate) enum Message {
 pub(crate) struct Record {
     job: WriteJob,
     sequence: u64,
+    /// Which write this is, counted as they begin.
+    write: u64,
     sector: u32,
 }
 
@@ -79,6 +85,9 @@ pub(crate) struct Writer {
     /// Blocks without a place, with the order in which they came.
     backlog: VecDeque<(u64, WriteJob)>,
     in_flight: usize,
+    writes_begun: u64,
+    /// The last write that had begun when a sync failed, by the member of the volume.
+    lost_until: BTreeMap<usize, u64>,
     /// Written, and not covered by a sync that has begun.
     written: Vec<Record>,
     /// Covered by the syncs that run.
@@ -105,6 +114,8 @@ impl Writer {
             inbox: VecDeque::new(),
             backlog: VecDeque::new(),
             in_flight: 0,
+            writes_begun: 0,
+            lost_until: BTreeMap::new(),
             written: Vec::new(),
             syncing: None,
             discarding: false,
@@ -146,7 +157,7 @@ impl Writer {
         self.start_writes(nvme);
         self.start_sync(nvme);
         self.start_discard(nvme);
-        self.commit_loose_changes();
+        self.commit_loose_changes(nvme);
         self.answer_flushes();
         if core.ranker.lesson_due() {
             core.ranker.learn(Tick::from_us(core.clock.now_us()));
@@ -164,7 +175,7 @@ impl Writer {
                 message => self.handle(nvme, message),
             }
         }
-        self.commit_loose_changes();
+        self.commit_loose_changes(nvme);
     }
 
     fn is_idle(&self) -> bool {
@@ -182,7 +193,14 @@ impl Writer {
             Message::Written(record, result) => {
                 self.in_flight -= 1;
                 match result {
-                    Ok(()) => self.written.push(record),
+                    Ok(()) if self.is_lost(nvme, &record) => {
+                        let error = io::Error::other("a sync failed while it was written");
+                        self.write_failed(nvme, record, &error);
+                    }
+                    Ok(()) => {
+                        self.name_early(nvme, &record);
+                        self.written.push(record);
+                    }
                     Err(error) => self.write_failed(nvme, record, &error),
                 }
             }
@@ -193,11 +211,27 @@ impl Writer {
                 self.discard_refused |= result.is_err();
                 lock(&nvme.slots).end_discard(extent);
             }
+            Message::Delete { done, .. } if is(Mutant::RemoveNotLogged) => {
+                let _ = done.map(|done| done.send(()));
+            }
             Message::Delete { resident, done } => self.loose.delete(resident, done),
+            Message::Forgotten { id, done } => self.loose.await_delete(&id, done),
+            Message::Fenced(_) if is(Mutant::FenceForgotten) => {}
             Message::Fenced(extent) => self.loose.set_extent(nvme.extent_entry(extent, 0, true)),
             Message::Generations => self.reserve_generations(nvme),
             Message::Flush(done) => self.flushes.push((self.next_sequence, done)),
             Message::Stop => self.stopping = true,
+        }
+    }
+
+    /// What two mutants do with a record that is written and not durable.
+    fn name_early(&self, nvme: &Nvme, record: &Record) {
+        let resident = record.job.resident();
+        if is(Mutant::PublishBeforeDurable) {
+            self.core.publish_nvme(nvme, &resident, record.sector);
+        }
+        if is(Mutant::AckBeforeDurable) {
+            self.core.index.shard(&resident.id).answer_waiters(&resident.id, &Ok(()));
         }
     }
 
@@ -225,9 +259,10 @@ impl Writer {
                 continue;
             };
             self.in_flight += 1;
+            self.writes_begun += 1;
             self.core.counters.nvme_written_bytes.add(block.slot().record_len() as u64);
             self.core.counters.nvme_written_payload_bytes.add(u64::from(job.block().payload_len().get()));
-            let record = Record { job, sequence, sector };
+            let record = Record { job, sequence, write: self.writes_begun, sector };
             let mailbox = Arc::clone(&nvme.mailbox);
             let done = move |result| {
                 // This thread reads its mailbox until every write has ended.
@@ -250,8 +285,13 @@ impl Writer {
             let now_us = self.core.clock.now_us();
             let core = &*self.core;
             if let Some(extent) = nvme.volume.grow(now_us, || core.counters.growth_failures.add(1)) {
-                let known = lock(&nvme.slots).grow();
-                assert_eq!(known, extent, "the volume and its bookkeeping grow together");
+                let mut slots = lock(&nvme.slots);
+                if extent < slots.count() {
+                    slots.find(extent);
+                } else {
+                    let known = slots.grow();
+                    assert_eq!(known, extent, "the volume and its bookkeeping grow together");
+                }
                 continue;
             }
             core.end_overdue_pins(now_us);
@@ -266,6 +306,13 @@ impl Writer {
         if self.syncing.is_some() || self.written.is_empty() {
             return;
         }
+        if is(Mutant::CommitBeforeSync) {
+            let entries =
+                self.written.iter().filter_map(|record| record.job.entry(&self.core, record.sector));
+            let mut changes = Changes::default();
+            entries.for_each(|entry| changes.put_block(entry));
+            let _ = self.catalog.commit(&changes);
+        }
         let records = std::mem::take(&mut self.written);
         let members: BTreeSet<_> = records.iter().map(|record| nvme.volume.locate(record.sector).0).collect();
         self.syncing = Some(Group { records, running: members.len(), failed: BTreeMap::new() });
@@ -275,12 +322,18 @@ impl Writer {
                 // This thread reads its mailbox until every sync has ended.
                 let _ = mailbox.send(Message::Synced(member, result));
             };
-            nvme.volume.device(member).submit(Request::Sync { done: Box::new(done) });
+            match is(Mutant::SyncIgnored) {
+                true => done(Ok(())),
+                false => nvme.volume.device(member).submit(Request::Sync { done: Box::new(done) }),
+            }
         }
     }
 
     /// Takes in the end of a sync; with the last one the group is durable where none failed.
     fn synced(&mut self, nvme: &Nvme, member: usize, result: io::Result<()>) {
+        if let Err(error) = &result {
+            self.lose_written(nvme, member, error);
+        }
         let group = self.syncing.as_mut().expect("a sync belongs to a group");
         group.running -= 1;
         if let Err(error) = result {
@@ -289,7 +342,10 @@ impl Writer {
         if group.running > 0 {
             return;
         }
-        let group = self.syncing.take().expect("it was there a moment ago");
+        let mut group = self.syncing.take().expect("it was there a moment ago");
+        if is(Mutant::SyncCoversLaterWrites) {
+            group.records.append(&mut self.written);
+        }
         let mut durable = Vec::with_capacity(group.records.len());
         for record in group.records {
             match group.failed.get(&nvme.volume.locate(record.sector).0) {
@@ -300,6 +356,26 @@ impl Writer {
         if !durable.is_empty() {
             self.commit(nvme, durable);
         }
+    }
+
+    /// A device that fails a sync may have forgotten whatever it had not made durable, and says so once:
+    /// the next sync knows nothing of it. So writes are lost that ended while the sync ran, and those that
+    /// have not ended, of which a part may have been done.
+    fn lose_written(&mut self, nvme: &Nvme, member: usize, error: &io::Error) {
+        self.lost_until.insert(member, self.writes_begun);
+        let written = std::mem::take(&mut self.written);
+        let (lost, kept): (Vec<_>, Vec<_>) =
+            written.into_iter().partition(|record| self.is_lost(nvme, record));
+        self.written = kept;
+        for record in lost {
+            self.write_failed(nvme, record, error);
+        }
+    }
+
+    /// True if a sync failed on the record's member since its write began.
+    fn is_lost(&self, nvme: &Nvme, record: &Record) -> bool {
+        let (member, _) = nvme.volume.locate(record.sector);
+        self.lost_until.get(&member).is_some_and(|until| record.write <= *until)
     }
 
     /// Lets a device forget what a free extent held, one at a time and when nothing else is to do.
@@ -318,8 +394,17 @@ impl Writer {
         nvme.volume.discard(extent, Box::new(done));
     }
 
+    /// Takes in the replicas that were forgotten before now. Their slots may have been given out already, and
+    /// what their extent serves since must not become durable before they are forgotten.
+    fn take_deletes(&mut self, nvme: &Nvme) {
+        let mut deletes = VecDeque::new();
+        nvme.mailbox.take_where(|message| matches!(message, Message::Delete { .. }), &mut deletes);
+        deletes.into_iter().for_each(|delete| self.handle(nvme, delete));
+    }
+
     /// Enters a group whose bytes are durable into the index, then names it in memory.
     fn commit(&mut self, nvme: &Nvme, group: Vec<Record>) {
+        self.take_deletes(nvme);
         let mut changes = Changes::default();
         self.loose.add_to(&self.core, &mut changes);
         for record in &group {
@@ -330,7 +415,11 @@ impl Writer {
         let result = self.catalog.commit(&changes);
         if !self.loose_changes_end(result) {
             for record in group {
-                lock(&nvme.slots).release(record.sector);
+                // The index may have taken the entries all the same, and their slots are given out again.
+                self.loose.delete(record.job.resident(), None);
+                if !is(Mutant::SlotLeakedOnRefusal) {
+                    lock(&nvme.slots).release(record.sector);
+                }
                 self.outstanding.remove(&record.sequence);
                 record.job.give_up(&self.core, PutError::NotDurable);
             }
@@ -390,11 +479,12 @@ impl Writer {
     }
 
     /// Commits what has no group to go with.
-    fn commit_loose_changes(&mut self) {
+    fn commit_loose_changes(&mut self, nvme: &Nvme) {
         let group_comes = self.in_flight > 0 || !self.written.is_empty() || self.syncing.is_some();
         if group_comes || self.loose.is_empty() {
             return;
         }
+        self.take_deletes(nvme);
         let mut changes = Changes::default();
         self.loose.add_to(&self.core, &mut changes);
         let result = self.catalog.commit(&changes);
@@ -420,7 +510,8 @@ impl Writer {
                          refused; if the disk is full, free space on the file system of the data folder"
                     );
                 }
-                match self.stopping {
+                // Blocks that still come need what their extents serve.
+                match self.stopping && self.outstanding.is_empty() {
                     true => self.loose.drop_all(),
                     false => self.loose.were_refused(),
                 }

@@ -1,0 +1,257 @@
+//! The index on disk, simulated: a commit is durable when it returns, a crash in the middle of it either
+//! has it or not, and after an error either may be the case.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use hearth_proto::BlockId;
+use hearth_proto::limits::SECTOR_BYTES;
+
+use super::disk::SimulatedDisk;
+use super::faults::Faults;
+use super::rng::Rng;
+use super::tasks::Tasks;
+use crate::codec::{Codec, Coder};
+use crate::error::OpenError;
+use crate::slab::{
+    BlockEntry, Catalog, Change, Changes, ExtentEntry, FOOTER_BYTES, Footer, Remembered, StoreId,
+};
+use crate::sync::lock;
+
+thread_local! {
+    static CODER: RefCell<Coder> = RefCell::new(Coder::new());
+}
+
+/// What the index holds, and what it is to do next. Outlives a crash.
+pub(super) struct CatalogState {
+    extent_bytes: usize,
+    pub(super) blocks: BTreeMap<BlockId, BlockEntry>,
+    pub(super) extents: BTreeMap<u32, ExtentEntry>,
+    generation: u64,
+    rng: Rng,
+    faults: Faults,
+    /// Set by a crash in the middle of a commit: nothing that follows it happened.
+    pub(super) crashed: bool,
+    pub(super) commits: u64,
+    pub(super) refusals: u64,
+    /// What was applied and nobody looked at yet.
+    pub(super) committed: Vec<Change>,
+    /// An entry that names bytes which a crash could still take away.
+    pub(super) premature: Option<BlockEntry>,
+    /// Commits after which the power fails, for exhaustive crashes: before it is applied, or after.
+    pub(super) power_fails: Option<PowerFails>,
+}
+
+/// When the power fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PowerFails {
+    /// In which commit, counted from the opening of the store.
+    pub(super) commit: u64,
+    /// True if that commit reached the disk.
+    pub(super) applied: bool,
+}
+
+impl CatalogState {
+    pub(super) fn new(extent_bytes: usize, rng: Rng) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self {
+            extent_bytes,
+            blocks: BTreeMap::new(),
+            extents: BTreeMap::new(),
+            generation: 1,
+            rng,
+            faults: Faults::default(),
+            crashed: false,
+            commits: 0,
+            refusals: 0,
+            committed: Vec::new(),
+            premature: None,
+            power_fails: None,
+        }))
+    }
+
+    /// Begins a life of the store.
+    pub(super) fn begin_life(&mut self, faults: Faults) {
+        self.faults = faults;
+        self.crashed = false;
+        self.commits = 0;
+        self.refusals = 0;
+    }
+
+    pub(super) fn set_faults(&mut self, faults: Faults) {
+        self.faults = faults;
+    }
+
+    fn apply(&mut self, changes: &Changes) {
+        self.committed.extend_from_slice(&changes.list);
+        for change in &changes.list {
+            match change {
+                Change::PutBlock(entry) => drop(self.blocks.insert(entry.id, *entry)),
+                Change::DeleteBlock(id) => drop(self.blocks.remove(id)),
+                Change::PutExtent(entry) => drop(self.extents.insert(entry.extent, *entry)),
+                Change::SetAside(until) => self.generation = *until,
+            }
+        }
+    }
+
+    fn commit(&mut self, changes: &Changes) -> io::Result<()> {
+        if changes.list.is_empty() {
+            return Ok(());
+        }
+        let number = self.commits;
+        self.commits += 1;
+        let planned = self.power_fails.filter(|planned| planned.commit == number);
+        if planned.is_some() || self.crashed || self.rng.chance(self.faults.commit_crash) {
+            let applied = planned.map_or_else(|| self.rng.below(2) == 0, |planned| planned.applied);
+            if applied && !self.crashed {
+                self.apply(changes);
+            }
+            self.crashed = true;
+            return Err(io::Error::other("the power failed"));
+        }
+        if self.rng.chance(self.faults.commit_error) {
+            self.refusals += 1;
+            if self.rng.below(2) == 0 {
+                self.apply(changes);
+            }
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.apply(changes);
+        Ok(())
+    }
+}
+
+/// One store's handle to the index.
+pub(super) struct SimulatedCatalog {
+    pub(super) state: Arc<Mutex<CatalogState>>,
+    pub(super) disks: Disks,
+    /// Callers of the store, who go on while a commit takes its time.
+    pub(super) tasks: Arc<Mutex<Tasks>>,
+}
+
+impl SimulatedCatalog {
+    /// Lets callers run in the middle of a commit, as they do when a thread waits for the disk.
+    fn let_others_run(&self) {
+        let polls = lock(&self.state).rng.below(3);
+        let mut tasks = lock(&self.tasks);
+        for _ in 0..polls {
+            let choice = lock(&self.state).rng.next();
+            tasks.poll_any(choice);
+        }
+    }
+
+    /// An index entry never names bytes that a crash could take away.
+    fn check_durable(&self, changes: &Changes) {
+        let mut state = lock(&self.state);
+        for change in &changes.list {
+            let Change::PutBlock(entry) = change else { continue };
+            // What an extent serves may be news of the same commit.
+            let news = changes.list.iter().rev().find_map(|change| match change {
+                Change::PutExtent(extent) if state.extent_of(entry) == extent.extent => Some(extent),
+                _ => None,
+            });
+            // A record in an extent that was fenced meanwhile is found out by the fence.
+            let extent = news.or_else(|| state.extents.get(&state.extent_of(entry)));
+            if extent.is_some_and(|extent| extent.fenced) {
+                continue;
+            }
+            let spot = state.spot_in(entry, news);
+            if !spot.is_some_and(|spot| is_durable(&self.disks, entry, spot)) {
+                state.premature.get_or_insert(*entry);
+            }
+        }
+    }
+}
+
+/// The disks of a store, by the numbers of its members.
+pub(super) type Disks = Vec<Arc<Mutex<SimulatedDisk>>>;
+
+/// Where every disk's first extent begins.
+pub(super) const DATA_OFFSET: usize = SECTOR_BYTES;
+
+/// Where a record lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spot {
+    pub(super) member: usize,
+    pub(super) offset: usize,
+    pub(super) len: usize,
+}
+
+impl Spot {
+    /// True if a fault is to blame for whatever is found there.
+    pub(super) fn is_excused(&self, disks: &Disks) -> bool {
+        let disk = lock(&disks[self.member]);
+        disk.has_lied() || disk.is_tainted(self.offset, self.len)
+    }
+}
+
+impl CatalogState {
+    /// Where the record of an entry lies; `None` if the index does not know its extent.
+    pub(super) fn spot_of(&self, entry: &BlockEntry) -> Option<Spot> {
+        self.spot_in(entry, None)
+    }
+
+    fn extent_of(&self, entry: &BlockEntry) -> u32 {
+        entry.sector / (self.extent_bytes / SECTOR_BYTES) as u32
+    }
+
+    fn spot_in(&self, entry: &BlockEntry, news: Option<&ExtentEntry>) -> Option<Spot> {
+        let extent = news.or_else(|| self.extents.get(&self.extent_of(entry)))?;
+        let within = entry.sector as usize * SECTOR_BYTES % self.extent_bytes;
+        let offset = DATA_OFFSET + extent.place.local as usize * self.extent_bytes + within;
+        let len = extent.class as usize * SECTOR_BYTES;
+        Some(Spot { member: usize::from(extent.place.member), offset, len })
+    }
+}
+
+/// True if the record that the entry names is on the medium, or if a fault is to blame that it is not.
+pub(super) fn is_durable(disks: &Disks, entry: &BlockEntry, spot: Spot) -> bool {
+    if spot.is_excused(disks) {
+        return true;
+    }
+    let disk = lock(&disks[spot.member]);
+    let Some(record) = disk.durable(spot.offset, spot.len) else { return false };
+    let Some(footer) = record.last_chunk::<FOOTER_BYTES>() else { return false };
+    Footer::decode(footer).is_ok_and(|footer| {
+        footer.id == entry.id
+            && footer.generation == entry.generation
+            && footer.payload_len == entry.payload_len
+            && payload_crc(&footer, record) == Some(entry.payload_crc)
+    })
+}
+
+/// The checksum of the payload that a record stands for.
+fn payload_crc(footer: &Footer, record: &[u8]) -> Option<u32> {
+    let stored = record.get(..footer.stored_len as usize)?;
+    if footer.codec == Codec::Raw {
+        return Some(crc32fast::hash(stored));
+    }
+    let mut payload = vec![0; footer.payload_len as usize];
+    CODER.with_borrow_mut(|coder| coder.decode(footer.codec, stored, &mut payload)).ok()?;
+    Some(crc32fast::hash(&payload))
+}
+
+impl Catalog for SimulatedCatalog {
+    fn remembered(&self) -> Result<Remembered, OpenError> {
+        let state = lock(&self.state);
+        Ok(Remembered {
+            store: StoreId([7; 16]),
+            generation: state.generation,
+            extents: state.extents.values().copied().collect(),
+        })
+    }
+
+    fn blocks(&self, visit: &mut dyn FnMut(BlockEntry)) -> Result<u64, OpenError> {
+        lock(&self.state).blocks.values().for_each(|entry| visit(*entry));
+        Ok(0)
+    }
+
+    fn commit(&mut self, changes: &Changes) -> io::Result<()> {
+        self.check_durable(changes);
+        self.let_others_run();
+        let result = lock(&self.state).commit(changes);
+        self.let_others_run();
+        result
+    }
+}
