@@ -21,7 +21,7 @@ use crate::index::{Durability, Handle, Index, Kept, Node, NvmeReplica, Shard};
 use crate::nvme::Nvme;
 use crate::pins::Pins;
 use crate::policy::{Bags, Candidates, Keep, Ranker, Standing, Tick};
-use crate::space::{Resident, make_room};
+use crate::space::{Resident, Room};
 use crate::stats::Counters;
 use crate::store::Copies;
 use crate::sync::lock;
@@ -34,7 +34,7 @@ const ROOM_ATTEMPTS_MAX: usize = 16;
 pub(crate) struct Core {
     pub(crate) arena: Arc<Arena>,
     /// Blocks that may be evicted from the arena: those that are not waiting to be written.
-    pub(crate) host_bags: Mutex<Bags<Handle>>,
+    pub(crate) host_room: Mutex<Room>,
     pub(crate) index: Index,
     pub(crate) ranker: Ranker,
     pub(crate) pins: Mutex<Pins>,
@@ -140,8 +140,7 @@ impl Core {
             }
             self.end_overdue_pins(now_us);
             let residents = HostTier { core: self, now_us };
-            let mut bags = lock(&self.host_bags);
-            if !make_room(&mut bags, self.arena.slots(), class, now_us, &residents) {
+            if !lock(&self.host_room).make(self.arena.slots(), class, now_us, &residents) {
                 return None;
             }
         }
@@ -150,7 +149,8 @@ impl Core {
 
     /// Makes a block of the arena a candidate for eviction, if it still is what the index names.
     pub(crate) fn enter_host_bag(&self, id: &BlockId, block: &Arc<HostBlock>) {
-        let mut bags = lock(&self.host_bags);
+        let mut room = lock(&self.host_room);
+        let bags = &mut room.bags;
         let mut shard = self.index.shard(id);
         let Some(handle) = shard.find(id) else { return };
         let is_named = shard.host(handle).is_some_and(|host| Arc::ptr_eq(host, block));
@@ -162,7 +162,7 @@ impl Core {
         block.set_place(Some(bags.insert(slot.class(), handle, standing)));
         lock(self.arena.slots()).set_owner(slot.sector(), Some(handle.to_bits()));
         drop(shard);
-        drop(bags);
+        drop(room);
         self.arena.made_room();
     }
 
@@ -186,7 +186,8 @@ impl Core {
     /// Makes a durable record the NVMe replica of its block. Returns false if that block is no longer
     /// wanted or its extent was fenced; the slot is then still the caller's.
     pub(crate) fn publish_nvme(&self, nvme: &Nvme, resident: &Resident, sector: u32) -> bool {
-        let mut bags = lock(&nvme.bags);
+        let mut room = lock(&nvme.room);
+        let bags = &mut room.bags;
         let mut shard = self.index.shard(&resident.id);
         let class = {
             let slots = lock(&nvme.slots);
@@ -203,7 +204,7 @@ impl Core {
         self.announce(&resident.id, Tier::Nvme, true, payload_len);
         shard.answer_waiters(&resident.id, &Ok(()));
         let handle = shard.find(&resident.id).expect("it was there a moment ago");
-        self.enter_nvme_bag(nvme, &mut bags, &mut shard, handle, class);
+        self.enter_nvme_bag(nvme, bags, &mut shard, handle, class);
         true
     }
 
@@ -245,8 +246,10 @@ impl Core {
         id: &BlockId,
         change: impl FnOnce(&mut Node) -> bool,
     ) -> Option<NvmeReplica> {
-        let mut host_bags = lock(&self.host_bags);
-        let mut nvme_bags = self.nvme.as_ref().map(|nvme| lock(&nvme.bags));
+        let mut host_room = lock(&self.host_room);
+        let host_bags = &mut host_room.bags;
+        let mut nvme_room = self.nvme.as_ref().map(|nvme| lock(&nvme.room));
+        let mut nvme_bags = nvme_room.as_mut().map(|room| &mut room.bags);
         let mut shard = self.index.shard(id);
         let handle = shard.find(id)?;
         let now_us = self.clock.now_us();
@@ -294,15 +297,16 @@ impl Core {
     /// Retracts the NVMe replica at `sector` if the index still names it there, and frees its slot.
     /// Returns true if it did.
     pub(crate) fn retract_nvme(&self, nvme: &Nvme, resident: &Resident, sector: u32) -> bool {
-        let mut bags = lock(&nvme.bags);
+        let mut room = lock(&nvme.room);
+        let bags = &mut room.bags;
         let mut shard = self.index.shard(&resident.id);
         let stored = shard.same(resident).is_some_and(|node| node.nvme() == NvmeReplica::Stored(sector));
         if !stored {
             return false;
         }
         let handle = shard.find(&resident.id).expect("it was there a moment ago");
-        self.unname_nvme(nvme, &mut bags, shard, handle);
-        drop(bags);
+        self.unname_nvme(nvme, bags, shard, handle);
+        drop(room);
         self.release_nvme(nvme, resident, sector);
         true
     }
@@ -359,8 +363,10 @@ impl Core {
 
     /// Forgets a block in every tier. Returns what it was, if it was held.
     pub(crate) fn forget(&self, id: &BlockId) -> Option<(Resident, NvmeReplica)> {
-        let mut host_bags = lock(&self.host_bags);
-        let mut nvme_bags = self.nvme.as_ref().map(|nvme| lock(&nvme.bags));
+        let mut host_room = lock(&self.host_room);
+        let host_bags = &mut host_room.bags;
+        let mut nvme_room = self.nvme.as_ref().map(|nvme| lock(&nvme.room));
+        let mut nvme_bags = nvme_room.as_mut().map(|room| &mut room.bags);
         let mut shard = self.index.shard(id);
         let handle = shard.find(id)?;
         let node = shard.node_mut(handle);
@@ -382,7 +388,7 @@ impl Core {
         drop(shard);
         // The bags are locked, so nobody has drawn the handle since its entry went.
         if let Some(block) = &host {
-            self.leave_host_bag(&mut host_bags, handle, standing, block);
+            self.leave_host_bag(host_bags, handle, standing, block);
         }
         if let (Some(withdrawn), Some(nvme), Some(bags)) = (&withdrawn, &self.nvme, &mut nvme_bags) {
             self.leave_nvme_bag(nvme, bags, handle, withdrawn);
@@ -402,13 +408,14 @@ impl Core {
         }
         tracing::error!(extent, "an extent of the slabs is taken out of service after an I/O error");
         let _ = nvme.mailbox.send(Message::Fenced(extent));
-        let mut bags = lock(&nvme.bags);
+        let mut room = lock(&nvme.room);
+        let bags = &mut room.bags;
         let owners: Vec<_> = lock(&nvme.slots).owners(extent).map(Handle::from_bits).collect();
         for handle in owners {
             let shard = self.index.shard_of(handle);
             let node = shard.node(handle);
             let resident = Resident { id: node.id(), generation: node.generation() };
-            let sector = self.unname_nvme(nvme, &mut bags, shard, handle);
+            let sector = self.unname_nvme(nvme, bags, shard, handle);
             self.release_nvme(nvme, &resident, sector);
         }
     }

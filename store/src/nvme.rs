@@ -9,9 +9,8 @@ use tokio::sync::Semaphore;
 
 use crate::codec::{Compression, Sampler};
 use crate::extents::ExtentMap;
-use crate::index::Handle;
-use crate::policy::Bags;
 use crate::slab::ExtentEntry;
+use crate::space::Room;
 use crate::sync::Mailbox;
 use crate::volume::Volume;
 use crate::writer::Message;
@@ -20,7 +19,7 @@ pub(crate) struct Nvme {
     pub(crate) volume: Volume,
     pub(crate) slots: Mutex<ExtentMap>,
     /// Blocks that may be evicted from NVMe: all that are durable there.
-    pub(crate) bags: Mutex<Bags<Handle>>,
+    pub(crate) room: Mutex<Room>,
     pub(crate) mailbox: Arc<Mailbox<Message>>,
     pub(crate) generations: Generations,
     /// One for each block on its way to NVMe.
@@ -42,7 +41,7 @@ impl Nvme {
         Self {
             volume,
             slots: Mutex::new(slots),
-            bags: Mutex::new(Bags::new(seed)),
+            room: Mutex::new(Room::new(seed)),
             mailbox: Arc::new(Mailbox::new()),
             generations,
             write_permits: Arc::new(Semaphore::new(WRITE_THROUGH_MAX)),

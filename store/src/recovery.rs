@@ -22,8 +22,9 @@ use crate::extents::{ClaimError, ExtentMap, class_of};
 use crate::index::{Handle, Index, NewBlock, NvmeReplica, SECTORS_MAX, Seed, key_bits};
 use crate::mutant::{Mutant, is};
 use crate::nvme::{Generations, Nvme};
-use crate::policy::{Bags, Keep, Random, Ranker, Reuse, Tick};
+use crate::policy::{Keep, Random, Ranker, Reuse, Tick};
 use crate::slab::{BlockEntry, Catalog, Changes, ExtentEntry};
+use crate::space::Room;
 use crate::stats::Counters;
 use crate::sync::lock;
 use crate::volume::{Volume, VolumeMember};
@@ -77,7 +78,7 @@ pub(crate) fn new_core(config: &StoreConfig, arena: Arc<Arena>, clock: Clock, se
     let mut random = Random::new(seed);
     Core {
         arena,
-        host_bags: Mutex::new(Bags::new(random.next())),
+        host_room: Mutex::new(Room::new(random.next())),
         index: Index::new(Seed([(); 4].map(|()| random.next()))),
         ranker: Ranker::new(config.capacity_blocks()),
         pins: Mutex::default(),
@@ -239,7 +240,7 @@ fn recovered(id: &BlockId, puts_ago: u64, core: &Core) -> Reuse {
 
 /// Makes every block that was found a candidate for eviction.
 fn line_up(core: &Core, nvme: &Nvme) {
-    let mut bags = lock(&nvme.bags);
+    let mut room = lock(&nvme.room);
     let extents = lock(&nvme.slots).count();
     for extent in 0..extents {
         let (class, owners): (u32, Vec<_>) = {
@@ -248,7 +249,7 @@ fn line_up(core: &Core, nvme: &Nvme) {
         };
         for handle in owners {
             let mut shard = core.index.shard_of(handle);
-            core.enter_nvme_bag(nvme, &mut bags, &mut shard, handle, class);
+            core.enter_nvme_bag(nvme, &mut room.bags, &mut shard, handle, class);
         }
     }
 }

@@ -6,11 +6,11 @@ use hearth_proto::Tier;
 
 use crate::arena::HostBlock;
 use crate::core::Core;
-use crate::index::{Handle, Kept, NvmeReplica};
+use crate::index::{Handle, Kept, Node, NvmeReplica};
 use crate::mutant::{Mutant, is};
 use crate::nvme::Nvme;
-use crate::policy::{Bags, Candidates, Level, Tick, Worth};
-use crate::space::{Resident, Residents};
+use crate::policy::{Bags, Candidates, Level, Tick};
+use crate::space::{Link, Resident, Residents, Worth};
 use crate::sync::lock;
 
 /// The blocks of the arena. Those that go keep their replica on NVMe.
@@ -36,12 +36,6 @@ impl Candidates<Handle> for HostTier<'_> {
         (!in_use).then(|| self.core.ranker.rank(node.reuse, node.depth().into(), Tick::from_us(self.now_us)))
     }
 
-    fn worth(&self, block: Handle) -> Option<Worth> {
-        let score = self.score(block)?;
-        let level = self.core.index.shard_of(block).node(block).standing(Kept::Host).level;
-        Some(Worth { level, score })
-    }
-
     /// What leaves the arena stays on this node, or was not worth writing.
     fn is_copied(&self, _block: Handle) -> bool {
         false
@@ -62,6 +56,19 @@ impl Candidates<Handle> for HostTier<'_> {
 }
 
 impl Residents for HostTier<'_> {
+    fn worth(&self, block: Handle) -> Option<Worth> {
+        Some(worth(self.core, &self.link(block)?, self.now_us))
+    }
+
+    fn link(&self, block: Handle) -> Option<Link> {
+        let shard = self.core.index.shard_of(block);
+        let node = shard.try_node(block)?;
+        let host = shard.host(block).filter(|host| host.place().is_some() && !is_leased(host))?;
+        let stays =
+            node.nvme() == NvmeReplica::Pending || node.is_pinned() && node.nvme() == NvmeReplica::Absent;
+        (!stays).then(|| link(node, host.slot().sector(), Kept::Host))
+    }
+
     fn evict(&self, bags: &mut Bags<Handle>, block: Handle) -> bool {
         let core = self.core;
         let mut shard = core.index.shard_of(block);
@@ -100,12 +107,6 @@ impl Candidates<Handle> for NvmeTier<'_> {
             .then(|| self.core.ranker.rank(node.reuse, node.depth().into(), Tick::from_us(self.now_us)))
     }
 
-    fn worth(&self, block: Handle) -> Option<Worth> {
-        let score = self.score(block)?;
-        let level = self.core.index.shard_of(block).node(block).standing(Kept::Nvme).level;
-        Some(Worth { level, score })
-    }
-
     fn is_copied(&self, block: Handle) -> bool {
         let Some(copies) = self.core.copies.get() else { return false };
         let id = self.core.index.shard_of(block).node(block).id();
@@ -129,6 +130,17 @@ impl Candidates<Handle> for NvmeTier<'_> {
 }
 
 impl Residents for NvmeTier<'_> {
+    fn worth(&self, block: Handle) -> Option<Worth> {
+        Some(worth(self.core, &self.link(block)?, self.now_us))
+    }
+
+    fn link(&self, block: Handle) -> Option<Link> {
+        let shard = self.core.index.shard_of(block);
+        let node = shard.try_node(block)?;
+        let NvmeReplica::Stored(sector) = node.nvme() else { return None };
+        (!node.is_pinned()).then(|| link(node, sector, Kept::Nvme))
+    }
+
     fn evict(&self, bags: &mut Bags<Handle>, block: Handle) -> bool {
         let (core, nvme) = (self.core, self.nvme);
         let shard = core.index.shard_of(block);
@@ -142,4 +154,20 @@ impl Residents for NvmeTier<'_> {
         core.release_nvme(nvme, &resident, sector);
         true
     }
+}
+
+fn link(node: &Node, sector: u32, tier: Kept) -> Link {
+    Link {
+        sector,
+        depth: node.depth(),
+        level: node.standing(tier).level,
+        namespace: node.id().namespace,
+        generation: node.generation(),
+        reuse: node.reuse,
+    }
+}
+
+fn worth(core: &Core, link: &Link, now_us: u64) -> Worth {
+    let uses = core.ranker.worth(link.reuse, Tick::from_us(now_us));
+    Worth { level: link.level, uses: uses.to_bits() }
 }

@@ -157,6 +157,12 @@ impl Shard {
         self.node_at(handle.node())
     }
 
+    /// The entry that has this handle now, if any: not always the one that had it before.
+    pub(crate) fn try_node(&self, handle: Handle) -> Option<&Node> {
+        let node = handle.node() as usize;
+        self.chunks.get(node / CHUNK_NODES)?[node % CHUNK_NODES].as_ref()
+    }
+
     pub(crate) fn node_mut(&mut self, handle: Handle) -> &mut Node {
         let node = handle.node() as usize;
         let place = &mut self.chunks[node / CHUNK_NODES][node % CHUNK_NODES];

@@ -7,7 +7,7 @@ use hearth_proto::Priority;
 use super::Random;
 
 /// Candidates drawn to find a victim.
-const DRAWN: usize = 32;
+const DRAWN: usize = 64;
 /// Of those drawn, the ones worth least among which a block goes that has copies elsewhere, if any has.
 const FINALISTS: usize = 4;
 /// Draws in which every candidate was in use, after which the whole bag is looked at.
@@ -26,13 +26,6 @@ impl Level {
     }
 }
 
-/// What a candidate is worth; the least goes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Worth {
-    pub(crate) level: Level,
-    pub(crate) score: u64,
-}
-
 /// By what a candidate stands in its bag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
@@ -46,9 +39,6 @@ pub(crate) trait Candidates<H> {
     /// What a candidate is worth by its reuse; `None` if it cannot go now.
     fn score(&self, candidate: H) -> Option<u64>;
 
-    /// What a candidate is worth in comparison with those of other bags.
-    fn worth(&self, candidate: H) -> Option<Worth>;
-
     /// True if the cluster has another copy of the candidate, so that less is lost when it goes.
     fn is_copied(&self, candidate: H) -> bool;
 
@@ -58,13 +48,6 @@ pub(crate) trait Candidates<H> {
     /// Lets a candidate whose time has passed stand by the default priority from now on. Returns its record
     /// size, and the bag and the place it had.
     fn expire(&self, candidate: H) -> (u32, Level, u32);
-}
-
-/// A candidate that was found to be worth least.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Draw<H> {
-    pub(crate) candidate: H,
-    pub(crate) worth: Worth,
 }
 
 /// The candidates of one tier.
@@ -144,15 +127,10 @@ impl<H: Copy + PartialEq> Bags<H> {
 
     /// The candidate of a record size that is worth least, as far as a few draws from the lowest bag can
     /// tell; `None` if none can go.
-    pub(crate) fn draw(&mut self, class: u32, candidates: &impl Candidates<H>) -> Option<Draw<H>> {
+    pub(crate) fn draw(&mut self, class: u32, candidates: &impl Candidates<H>) -> Option<H> {
         let bags = self.classes.get(&class)?;
-        for (level, bag) in bags.range(..Level::PINNED) {
-            let found = draw_from(bag, &mut self.random, candidates);
-            if let Some((score, candidate)) = found {
-                return Some(Draw { candidate, worth: Worth { level: *level, score } });
-            }
-        }
-        None
+        let random = &mut self.random;
+        bags.range(..Level::PINNED).find_map(|(_, bag)| draw_from(bag, random, candidates))
     }
 
     pub(crate) fn random(&mut self) -> &mut Random {
@@ -160,7 +138,7 @@ impl<H: Copy + PartialEq> Bags<H> {
     }
 }
 
-fn draw_from<H: Copy>(bag: &[H], random: &mut Random, candidates: &impl Candidates<H>) -> Option<(u64, H)> {
+fn draw_from<H: Copy>(bag: &[H], random: &mut Random, candidates: &impl Candidates<H>) -> Option<H> {
     if bag.len() > DRAWN {
         for _ in 0..DRAWS_MAX {
             let mut drawn = std::iter::repeat_with(|| bag[random.below(bag.len())]).take(DRAWN);
@@ -175,7 +153,7 @@ fn draw_from<H: Copy>(bag: &[H], random: &mut Random, candidates: &impl Candidat
 
 /// The candidate that is worth least. Last copies go after copies: of the few that are worth least, one
 /// that the cluster has elsewhere.
-fn least<H: Copy>(drawn: &mut dyn Iterator<Item = H>, candidates: &impl Candidates<H>) -> Option<(u64, H)> {
+fn least<H: Copy>(drawn: &mut dyn Iterator<Item = H>, candidates: &impl Candidates<H>) -> Option<H> {
     let mut finalists: Vec<(u64, H)> = Vec::with_capacity(FINALISTS + 1);
     for candidate in drawn {
         let Some(score) = candidates.score(candidate) else { continue };
@@ -184,5 +162,5 @@ fn least<H: Copy>(drawn: &mut dyn Iterator<Item = H>, candidates: &impl Candidat
         finalists.truncate(FINALISTS);
     }
     let copied = finalists.iter().find(|(_, candidate)| candidates.is_copied(*candidate));
-    copied.or(finalists.first()).copied()
+    copied.or(finalists.first()).map(|(_, candidate)| *candidate)
 }

@@ -12,7 +12,7 @@ mod keep;
 pub mod reuse;
 
 pub(crate) use admission::is_worth_writing;
-pub(crate) use bags::{Bags, Candidates, Level, Standing, Worth};
+pub(crate) use bags::{Bags, Candidates, Level, Standing};
 pub(crate) use keep::Keep;
 pub(crate) use reuse::{Ranker, Reuse, Tick};
 

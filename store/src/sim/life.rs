@@ -149,6 +149,10 @@ impl World {
             if let Some(mut writer) = life.writer.take() {
                 writer.end();
             }
+            if let Some(nvme) = &life.store.core().nvme {
+                let slots = lock(&nvme.slots);
+                life.fenced = (0..slots.count()).filter(|extent| slots.is_fenced(*extent)).collect();
+            }
         }
         self.medium.devices.iter().for_each(|device| device.stop());
         self.look()?;
@@ -216,8 +220,8 @@ impl World {
                 }
             }
         }
-        for extent in (0..slots.count()).filter(|extent| slots.is_fenced(*extent)) {
-            let remembered = catalog.extents.get(&extent).is_some_and(|entry| entry.fenced);
+        for extent in &life.fenced {
+            let remembered = catalog.extents.get(extent).is_some_and(|entry| entry.fenced);
             if !remembered && catalog.refusals == 0 {
                 return broken("INV-EIO", format!("extent {extent} is back in service after a restart"));
             }

@@ -27,7 +27,7 @@ use crate::mutant::{Mutant, is};
 use crate::nvme::Nvme;
 use crate::policy::Tick;
 use crate::slab::{Catalog, Changes};
-use crate::space::{Resident, make_room};
+use crate::space::Resident;
 use crate::sync::lock;
 use crate::tiers::NvmeTier;
 
@@ -296,7 +296,7 @@ impl Writer {
             }
             core.end_overdue_pins(now_us);
             let residents = NvmeTier { core, nvme, now_us };
-            if !make_room(&mut lock(&nvme.bags), &nvme.slots, class, now_us, &residents) {
+            if !lock(&nvme.room).make(&nvme.slots, class, now_us, &residents) {
                 return None;
             }
         }

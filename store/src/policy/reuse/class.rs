@@ -41,6 +41,12 @@ impl Reuse {
         self.used_at
     }
 
+    /// Whether one request may have used both blocks last.
+    pub fn is_simultaneous(self, other: Self) -> bool {
+        let apart = self.used_at.since(other.used_at).max(other.used_at.since(self.used_at));
+        apart <= SIMULTANEOUS_TICKS
+    }
+
     /// Whether its chain was gone on with elsewhere since it was last used.
     pub const fn is_superseded(self) -> bool {
         self.superseded
