@@ -6,30 +6,17 @@ use std::path::PathBuf;
 
 use hearth_proto::size;
 use hearth_store::{Compression, Driver, DriverOptions, NvmeConfig, SlabConfig};
-use serde::Deserialize;
 
 use crate::config::ConfigError;
 
-/// The settings as they may stand in a file, in the environment or on the command line.
-#[derive(Debug, Default, Clone, Deserialize, clap::Args)]
-#[serde(default)]
+/// The settings as they may stand in a file, in the environment or on the command line; their meaning is
+/// told where they are read.
+#[derive(Debug, Default)]
 pub(crate) struct BlockSettings {
-    /// A file or raw block device that holds blocks, and how much of it; may be given several times, and
-    /// blocks are striped over them. Takes the place of --nvme-capacity.
-    #[arg(long, env = "HEARTH_NVME_SLAB", value_name = "PATH:SIZE", value_delimiter = ',')]
     pub(crate) nvme_slab: Option<Vec<String>>,
-    /// What moves blocks between memory and disk: auto, io-uring or threads. Default: auto.
-    #[arg(long, env = "HEARTH_DISK_DRIVER", value_name = "DRIVER")]
     pub(crate) disk_driver: Option<String>,
-    /// Lets a thread of the kernel take submissions, which costs a core while there is traffic.
-    #[arg(long, env = "HEARTH_DISK_SQPOLL", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) disk_sqpoll: Option<bool>,
-    /// Polls NVMe devices that have poll queues instead of waiting for their interrupts.
-    #[arg(long, env = "HEARTH_DISK_IOPOLL", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) disk_iopoll: Option<bool>,
-    /// Work spent on storing blocks shorter on disk: off, fast (lz4 where a layout compresses) or dense
-    /// (byte planes too: a seventh of bf16 data for much more CPU time). Default: fast.
-    #[arg(long, env = "HEARTH_COMPRESSION", value_name = "MODE")]
     pub(crate) compression: Option<String>,
 }
 
@@ -45,16 +32,6 @@ pub struct BlockConfig {
 }
 
 impl BlockSettings {
-    pub(crate) fn over(self, lower: Self) -> Self {
-        Self {
-            nvme_slab: self.nvme_slab.or(lower.nvme_slab),
-            disk_driver: self.disk_driver.or(lower.disk_driver),
-            disk_sqpoll: self.disk_sqpoll.or(lower.disk_sqpoll),
-            disk_iopoll: self.disk_iopoll.or(lower.disk_iopoll),
-            compression: self.compression.or(lower.compression),
-        }
-    }
-
     pub(crate) fn check(self) -> Result<BlockConfig, ConfigError> {
         let slabs = self.nvme_slab.unwrap_or_default();
         let driver = match self.disk_driver.as_deref().unwrap_or("auto") {

@@ -67,9 +67,23 @@ struct Settings {
     /// Disk space for blocks; 0 keeps none on disk. Default: 8GiB.
     #[arg(long, env = "HEARTH_NVME_CAPACITY", value_name = "SIZE")]
     nvme_capacity: Option<String>,
-    #[command(flatten)]
-    #[serde(flatten)]
-    blocks: BlockSettings,
+    /// A file or raw block device that holds blocks, and how much of it; may be given several times, and
+    /// blocks are striped over them. Takes the place of --nvme-capacity.
+    #[arg(long, env = "HEARTH_NVME_SLAB", value_name = "PATH:SIZE", value_delimiter = ',')]
+    nvme_slab: Option<Vec<String>>,
+    /// What moves blocks between memory and disk: auto, io-uring or threads. Default: auto.
+    #[arg(long, env = "HEARTH_DISK_DRIVER", value_name = "DRIVER")]
+    disk_driver: Option<String>,
+    /// Lets a thread of the kernel take submissions, which costs a core while there is traffic.
+    #[arg(long, env = "HEARTH_DISK_SQPOLL", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    disk_sqpoll: Option<bool>,
+    /// Polls NVMe devices that have poll queues instead of waiting for their interrupts.
+    #[arg(long, env = "HEARTH_DISK_IOPOLL", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    disk_iopoll: Option<bool>,
+    /// Work spent on storing blocks shorter on disk: off, fast (lz4 where a layout compresses) or dense
+    /// (byte planes too: a seventh of bf16 data for much more CPU time). Default: fast.
+    #[arg(long, env = "HEARTH_COMPRESSION", value_name = "MODE")]
+    compression: Option<String>,
     /// Serves beyond loopback without TLS: anyone who reaches the port can read and write every block.
     #[arg(long, env = "HEARTH_INSECURE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     insecure: Option<bool>,
@@ -159,6 +173,13 @@ impl Config {
 
     fn check(s: Settings) -> Result<Self, ConfigError> {
         let capacity_is_given = s.nvme_capacity.is_some();
+        let blocks = BlockSettings {
+            nvme_slab: s.nvme_slab,
+            disk_driver: s.disk_driver,
+            disk_sqpoll: s.disk_sqpoll,
+            disk_iopoll: s.disk_iopoll,
+            compression: s.compression,
+        };
         let mut config = Self {
             name: s.name.map(checked_name).transpose()?,
             data_dir: s.data_dir.map_or_else(default_data_dir, Ok)?,
@@ -173,7 +194,7 @@ impl Config {
                 .transpose()?,
             host_capacity_bytes: size("--host-capacity", s.host_capacity, 1 << 30)?,
             nvme_capacity_bytes: size("--nvme-capacity", s.nvme_capacity, 8 << 30)?,
-            blocks: s.blocks.check()?,
+            blocks: blocks.check()?,
             insecure: s.insecure.unwrap_or(false),
         };
         if let Some(slab_bytes) = config.blocks.slab_bytes() {
@@ -260,7 +281,11 @@ impl Settings {
             cluster_id: self.cluster_id.or(lower.cluster_id),
             host_capacity: self.host_capacity.or(lower.host_capacity),
             nvme_capacity: self.nvme_capacity.or(lower.nvme_capacity),
-            blocks: self.blocks.over(lower.blocks),
+            nvme_slab: self.nvme_slab.or(lower.nvme_slab),
+            disk_driver: self.disk_driver.or(lower.disk_driver),
+            disk_sqpoll: self.disk_sqpoll.or(lower.disk_sqpoll),
+            disk_iopoll: self.disk_iopoll.or(lower.disk_iopoll),
+            compression: self.compression.or(lower.compression),
             insecure: self.insecure.or(lower.insecure),
         }
     }
