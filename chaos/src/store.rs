@@ -141,7 +141,7 @@ fn report(
 ) -> serde_json::Value {
     let Totals { histories, crossed, flips } = totals;
     serde_json::json!({
-        "command": std::env::args().collect::<Vec<_>>().join(" "),
+        "command": std::iter::once("hearth-chaos".into()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" "),
         "seeds": { "first": arguments.from, "count": arguments.seeds, "seconds": seeds_s },
         "histories": {
             "steps": histories.steps, "events": histories.events, "lives": histories.lives,

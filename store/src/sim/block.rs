@@ -12,8 +12,6 @@ pub(super) struct Block {
     pub(super) nvme: bool,
     /// The last step in which no tier held it.
     pub(super) absent_at: u64,
-    /// The last step in which the arena did not hold it.
-    pub(super) host_absent_at: u64,
     /// The last step in which some tier held it.
     pub(super) held_at: u64,
     /// The last step in which NVMe held it.
@@ -43,7 +41,6 @@ impl Block {
         };
         let held = self.host || self.nvme;
         self.absent_at = moment(!held, self.absent_at);
-        self.host_absent_at = moment(!self.host, self.host_absent_at);
         self.held_at = moment(held, self.held_at);
         self.nvme_at = moment(self.nvme, self.nvme_at);
     }

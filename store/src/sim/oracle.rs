@@ -36,7 +36,7 @@ pub(super) struct Oracle {
 
 impl Oracle {
     pub(super) fn new() -> Self {
-        let absent = Block { absent_at: NOW, host_absent_at: NOW, ..Block::default() };
+        let absent = Block { absent_at: NOW, ..Block::default() };
         Self { step: 1, blocks: vec![absent; NAMES as usize], ..Self::default() }
     }
 
