@@ -81,7 +81,8 @@ pub(crate) fn main(arguments: &StoreArguments) -> anyhow::Result<ExitCode> {
     }
     let flips_s = began.elapsed().as_secs_f64();
     let totals = totals.into_inner().unwrap_or_else(|error| error.into_inner());
-    let report = report(arguments, &totals, seeds_s, flips_s, found.as_ref().err());
+    let report =
+        report(arguments, &totals, seeds_s, flips_s, found.as_ref().err().map(|violation| &**violation));
     eprintln!("{}", serde_json::to_string_pretty(&report)?);
     if let Some(path) = &arguments.json {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)
@@ -136,11 +137,11 @@ fn report(
     totals: &Totals,
     seeds_s: f64,
     flips_s: f64,
-    violation: Option<&Box<Violation>>,
+    violation: Option<&Violation>,
 ) -> serde_json::Value {
     let Totals { histories, crossed, flips } = totals;
     serde_json::json!({
-        "command": std::env::args().collect::<Vec<_>>().join(" "),
+        "command": std::iter::once("hearth-chaos".into()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" "),
         "seeds": { "first": arguments.from, "count": arguments.seeds, "seconds": seeds_s },
         "histories": {
             "steps": histories.steps, "events": histories.events, "lives": histories.lives,

@@ -59,7 +59,7 @@ fn word(index: usize, name: Name, version: Version, len: usize) -> u64 {
     match index {
         0 => named,
         // A third of all payloads is worth compressing.
-        _ if version.0 % 3 == 0 => named.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (index as u64 >> 6),
+        _ if version.0.is_multiple_of(3) => named.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (index as u64 >> 6),
         _ => (named ^ (len as u64) << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(index as u64),
     }
 }

@@ -115,7 +115,13 @@ impl SimulatedDevice {
                 Operation::Sync { covered } => self.sync(&mut state, covered, rng, faults),
                 Operation::Discard { offset, len } => {
                     let completion = Completion { name: "discard", offset: offset as u64, count: len as u64 };
-                    (completion, Err(io::ErrorKind::Unsupported.into()))
+                    match faults.discards {
+                        true => {
+                            lock(&self.disk).discard(offset, len);
+                            (completion, Ok(0))
+                        }
+                        false => (completion, Err(io::ErrorKind::Unsupported.into())),
+                    }
                 }
             };
             state.transfers.complete(place, result);

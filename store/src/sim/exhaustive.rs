@@ -94,10 +94,10 @@ fn crash_at(seed: u64, boundary: Boundary, fates: u64) -> Result<u64, Box<Violat
         lock(&world.medium.catalog).power_fails = None;
         let mut rest = fates;
         world.crash_with(
-            |lens| if fates % 2 == 0 { lens.end } else { lens.start },
+            |lens| if fates.is_multiple_of(2) { lens.end } else { lens.start },
             |order| {
-                if fates % 3 == 0 {
-                    order.reverse()
+                if fates.is_multiple_of(3) {
+                    order.reverse();
                 }
             },
             |_, atoms| {

@@ -55,7 +55,8 @@ pub fn flip_bits(seed: u64, count: u64) -> Result<Flips, Box<Violation>> {
         let until = count.min(flips.total() + FLIPS_PER_SET);
         watch(seed ^ set << 32, &Options::default(), |world| {
             // Each third set is compressed.
-            world.shape.compression = if set % 3 == 2 { Compression::Fast } else { Compression::Off };
+            let compressed = (seed + set).is_multiple_of(3);
+            world.shape.compression = if compressed { Compression::Fast } else { Compression::Off };
             flip_until(world, &mut flips, until)
         })?;
         set += 1;

@@ -91,7 +91,7 @@ impl World {
             },
             |sequence| {
                 if shuffles {
-                    order.shuffle(sequence)
+                    order.shuffle(sequence);
                 }
             },
             |_, atoms| match style {

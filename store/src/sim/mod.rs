@@ -3,6 +3,7 @@
 //!
 //! For tests and `hearth-chaos`; no part of the store depends on it.
 
+mod block;
 mod catalog;
 mod content;
 mod device;
@@ -13,6 +14,7 @@ mod flips;
 mod history;
 mod life;
 mod medium;
+mod mishaps;
 mod oracle;
 mod rng;
 mod run;

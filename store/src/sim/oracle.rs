@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use hearth_proto::limits::DEADLINE_GRACE_MS;
 use hearth_proto::{BlockDelta, Tier};
 
+use super::block::{Block, NOW, Sound};
 use super::content::{NAMES, Name, PAYLOAD_BYTES_MIN, Version, claim, is};
 use super::history::{Broken, History, broken};
 use super::medium::{Durable, Medium};
@@ -18,33 +19,6 @@ use crate::delta::DeltaStatus;
 use crate::error::{GetError, PutError, ReserveError};
 use crate::store::{GetOutcome, MissReason, Store};
 
-/// Stands for a state that lasts.
-const NOW: u64 = u64::MAX;
-
-/// What is known of one name.
-#[derive(Clone, Default)]
-struct Block {
-    host: bool,
-    nvme: bool,
-    /// The last step in which no tier held it.
-    absent_at: u64,
-    /// The last step in which the arena did not hold it.
-    host_absent_at: u64,
-    /// The last step in which some tier held it.
-    held_at: u64,
-    /// The last step in which NVMe held it.
-    nvme_at: u64,
-    /// The replica on NVMe that is known to be whole.
-    sound: Option<Sound>,
-}
-
-#[derive(Clone, Copy)]
-struct Sound {
-    durable: Durable,
-    /// Since which step.
-    since: u64,
-}
-
 #[derive(Default)]
 pub(super) struct Oracle {
     pub(super) step: u64,
@@ -53,6 +27,7 @@ pub(super) struct Oracle {
     deltas: Vec<BlockDelta>,
     /// Records that were judged damaged or stale in this life.
     judged: u64,
+    pub(super) now_us: u64,
     pub(super) hits: u64,
     pub(super) misses: u64,
     pub(super) acknowledged: u64,
@@ -61,7 +36,7 @@ pub(super) struct Oracle {
 
 impl Oracle {
     pub(super) fn new() -> Self {
-        let absent = Block { absent_at: NOW, host_absent_at: NOW, ..Block::default() };
+        let absent = Block { absent_at: NOW, ..Block::default() };
         Self { step: 1, blocks: vec![absent; NAMES as usize], ..Self::default() }
     }
 
@@ -89,15 +64,23 @@ impl Oracle {
     }
 
     pub(super) fn began(&mut self, call: &Call) {
-        if let Kind::Put { version, len, .. } = call.kind {
-            self.history.put_began(call.name, version, len);
+        match call.kind {
+            Kind::Put { version, len, .. } => self.history.put_began(call.name, version, len),
+            Kind::Remove => {
+                let block = &mut self.blocks[call.name.0 as usize];
+                block.removes += 1;
+                block.pinned_until_us = 0;
+            }
+            _ => {}
         }
     }
 
     /// A call of which nobody will hear any more: it did what it did.
     pub(super) fn abandoned(&mut self, call: &Call) {
-        if let Kind::Put { version, .. } = call.kind {
-            self.history.put_ended(call.name, version, self.step, true);
+        match call.kind {
+            Kind::Put { version, .. } => self.history.put_ended(call.name, version, self.step, true),
+            Kind::Remove => self.blocks[call.name.0 as usize].removes -= 1,
+            _ => {}
         }
     }
 
@@ -128,11 +111,19 @@ impl Oracle {
             let judged = stats.corrupt_blocks + stats.stale_blocks;
             let newly = judged > std::mem::replace(&mut self.judged, judged);
             let excused = lost_others || lost_sound.iter().any(|durable| medium.may_misread(durable));
+            if judged > 0 || medium.errors() > 0 {
+                // So does the pin of a damaged block; which one that was is not told.
+                self.blocks.iter_mut().for_each(|block| block.pinned_until_us = 0);
+            }
             if newly && !excused {
                 return broken("INV-ACK", format!("what is whole was judged damaged: {lost_sound:?}"));
             }
         }
-        Ok(())
+        let is_lost = |block: &Block| block.held_at != NOW && block.pinned_until_us > self.now_us;
+        match self.blocks.iter().position(is_lost) {
+            Some(name) => broken("INV-PIN", format!("name {name} is pinned and not held any more")),
+            None => Ok(()),
+        }
     }
 
     /// What the store reported in the last step.
@@ -232,6 +223,10 @@ impl Oracle {
                 broken("INV-DEADLINE", format!("{call:?} gave up early"))
             }
             Answer::Removed(held) => self.check_removed(call, held).map(|()| None),
+            Answer::Pinned(pinned) => {
+                self.pinned(call, pinned);
+                Ok(None)
+            }
             Answer::Got(Err(_)) | Answer::Done => Ok(None),
         }
     }
@@ -311,6 +306,16 @@ impl Oracle {
         }
     }
 
+    /// Notes a pin, if nothing came in between that may have ended it.
+    fn pinned(&mut self, call: &Call, pinned: bool) {
+        let Kind::Pin { duration_us } = call.kind else { return };
+        let block = &mut self.blocks[call.name.0 as usize];
+        if pinned && block.removes == 0 && block.absent_at < call.began {
+            // It began when its deadline was, and moves the end of one before.
+            block.pinned_until_us = call.deadline_us + duration_us;
+        }
+    }
+
     fn check_removed(&mut self, call: &Call, held: bool) -> Result<(), Broken> {
         let block = &self.blocks[call.name.0 as usize];
         if block.absent_at < call.began {
@@ -319,6 +324,7 @@ impl Oracle {
         if held && block.held_at < call.began {
             return broken("INV-REMOVE", format!("{call:?} removed what was not there"));
         }
+        self.blocks[call.name.0 as usize].removes -= 1;
         self.history.removed(call.name, call.began, self.step);
         Ok(())
     }
@@ -335,6 +341,8 @@ impl Oracle {
             let name = Name(number as u32);
             let sound = block.sound.filter(|_| block.nvme).map(|sound| sound.durable);
             let expected = sound.filter(|durable| !medium.may_have_lost(durable));
+            block.pinned_until_us = 0;
+            block.removes = 0;
             block.host = false;
             block.nvme = found.get(&name).is_some_and(|tier| *tier == Tier::Nvme);
             block.sound = None;
@@ -360,21 +368,5 @@ impl Oracle {
     pub(super) fn held(&self) -> Vec<Name> {
         let is_held = |name: &Name| self.blocks[name.0 as usize].held_at == NOW;
         (0..NAMES).map(Name).filter(is_held).collect()
-    }
-}
-
-impl Block {
-    /// Notes in which steps what was the case.
-    fn settle(&mut self, step: u64) {
-        let moment = |is: bool, before: u64| match (is, before) {
-            (true, _) => NOW,
-            (false, NOW) => step,
-            (false, before) => before,
-        };
-        let held = self.host || self.nvme;
-        self.absent_at = moment(!held, self.absent_at);
-        self.host_absent_at = moment(!self.host, self.host_absent_at);
-        self.held_at = moment(held, self.held_at);
-        self.nvme_at = moment(self.nvme, self.nvme_at);
     }
 }

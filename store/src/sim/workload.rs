@@ -41,6 +41,10 @@ pub(super) enum Kind {
         len: usize,
         pause_us: u64,
     },
+    /// Keeps a block on the node for a time.
+    Pin {
+        duration_us: u64,
+    },
     Close,
 }
 
@@ -59,6 +63,8 @@ pub(super) enum Answer {
     Got(Result<GetOutcome, GetError>),
     GotHost(Option<Lease>),
     Removed(bool),
+    /// True if the pin was taken.
+    Pinned(bool),
     Done,
 }
 
@@ -78,7 +84,8 @@ impl Kind {
             45..=79 => Self::Get,
             80..=84 => Self::GetHost,
             85..=92 => Self::Remove,
-            93..=96 => Self::Flush,
+            93 | 94 => Self::Flush,
+            95 | 96 => Self::Pin { duration_us: rng.pick(&[1_000, 50_000, 5_000_000]) },
             _ => Self::Reserve { len: payload_len(rng), pause_us: pause(rng) },
         }
     }
@@ -100,6 +107,7 @@ impl Kind {
             Self::Flush => 4,
             Self::Reserve { .. } => 5,
             Self::Close => 6,
+            Self::Pin { duration_us } => 7 | duration_us << 3,
         }
     }
 
@@ -113,6 +121,7 @@ impl Kind {
             Self::Flush => "flush",
             Self::Reserve { .. } => "reserve",
             Self::Close => "close",
+            Self::Pin { .. } => "pin",
         }
     }
 }
@@ -177,6 +186,9 @@ pub(super) fn perform(store: &Store, call: &Call, deadline: Instant) -> Work {
                 }
                 Err(error) => Answer::NoSlot(error),
             }
+        }),
+        Kind::Pin { duration_us } => Box::pin(async move {
+            Answer::Pinned(store.pin(&name.id(), Duration::from_micros(duration_us)).is_ok())
         }),
         Kind::Close => Box::pin(async move {
             store.close().await;

@@ -205,6 +205,7 @@ impl World {
     pub(super) fn look(&mut self) -> Result<(), Broken> {
         let Some(life) = &mut self.life else { return Ok(()) };
         self.medium.devices.iter().for_each(|device| device.pump());
+        self.oracle.now_us = self.time.now_us();
         let followed = self.oracle.follow(&life.store, &self.medium);
         self.trace_changes();
         followed?;
@@ -221,6 +222,7 @@ impl World {
             // A store that was closed promises nothing about what it forgets.
             let closed = self.life.as_ref().is_none_or(|life| life.writer.is_none());
             if closed && matches!(answer, Answer::Removed(_)) {
+                self.oracle.abandoned(&call);
                 continue;
             }
             if let Some(lease) = self.oracle.check(&call, answer, now_us, &self.medium)? {
@@ -271,7 +273,7 @@ impl World {
         let nvme = life.store.core().nvme.as_ref();
         let mail = life.writer.is_some() && nvme.is_some_and(|nvme| !nvme.mailbox.is_empty());
         let later = self.time.next_alarm_us().is_some() || stalls && answers;
-        let quiet = ready == 0 && !mail && !(answers && !stalls);
+        let quiet = ready == 0 && !mail && (stalls || !answers);
         let begins = self.calls_to_come > 0 && open < CALLS_MAX;
         let possible = [
             (Action::Poll, 300, ready > 0),
@@ -334,6 +336,7 @@ impl World {
                 };
                 self.replaced = Some(name).filter(|_| kind == Kind::Remove && self.rng.below(2) == 0);
                 let patience_us = patience_us(&mut self.rng);
+                let patience_us = if matches!(kind, Kind::Pin { .. }) { 0 } else { patience_us };
                 self.begin(kind, name, patience_us);
             }
             Action::PassTime => {
@@ -366,39 +369,6 @@ impl World {
             Action::Compare => self.oracle.compare(&life.store)?,
         }
         Ok(())
-    }
-
-    /// Ends one of the submissions in flight, on whatever disk.
-    fn complete_any(&mut self) {
-        self.completions += 1;
-        let mut index = self.rng.index(self.medium.in_flight());
-        for device in &self.medium.devices {
-            let count = device.in_flight();
-            if index < count {
-                let done = device.complete(index, &mut self.rng, &self.faults);
-                self.trace.event(self.time.now_us(), done.name, &[done.offset, done.count]);
-                return;
-            }
-            index -= count;
-        }
-    }
-
-    fn rot(&mut self) {
-        let member = self.rng.index(self.medium.disks.len());
-        let len = lock(&self.medium.disks[member]).len_bytes();
-        if len > 0 {
-            let (offset, bit) = (self.rng.index(len), self.rng.below(8) as u8);
-            lock(&self.medium.disks[member]).rot(offset, bit);
-            self.note("rot", &[member as u64, offset as u64, u64::from(bit)]);
-        }
-    }
-
-    /// Takes or gives back room on a disk.
-    fn fill_disk(&mut self) {
-        let member = self.rng.index(self.medium.disks.len());
-        let extents = self.rng.below(self.shape.disk_extents + 1);
-        lock(&self.medium.disks[member]).set_limit(self.shape.disk_bytes(extents));
-        self.note("room", &[member as u64, extents]);
     }
 }
 

@@ -42,10 +42,11 @@ impl LooseChanges {
     /// Answers when no replica of the block waits to be deleted any more.
     pub(super) fn await_delete(&mut self, id: &BlockId, done: oneshot::Sender<()>) {
         let waiting = self.deletes.iter().rposition(|delete| delete.resident.id == *id);
-        match waiting.map(|at| &mut self.deletes[at]) {
-            Some(delete) => delete.done.push(done),
+        if let Some(at) = waiting {
+            self.deletes[at].done.push(done);
+        } else {
             // One who no longer waits does not need the answer.
-            None => drop(done.send(())),
+            let _ = done.send(());
         }
     }
 
@@ -82,8 +83,10 @@ impl LooseChanges {
         self.extents.clear();
         self.kept.clear();
         for delete in self.deletes.drain(..) {
-            // One who no longer waits does not need the answer.
-            delete.done.into_iter().for_each(|done| drop(done.send(())));
+            for done in delete.done {
+                // One who no longer waits does not need the answer.
+                let _ = done.send(());
+            }
         }
     }
 
