@@ -12,6 +12,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::sync::lock;
 
+/// A century: later moments are as good as never.
+const FAR_US: u64 = 100 * 365 * 86_400 * 1_000_000;
+
 /// Microseconds since an origin that lies before every recovered block.
 pub(crate) struct Clock {
     source: Source,
@@ -67,6 +70,11 @@ impl Clock {
             Source::Simulated(time) => lock(&time.state).now_us,
         };
         Self::OPENED_US + since_origin
+    }
+
+    /// When the store's time will be `at_us`.
+    pub(crate) fn instant_of(&self, at_us: u64) -> Instant {
+        self.now() + Duration::from_micros(at_us.saturating_sub(self.now_us()).min(FAR_US))
     }
 
     /// The wall clock's name for a moment of the store's time. Only retention that outlives the process

@@ -110,7 +110,11 @@ impl Core {
             true => Some(Err(ReserveError::Closed)),
             false => self.try_reserve(payload_len).map(Ok),
         };
-        let waiting = self.arena.wait_for_room(attempt);
+        let next_end = || {
+            let ends = [self.loans.first_end_us(), lock(&self.pins).first_end_us()];
+            ends.into_iter().flatten().min().map(|end_us| self.clock.instant_of(end_us))
+        };
+        let waiting = self.arena.wait_for_room(&self.clock, next_end, attempt);
         self.clock.timeout_at(deadline, waiting).await.unwrap_or(Err(ReserveError::Deadline))
     }
 
@@ -154,8 +158,14 @@ impl Core {
         let mut shard = self.index.shard(id);
         let Some(handle) = shard.find(id) else { return };
         let is_named = shard.host(handle).is_some_and(|host| Arc::ptr_eq(host, block));
-        if !is_named || block.place().is_some() {
+        if !is_named {
             return;
+        }
+        if block.place().is_some() {
+            drop(shard);
+            drop(room);
+            // It may have been written meanwhile, and can go now.
+            return self.arena.made_room();
         }
         let standing = shard.node_mut(handle).stand(Kept::Host, self.clock.now_us());
         let slot = block.slot();
@@ -278,6 +288,9 @@ impl Core {
             }
             tier.place(handle, bags.insert(class, handle, after[1]));
         }
+        drop(host_room);
+        // What stands lower than before may make room.
+        self.arena.made_room();
         Some(replica)
     }
 
@@ -348,7 +361,11 @@ impl Core {
     }
 
     pub(crate) fn drop_if_empty(&self, shard: &mut Shard, handle: Handle) {
-        if shard.node(handle).is_empty() {
+        let node = shard.node(handle);
+        if node.is_empty() {
+            if node.is_pinned() {
+                lock(&self.pins).remove(&node.id());
+            }
             shard.remove(handle);
         }
     }

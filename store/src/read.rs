@@ -338,9 +338,10 @@ fn fail(
     record: &Record,
     error: &io::Error,
 ) -> Result<Option<GetOutcome>, GetError> {
+    // Only what the driver says of itself: a device that times out is one that failed.
     match error.kind() {
-        io::ErrorKind::TimedOut => return Err(GetError::Deadline),
-        io::ErrorKind::NotConnected => return Err(GetError::Closed),
+        io::ErrorKind::TimedOut if error.raw_os_error().is_none() => return Err(GetError::Deadline),
+        io::ErrorKind::NotConnected if error.raw_os_error().is_none() => return Err(GetError::Closed),
         _ => {}
     }
     core.counters.io_errors.add(1);

@@ -49,12 +49,17 @@ impl Looked {
         let mut next = used.chain(known).max().map_or(0, |number| number + 1);
         let mut aside = Vec::new();
         let mut slabs = Vec::new();
+        let mut identities = BTreeSet::new();
         for (slab, found) in nvme.slabs.iter().zip(self.found) {
             if found == Found::Damaged {
                 tracing::error!(path = %slab.path.display(), "a slab is damaged: its blocks are lost");
                 aside.extend(set_aside(&slab.path, unix_ms)?);
             }
             let member = Member::open(&slab.path)?;
+            let refuse = OpenError::io(format!("look up {}", slab.path.display()));
+            if !identities.insert(member.identity().map_err(refuse)?) {
+                return Err(OpenError::SameSlab { path: slab.path.clone() });
+            }
             let superblock = match found {
                 Found::Slab(superblock) => superblock,
                 Found::Absent | Found::Blank | Found::Damaged => {

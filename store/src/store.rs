@@ -148,7 +148,8 @@ impl Store {
         let _ = self.core().copies.set(copies);
     }
 
-    /// Forgets a block in every tier and waits until that is durable. Returns true if it was held.
+    /// Forgets a block in every tier and waits until that is durable, or the index on disk has refused it:
+    /// then the block may be there again after the next start. Returns true if it was held.
     ///
     /// Leases on it stay valid. A put of it that still waits to be durable fails.
     ///

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hearth_proto::Tier;
+use hearth_proto::{Generation, Tier};
 
 use crate::arena::HostBlock;
 use crate::core::Core;
@@ -27,13 +27,13 @@ pub(crate) struct NvmeTier<'a> {
 }
 
 impl Candidates<Handle> for HostTier<'_> {
-    fn score(&self, block: Handle) -> Option<u64> {
+    fn score(&self, block: Handle) -> Option<(u64, Generation)> {
         let shard = self.core.index.shard_of(block);
         let node = shard.node(block);
         // New leases come from this entry, under this lock, or from a lease that is already counted.
         let last = node.is_pinned() && node.nvme() == NvmeReplica::Absent;
         let in_use = last || is_leased(shard.host(block)?) || node.nvme() == NvmeReplica::Pending;
-        (!in_use).then(|| self.core.ranker.rank(node.reuse, node.depth().into(), Tick::from_us(self.now_us)))
+        (!in_use).then(|| score(self.core, node, self.now_us))
     }
 
     /// What leaves the arena stays on this node, or was not worth writing.
@@ -100,11 +100,10 @@ fn is_leased(host: &HostBlock) -> bool {
 }
 
 impl Candidates<Handle> for NvmeTier<'_> {
-    fn score(&self, block: Handle) -> Option<u64> {
+    fn score(&self, block: Handle) -> Option<(u64, Generation)> {
         let shard = self.core.index.shard_of(block);
         let node = shard.node(block);
-        (!node.is_pinned())
-            .then(|| self.core.ranker.rank(node.reuse, node.depth().into(), Tick::from_us(self.now_us)))
+        (!node.is_pinned()).then(|| score(self.core, node, self.now_us))
     }
 
     fn is_copied(&self, block: Handle) -> bool {
@@ -165,6 +164,11 @@ fn link(node: &Node, sector: u32, tier: Kept) -> Link {
         generation: node.generation(),
         reuse: node.reuse,
     }
+}
+
+fn score(core: &Core, node: &Node, now_us: u64) -> (u64, Generation) {
+    let rank = core.ranker.rank(node.reuse, node.depth().into(), Tick::from_us(now_us));
+    (rank, node.generation())
 }
 
 fn worth(core: &Core, link: &Link, now_us: u64) -> Worth {

@@ -166,7 +166,7 @@ impl Volume {
             tracing::warn!(
                 %error, member = self.members[member].number, extents = growing.extents,
                 retry_ms = GROWTH_RETRY_MS,
-                "a slab cannot grow: blocks are evicted within the extents that there are; free space on \
+                "the slab cannot grow: blocks are evicted within the extents that there are; free space on \
                  its file system, or give this node a smaller NVMe capacity"
             );
         }
@@ -187,8 +187,11 @@ impl Member {
         let VolumeMember { device, number, data_offset, extents_max } = member;
         let found = device.len_bytes().saturating_sub(data_offset) / extent_bytes;
         let extents = u32::try_from(found).unwrap_or(u32::MAX);
+        // A device is as long as it is, and may be given in part. A file that is already longer is used as
+        // it is.
+        let is_device = matches!(device.space(), Ok(None));
+        let extents = if is_device { extents.min(extents_max) } else { extents };
         let growing = Mutex::new(Growing { extents, pace: Growth::default() });
-        // A file that is already longer is used as it is.
         Self { device, number, data_offset, extents_max: extents_max.max(extents), growing }
     }
 

@@ -97,6 +97,11 @@ impl Loans {
         !overdue.is_empty()
     }
 
+    /// When the first loan ends.
+    pub(crate) fn first_end_us(&self) -> Option<u64> {
+        Some(self.first_end_us.load(Ordering::Relaxed)).filter(|end_us| *end_us != u64::MAX)
+    }
+
     /// How many blocks are lent.
     pub(crate) fn count(&self) -> usize {
         lock(&self.state).leases.len()

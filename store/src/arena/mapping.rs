@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
+use rustix::fs::{SealFlags, fcntl_add_seals};
+
 const NAME: &CStr = c"hearth-arena";
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 const PAGE_BYTES: usize = 4_096;
@@ -57,7 +59,8 @@ impl Mapping {
 
     fn map(len_bytes: usize, mapped_bytes: usize, flags: libc::c_uint) -> io::Result<Self> {
         // SAFETY: the name is a C string.
-        let fd = unsafe { libc::memfd_create(NAME.as_ptr(), libc::MFD_CLOEXEC | flags) };
+        let fd =
+            unsafe { libc::memfd_create(NAME.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | flags) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -78,6 +81,11 @@ impl Mapping {
         }
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mapped at the null address"))?;
         let is_hugetlb = flags & libc::MFD_HUGETLB != 0;
+        // Nobody who gets the descriptor can write to the arena or cut it off.
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE;
+        if let Err(error) = fcntl_add_seals(&memfd, seals) {
+            tracing::debug!(%error, "the kernel does not seal the arena");
+        }
         Ok(Self { base, len_bytes, mapped_bytes, is_hugetlb, memfd })
     }
 

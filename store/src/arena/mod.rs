@@ -14,6 +14,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use hearth_proto::limits::{FIXED_BUFFER_BYTES_MAX, SECTOR_BYTES};
 use tokio::sync::{Notify, Semaphore};
@@ -27,6 +28,7 @@ pub(crate) use slot::Slot;
 pub use slot::SlotMut;
 pub use view::{ArenaView, LoanExpired};
 
+use crate::clock::Clock;
 use crate::error::OpenError;
 use crate::extents::ExtentMap;
 use crate::sync::lock;
@@ -113,10 +115,16 @@ impl Arena {
         }
     }
 
-    /// Waits in line and then until `attempt` gives something, tried again whenever there may be room.
+    /// Waits in line and then until `attempt` gives something, tried again whenever there may be room, and
+    /// when something ends by itself that `attempt` looks at.
     ///
     /// Cancel safe: whoever gives up leaves the line.
-    pub(crate) async fn wait_for_room<T>(&self, mut attempt: impl FnMut() -> Option<T>) -> T {
+    pub(crate) async fn wait_for_room<T>(
+        &self,
+        clock: &Clock,
+        next_end: impl Fn() -> Option<Instant>,
+        mut attempt: impl FnMut() -> Option<T>,
+    ) -> T {
         let _waiting = Waiting::new(&self.waiting);
         let _turn = self.turnstile.acquire().await.expect("the turnstile is never closed");
         loop {
@@ -124,7 +132,11 @@ impl Arena {
                 return given;
             }
             // A notification that came since the attempt began is kept, so none is missed.
-            self.room.notified().await;
+            let notified = self.room.notified();
+            match next_end() {
+                Some(end) => drop(clock.timeout_at(end, notified).await),
+                None => notified.await,
+            }
         }
     }
 

@@ -53,6 +53,11 @@ impl Slot {
         self.class
     }
 
+    /// Sectors of the record.
+    pub(crate) fn record_sectors(&self) -> u32 {
+        self.record_sectors
+    }
+
     /// Bytes that a transfer of the record moves.
     pub(crate) fn record_len(&self) -> usize {
         self.record_sectors as usize * SECTOR_BYTES
@@ -137,11 +142,21 @@ impl SlotMut {
         self.0.record_sectors = self.0.class;
     }
 
+    /// Makes the slot a record of `stored`, which stands for another payload.
+    pub(crate) fn store(&mut self, stored: &[u8], footer: &Footer) {
+        self.record_mut()[..stored.len()].copy_from_slice(stored);
+        self.finish(stored.len(), footer);
+    }
+
+    /// Makes the slot a record of its payload.
+    pub(crate) fn seal(&mut self, footer: &Footer) {
+        self.finish(self.len(), footer);
+    }
+
     /// Writes the footer, and zeroes between it and the stored bytes: what a former owner left there is
     /// not to reach the disk.
-    pub(crate) fn seal(&mut self, footer: &Footer) {
-        assert_eq!(footer.stored_len as usize, self.len(), "a footer describes its own record");
-        let stored_len = self.len();
+    fn finish(&mut self, stored_len: usize, footer: &Footer) {
+        assert_eq!(footer.stored_len as usize, stored_len, "a footer describes its own record");
         let (_, tail) = self.record_mut().split_at_mut(stored_len);
         let (padding, end) = tail.split_at_mut(tail.len() - FOOTER_BYTES);
         padding.fill(0);

@@ -47,7 +47,7 @@ impl ArenaView {
     }
 
     /// Copies the payload of a lent block to `into`, which is as long, and says whether it was the block's
-    /// all the while. Whoever needs more certainty compares the checksum too.
+    /// all the while.
     ///
     /// # Errors
     /// [`LoanExpired`]: `into` holds nothing of use.
@@ -72,7 +72,9 @@ impl ArenaView {
         rest.copy_from_slice(&last[..rest.len()]);
         // Whatever was read above was read before the generation is looked at again.
         fence(Ordering::Acquire);
-        self.check(generation_at, loan)
+        self.check(generation_at, loan)?;
+        // A block that left its slot and came back has its generation there again.
+        if crc32fast::hash(into) == loan.crc32 { Ok(()) } else { Err(LoanExpired) }
     }
 
     fn check(&self, generation_at: usize, loan: &Loan) -> Result<(), LoanExpired> {

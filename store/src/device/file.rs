@@ -117,6 +117,15 @@ impl Member {
         Ok(Self { file, kind, direct, len_bytes: AtomicU64::new(len_bytes) })
     }
 
+    /// The same for whatever is the same file or device, by whichever path.
+    pub(crate) fn identity(&self) -> io::Result<(u64, u64)> {
+        let metadata = self.file.metadata()?;
+        Ok(match self.kind {
+            Kind::File => (metadata.dev(), metadata.ino()),
+            Kind::BlockDevice => (u64::MAX, metadata.rdev()),
+        })
+    }
+
     pub(super) fn file(&self) -> &File {
         &self.file
     }

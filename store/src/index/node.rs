@@ -201,7 +201,8 @@ impl Node {
     fn packed(keep: &Keep) -> (Priority, u16, u32) {
         let expires = keep.expires_at_us.map_or(NEVER, |at_us| {
             let units = at_us.saturating_sub(Clock::OPENED_US).div_ceil(EXPIRY_UNIT_US);
-            u32::try_from(units).unwrap_or(u32::MAX).max(1)
+            // What ends after a human life never does.
+            u32::try_from(units).map_or(NEVER, |units| units.max(1))
         });
         (keep.priority, u16::try_from(keep.depth).unwrap_or(u16::MAX), expires)
     }

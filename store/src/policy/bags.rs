@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hearth_proto::Priority;
+use hearth_proto::{Generation, Priority};
 
 use super::Random;
 
@@ -36,8 +36,9 @@ pub(crate) struct Standing {
 
 /// What only the caller knows of the candidates. `H` names one.
 pub(crate) trait Candidates<H> {
-    /// What a candidate is worth by its reuse; `None` if it cannot go now.
-    fn score(&self, candidate: H) -> Option<u64>;
+    /// What a candidate is worth by its reuse, and the number of its put, which decides among equals: the
+    /// older goes first. `None` if it cannot go now.
+    fn score(&self, candidate: H) -> Option<(u64, Generation)>;
 
     /// True if the cluster has another copy of the candidate, so that less is lost when it goes.
     fn is_copied(&self, candidate: H) -> bool;
@@ -154,7 +155,7 @@ fn draw_from<H: Copy>(bag: &[H], random: &mut Random, candidates: &impl Candidat
 /// The candidate that is worth least. Last copies go after copies: of the few that are worth least, one
 /// that the cluster has elsewhere.
 fn least<H: Copy>(drawn: &mut dyn Iterator<Item = H>, candidates: &impl Candidates<H>) -> Option<H> {
-    let mut finalists: Vec<(u64, H)> = Vec::with_capacity(FINALISTS + 1);
+    let mut finalists: Vec<((u64, Generation), H)> = Vec::with_capacity(FINALISTS + 1);
     for candidate in drawn {
         let Some(score) = candidates.score(candidate) else { continue };
         let at = finalists.partition_point(|(other, _)| *other <= score);

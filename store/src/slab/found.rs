@@ -7,10 +7,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use hearth_proto::limits::SUPERBLOCK_BYTES;
+use hearth_proto::limits::{SLAB_DATA_OFFSET_BYTES, SUPERBLOCK_BYTES};
 
 use super::superblock::{Superblock, SuperblockError};
 use crate::error::OpenError;
+
+/// How far beyond the beginning of the first extent is looked for what is not ours.
+const LOOKED_AT_BEYOND: usize = 64 << 10;
 
 /// What lies at the path of a slab.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,26 +30,30 @@ pub(crate) enum Found {
 
 /// Looks at the path of a slab; changes nothing.
 pub(crate) fn look(path: &Path) -> Result<Found, OpenError> {
-    let mut bytes = [0; SUPERBLOCK_BYTES];
-    let read = File::open(path).and_then(|file| fill(file, &mut bytes));
+    // What others keep on devices begins anywhere in here: labels of volumes, superblocks of file systems.
+    let mut looked_at = vec![0; SLAB_DATA_OFFSET_BYTES as usize + LOOKED_AT_BEYOND];
+    let read = File::open(path).and_then(|file| fill(file, &mut looked_at));
     let len = match read {
         Ok(len) => len,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
         Err(error) => return Err(OpenError::io(format!("read {}", path.display()))(error)),
     };
-    match Superblock::decode(&bytes) {
+    let (bytes, rest) = looked_at.split_first_chunk().expect("more is looked at than a superblock");
+    let is_blank = rest.iter().all(|byte| *byte == 0);
+    match Superblock::decode(bytes) {
         Ok(superblock) => Ok(Found::Slab(superblock)),
-        Err(SuperblockError::Blank) => Ok(Found::Blank),
+        Err(SuperblockError::Blank) if is_blank => Ok(Found::Blank),
+        // A file that ends within the superblock is one whose making was interrupted.
+        Err(_) if len < SUPERBLOCK_BYTES && Superblock::may_begin_with(&bytes[..len]) => Ok(Found::Damaged),
         Err(SuperblockError::Newer { found, supported }) => Err(OpenError::NewerFormat {
             dir: path.into(),
             found: u32::from(found),
             supported: u32::from(supported),
         }),
-        // A file that ends within the superblock is one whose making was interrupted.
-        Err(SuperblockError::NoSuperblock) if len == SUPERBLOCK_BYTES => {
+        Err(SuperblockError::Blank | SuperblockError::NoSuperblock) => {
             Err(OpenError::NotASlab { path: path.into() })
         }
-        Err(_) => Ok(Found::Damaged),
+        Err(SuperblockError::Checksum | SuperblockError::Field(_)) => Ok(Found::Damaged),
     }
 }
 

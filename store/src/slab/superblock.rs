@@ -102,6 +102,11 @@ pub(crate) enum SuperblockError {
 }
 
 impl Superblock {
+    /// True if a superblock may begin with these bytes.
+    pub(crate) fn may_begin_with(bytes: &[u8]) -> bool {
+        !bytes.is_empty() && bytes.iter().zip(MAGIC).all(|(found, magic)| found == magic)
+    }
+
     pub(crate) fn encode(&self) -> [u8; SUPERBLOCK_BYTES] {
         assert!(is_extent_size(self.extent_bytes) && is_data_offset(self.data_offset), "{self:?} is unsound");
         let mut bytes = [0; SUPERBLOCK_BYTES];

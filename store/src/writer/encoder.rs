@@ -9,7 +9,7 @@ use crate::arena::HostBlock;
 use crate::codec::{Codec, Coder, LayoutClass, Outcome, Plan, record_sectors, stored_len_max};
 use crate::core::Core;
 use crate::nvme::Nvme;
-use crate::slab::Footer;
+use crate::slab::{FOOTER_BYTES, Footer};
 use crate::sync::lock;
 
 /// Encodes blocks, one at a time.
@@ -37,9 +37,11 @@ impl Encoder {
         let plan = lock(&nvme.sampler).plan(layout);
         let mut outcome = self.carry_out(plan, payload);
         let record = self.seal(core, id, block, &outcome);
-        if record.is_none() {
-            outcome = Outcome { codec: Codec::Raw, stored_len: payload.len(), ..outcome };
-        }
+        outcome = match &record {
+            // What it takes on the disk, rounding included.
+            Some(record) => Outcome { stored_len: record.slot().record_len() - FOOTER_BYTES, ..outcome },
+            None => Outcome { codec: Codec::Raw, stored_len: payload.len(), ..outcome },
+        };
         lock(&nvme.sampler).observe(layout, &outcome);
         record
     }
@@ -63,17 +65,20 @@ impl Encoder {
             return None;
         }
         let payload_len = block.payload_len().get();
-        let class = encoded_class(payload_len as usize, outcome.stored_len);
-        let mut slot = core.try_reserve_class(outcome.stored_len, class)?;
-        slot.copy_from_slice(&self.scratch[..outcome.stored_len]);
-        slot.seal(&Footer {
-            id: *id,
-            codec: outcome.codec,
-            payload_len,
-            stored_len: u32::try_from(outcome.stored_len).ok()?,
-            generation: block.generation(),
-            payload_crc: block.crc32(),
-        });
+        // A slot of the same size: others would take whole extents of the arena for a short while.
+        let mut slot = core.try_reserve(payload_len as usize)?;
+        slot.narrow(encoded_class(payload_len as usize, outcome.stored_len));
+        slot.store(
+            &self.scratch[..outcome.stored_len],
+            &Footer {
+                id: *id,
+                codec: outcome.codec,
+                payload_len,
+                stored_len: u32::try_from(outcome.stored_len).ok()?,
+                generation: block.generation(),
+                payload_crc: block.crc32(),
+            },
+        );
         Some(Arc::new(HostBlock::new(slot.into_slot(), block.generation(), block.crc32())))
     }
 }

@@ -18,17 +18,24 @@ use crate::space::Resident;
 pub(crate) struct WriteJob {
     id: BlockId,
     block: Arc<HostBlock>,
+    /// What is written for it, once that was decided.
+    form: Option<Arc<HostBlock>>,
     attempts: u32,
     _permit: OwnedSemaphorePermit,
 }
 
 impl WriteJob {
     pub(crate) fn new(id: BlockId, block: Arc<HostBlock>, permit: OwnedSemaphorePermit) -> Self {
-        Self { id, block, attempts: 0, _permit: permit }
+        Self { id, block, form: None, attempts: 0, _permit: permit }
     }
 
     pub(crate) fn block(&self) -> &Arc<HostBlock> {
         &self.block
+    }
+
+    /// What is written for the block: `encode` decides it the first time.
+    pub(super) fn form(&mut self, encode: impl FnOnce(&Arc<HostBlock>) -> Arc<HostBlock>) -> Arc<HostBlock> {
+        Arc::clone(self.form.get_or_insert_with(|| encode(&self.block)))
     }
 
     pub(crate) fn resident(&self) -> Resident {

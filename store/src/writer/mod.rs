@@ -20,6 +20,7 @@ pub(crate) use job::WriteJob;
 use loose::LooseChanges;
 use tokio::sync::oneshot;
 
+use crate::arena::HostBlock;
 use crate::core::Core;
 use crate::device::Request;
 use crate::error::PutError;
@@ -238,7 +239,7 @@ impl Writer {
     /// Gives blocks of the backlog places and hands them to the device.
     fn start_writes(&mut self, nvme: &Nvme) {
         while self.in_flight + self.written.len() < DURABLE_GROUP_MAX
-            && let Some((sequence, job)) = self.backlog.pop_front()
+            && let Some((sequence, mut job)) = self.backlog.pop_front()
         {
             if !job.is_wanted(&self.core) {
                 self.outstanding.remove(&sequence);
@@ -246,9 +247,12 @@ impl Writer {
                 continue;
             }
             let resident = job.resident();
-            let encoded = self.encoder.record(&self.core, nvme, &resident.id, job.block());
-            let block = encoded.unwrap_or_else(|| Arc::clone(job.block()));
-            let Some(sector) = self.allocate(nvme, block.slot().class()) else {
+            let encode = |block: &Arc<HostBlock>| {
+                let encoded = self.encoder.record(&self.core, nvme, &resident.id, block);
+                encoded.unwrap_or_else(|| Arc::clone(block))
+            };
+            let block = job.form(encode);
+            let Some(sector) = self.allocate(nvme, block.slot().record_sectors()) else {
                 if self.in_flight > 0 || !self.written.is_empty() || self.syncing.is_some() {
                     // What is being written becomes evictable soon.
                     self.backlog.push_front((sequence, job));
