@@ -94,13 +94,12 @@ proptest! {
         let run = || {
             let ranker = Ranker::new(32);
             let mut now = 0;
-            let mut last = None;
             let mut ranks = Vec::new();
             for (key, later) in &uses {
                 now += later;
-                last = Some(ranker.inserted(*key, Tick(now)));
+                let block = ranker.inserted(*key, Tick(now));
                 if now % 7 == 0 { ranker.learn(Tick(now)); }
-                ranks.extend(last.map(|block| ranker.rank(block, 1, Tick(now + 100))));
+                ranks.push(ranker.rank(block, 1, Tick(now + 100)));
             }
             ranks
         };
