@@ -22,6 +22,8 @@ mod extents;
 mod growth;
 mod index;
 #[doc(hidden)]
+pub mod model;
+#[doc(hidden)]
 pub mod mutant;
 mod nvme;
 mod open;

@@ -153,7 +153,7 @@ fn publish(core: &Core, offer: &Offer, block: &Arc<HostBlock>) -> Result<Publish
         crc32: offer.crc32,
         nvme: if written { NvmeReplica::Pending } else { NvmeReplica::Absent },
         keep: offer.keep,
-        reuse: core.ranker.inserted(key_bits(&offer.id), None, Tick::from_us(offer.now_us)),
+        reuse: core.ranker.inserted(key_bits(&offer.id), Tick::from_us(offer.now_us)),
         verified: true,
     });
     shard.set_host(handle, Arc::clone(block));

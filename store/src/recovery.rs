@@ -235,7 +235,7 @@ impl<'a> Load<'a> {
 /// a tick.
 fn recovered(id: &BlockId, puts_ago: u64, core: &Core) -> Reuse {
     let then_us = Clock::OPENED_US.saturating_sub(puts_ago.saturating_mul(1_000));
-    core.ranker.inserted(key_bits(id), None, Tick::from_us(then_us))
+    core.ranker.inserted(key_bits(id), Tick::from_us(then_us))
 }
 
 /// Makes every block that was found a candidate for eviction.

@@ -155,7 +155,7 @@ impl Residents for NvmeTier<'_> {
     }
 }
 
-fn link(node: &Node, sector: u32, tier: Kept) -> Link {
+pub(crate) fn link(node: &Node, sector: u32, tier: Kept) -> Link {
     Link {
         sector,
         depth: node.depth(),

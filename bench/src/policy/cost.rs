@@ -6,8 +6,9 @@ use std::time::Instant;
 use hearth_replay::{Figure, Goal};
 use hearth_store::policy::reuse::{Ranker, Reuse, Tick};
 
-use super::ours::{DRAWS, RUN};
-
+/// Candidates of a draw and victims of a run, as the store has them.
+const DRAWS: usize = 64;
+const RUN: usize = 32;
 const BLOCKS: u64 = 100_000;
 const TURNS: u32 = 7;
 /// Goals, in nanoseconds.
@@ -17,7 +18,7 @@ const VICTIM_NS: f64 = 3_000.0;
 /// The best of some turns each, over states that do not all fit the processor's caches.
 pub(super) fn figures() -> Vec<Figure> {
     let ranker = Ranker::new(BLOCKS as usize);
-    let mut states: Vec<Reuse> = (0..BLOCKS).map(|key| ranker.inserted(key, None, Tick::default())).collect();
+    let mut states: Vec<Reuse> = (0..BLOCKS).map(|key| ranker.inserted(key, Tick::default())).collect();
     let (mut used_ns, mut draw_ns, mut lesson_ns) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
     for turn in 1..=TURNS {
         let now = Tick::from_us(u64::from(turn) * 10_000_000);

@@ -91,7 +91,7 @@ pub(crate) struct NewBlock {
 }
 
 impl Node {
-    pub(super) fn new(block: &NewBlock) -> Self {
+    pub(crate) fn new(block: &NewBlock) -> Self {
         let Generation(generation) = block.generation;
         let mut node = Self {
             key: block.id.key.0,

@@ -1,18 +1,12 @@
 //! What a block is worth: the uses that keeping it brings, per tick, learned while the store runs.
 //!
-//! Blocks fall into classes by the time between their last two uses (a chain's new blocks take it over
-//! from the chain) and the number of uses. For every class the chance of the next use at each age is learned
-//! from a sample of blocks that are followed beyond their eviction. The worth of a block is the best rate of
-//! uses per tick from its age on, so a block that is about to be used is kept before one that just was, and
-//! where little is known the order is that of LRU. A block whose chain was gone on with elsewhere goes first.
+//! Blocks fall into classes by the time between their last two uses and the number of uses. For every class
+//! the chance of the next use at each age is learned from a sample of blocks that are followed beyond their
+//! eviction. The worth of a block is the best rate of uses per tick from its age on, so a block that is about
+//! to be used is kept before one that just was, and where little is known the order is that of LRU.
 //!
-//! Priorities come before worth; they are the caller's. So is the choice of victims, which must keep to two
-//! rules that matter more than any score (measured in `bench/results/policy.md`):
-//!
-//! 1. A victim has no child in the store. From the candidate go to its latest child, and on to the end of
-//!    the chain; if the end still has other children, take the next candidate.
-//! 2. Then go on evicting up the chain for a run of blocks (32 or 64) before candidates are drawn again.
-//!    All blocks of the run are as good as the candidate, so a run costs one draw.
+//! Priorities come before worth; they are the caller's. So is the choice of victims, which must keep chains
+//! whole from their roots: that matters more than any score (measured in `bench/results/policy.md`).
 //!
 //! Pure: time and keys are arguments, and nothing is random. All methods take `&self`.
 
@@ -37,12 +31,6 @@ use lives::{Lives, Sample};
 const PRIOR_HAZARD: f32 = 0.005;
 /// Lives that the prior, and what is known of all classes together, count for in each class.
 const PRIOR_LIVES: f32 = 300.0;
-/// What is left of the worth of a block whose chain was gone on with elsewhere: such blocks are hardly ever
-/// used again (1% on chats), too few to be learned in time.
-const SUPERSEDED: f32 = 1e-12;
-/// The longest branch that counts as superseded when its chain goes on elsewhere: a rewritten end of a prompt.
-/// Of longer branches a third to two thirds are used again.
-pub const SUPERSEDED_BLOCKS_MAX: usize = 32;
 /// What a lesson keeps of the counts of the one before.
 const MEMORY: f32 = 0.8;
 /// The fewest insertions between two lessons.
@@ -72,13 +60,10 @@ impl Ranker {
         ranker
     }
 
-    /// The state of a block that comes in now.
-    ///
-    /// `key` is any 64 bits of the block's key; `parent` is the state of the block before it in the chain, if
-    /// the store holds it, after its own use by the same request was noted.
-    pub fn inserted(&self, key: u64, parent: Option<Reuse>, now: Tick) -> Reuse {
+    /// The state of a block that comes in now. `key` is any 64 bits of the block's key.
+    pub fn inserted(&self, key: u64, now: Tick) -> Reuse {
         self.inserted.fetch_add(1, Ordering::Relaxed);
-        let reuse = Reuse::first(parent, now);
+        let reuse = Reuse::first(now);
         self.follow(key, reuse, now);
         reuse
     }
@@ -90,18 +75,6 @@ impl Ranker {
             self.follow(key, reuse, now);
         }
         reuse
-    }
-
-    /// Whether the first child of `parent` is done with once a second one comes in: true for blocks that
-    /// belong to one conversation, false near the root, where chains part that all go on. The caller then
-    /// marks the branch of the first child, if it has at most [`SUPERSEDED_BLOCKS_MAX`] blocks.
-    pub fn supersedes(&self, parent: Reuse) -> bool {
-        parent.belongs_to_one_chain()
-    }
-
-    /// The state of a block whose chain was gone on with elsewhere. It goes before others until it is used.
-    pub fn superseded(&self, reuse: Reuse) -> Reuse {
-        reuse.superseded()
     }
 
     /// The rank of a block among those of its priority: the lowest goes first. Blocks of equal worth go
@@ -119,8 +92,7 @@ impl Ranker {
         let share = ((u64::from(age) - from) as f32 / (to - from) as f32).min(1.0);
         let row = reuse.class().index() * BINS + at;
         let [near, far] = [row, row + 1].map(|cell| f32::from_bits(self.worth[cell].load(Ordering::Relaxed)));
-        let worth = near + (far - near) * share;
-        if reuse.is_superseded() { worth * SUPERSEDED } else { worth }
+        near + (far - near) * share
     }
 
     /// Whether so much came in since the last lesson that [`Ranker::learn`] should be called.

@@ -7,7 +7,7 @@ const SECOND: u32 = 61;
 /// Blocks of two kinds: those below `paced` are used every `every` ticks, the others once.
 fn taught(paced: u64, once: u64, every: u32) -> (Ranker, Vec<Reuse>, Tick) {
     let ranker = Ranker::new(1_000);
-    let mut blocks: Vec<Reuse> = (0..paced).map(|key| ranker.inserted(key, None, Tick(0))).collect();
+    let mut blocks: Vec<Reuse> = (0..paced).map(|key| ranker.inserted(key, Tick(0))).collect();
     let mut now = 0;
     for round in 0..20 {
         now += every;
@@ -15,7 +15,7 @@ fn taught(paced: u64, once: u64, every: u32) -> (Ranker, Vec<Reuse>, Tick) {
             *block = ranker.used(key, *block, Tick(now));
         }
         for key in 0..once / 20 {
-            ranker.inserted(1 << 32 | round << 20 | key, None, Tick(now));
+            ranker.inserted(1 << 32 | round << 20 | key, Tick(now));
         }
         ranker.learn(Tick(now));
     }
@@ -25,7 +25,7 @@ fn taught(paced: u64, once: u64, every: u32) -> (Ranker, Vec<Reuse>, Tick) {
 #[test]
 fn untaught_it_is_lru_and_deepest_first() {
     let ranker = Ranker::new(100);
-    let at = |tick| ranker.inserted(0, None, Tick(tick));
+    let at = |tick| ranker.inserted(0, Tick(tick));
     let now = Tick(100_000);
     let ranks: Vec<u64> =
         [99_000, 90_000, 50_000, 10_000, 0].map(|tick| ranker.rank(at(tick), 3, now)).into();
@@ -36,7 +36,7 @@ fn untaught_it_is_lru_and_deepest_first() {
 #[test]
 fn what_comes_back_is_kept_before_what_never_did() {
     let (ranker, blocks, now) = taught(200, 4_000, 30 * SECOND);
-    let fresh = ranker.inserted(7 << 40, None, now);
+    let fresh = ranker.inserted(7 << 40, now);
     assert!(ranker.worth(blocks[0], now) > 3.0 * ranker.worth(fresh, now));
 }
 
@@ -45,29 +45,10 @@ fn a_block_that_is_about_to_be_used_is_kept_before_one_that_just_was() {
     let (ranker, blocks, now) = taught(200, 0, 30 * SECOND);
     let later = Tick(now.0 + 28 * SECOND);
     let just_used = ranker.used(0, blocks[0], later);
-    assert!(ranker.worth(blocks[1], later) > ranker.worth(Reuse::first(Some(just_used), later), later));
+    assert!(ranker.worth(blocks[1], later) > ranker.worth(just_used, later));
     // And one that missed its time is worth less than either.
     let late = Tick(now.0 + 3_000 * SECOND);
     assert!(ranker.worth(blocks[1], late) < ranker.worth(blocks[1], now) / 10.0);
-}
-
-#[test]
-fn a_superseded_block_goes_before_all_others_until_it_is_used() {
-    let (ranker, blocks, now) = taught(200, 4_000, 30 * SECOND);
-    let left = ranker.superseded(blocks[0]);
-    let old = ranker.inserted(7 << 40, None, Tick(now.0 - 600 * SECOND));
-    assert!(ranker.rank(left, 0, now) < ranker.rank(old, 0, now));
-    let again = ranker.used(0, left, Tick(now.0 + 1));
-    assert!(ranker.rank(again, 0, now) > ranker.rank(old, 0, now));
-}
-
-#[test]
-fn chains_that_part_near_the_root_all_go_on() {
-    let ranker = Ranker::new(100);
-    let root = ranker.inserted(0, None, Tick(0));
-    assert!(!ranker.supersedes(root));
-    let root = ranker.used(0, root, Tick(600));
-    assert!(ranker.supersedes(ranker.inserted(1, Some(root), Tick(600))));
 }
 
 #[test]
@@ -75,7 +56,7 @@ fn a_lesson_falls_due_by_insertions() {
     let ranker = Ranker::new(10);
     for key in 0..LESSON_MIN as u64 {
         assert!(!ranker.lesson_due());
-        ranker.inserted(key, None, Tick(0));
+        ranker.inserted(key, Tick(0));
     }
     assert!(ranker.lesson_due());
     ranker.learn(Tick(1));
@@ -86,19 +67,19 @@ proptest! {
     /// Whatever was learned, a worth is a number and not negative, so that ranks can be compared.
     #[test]
     fn a_worth_is_always_finite_and_not_negative(
-        steps in prop::collection::vec((0..400_u64, 0..5_000_u32, any::<bool>()), 1..400),
+        steps in prop::collection::vec((0..400_u64, 0..5_000_u32), 1..400),
         ages in prop::collection::vec(any::<u32>(), 1..20),
     ) {
         let ranker = Ranker::new(64);
         let mut blocks = std::collections::HashMap::new();
         let mut now = 0;
-        for (key, later, supersede) in steps {
+        for (key, later) in steps {
             now += later;
             let block = match blocks.get(&key) {
                 Some(block) => ranker.used(key, *block, Tick(now)),
-                None => ranker.inserted(key, blocks.get(&(key / 2)).copied(), Tick(now)),
+                None => ranker.inserted(key, Tick(now)),
             };
-            blocks.insert(key, if supersede { ranker.superseded(block) } else { block });
+            blocks.insert(key, block);
         }
         ranker.learn(Tick(now));
         for (block, age) in blocks.values().zip(ages) {
@@ -113,13 +94,12 @@ proptest! {
         let run = || {
             let ranker = Ranker::new(32);
             let mut now = 0;
-            let mut last = None;
             let mut ranks = Vec::new();
             for (key, later) in &uses {
                 now += later;
-                last = Some(ranker.inserted(*key, last, Tick(now)));
+                let block = ranker.inserted(*key, Tick(now));
                 if now % 7 == 0 { ranker.learn(Tick(now)); }
-                ranks.extend(last.map(|block| ranker.rank(block, 1, Tick(now + 100))));
+                ranks.push(ranker.rank(block, 1, Tick(now + 100)));
             }
             ranks
         };
