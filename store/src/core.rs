@@ -83,7 +83,7 @@ impl Core {
 
     /// Notes that a block was used. Called under the lock of its shard.
     pub(crate) fn used(&self, node: &mut Node, now_us: u64) {
-        node.reuse = self.ranker.used(node.key_bits(), node.reuse, Tick::from_us(now_us));
+        node.reuse = self.ranker.used(node.key_bits(), node.spot(), node.reuse, Tick::from_us(now_us));
     }
 
     pub(crate) async fn reserve(

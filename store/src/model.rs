@@ -12,7 +12,7 @@ use hearth_proto::{BlockId, BlockKey, Generation, NamespaceId, Retention};
 use crate::clock::Clock;
 use crate::extents::ExtentMap;
 use crate::index::{Handle, Kept, NewBlock, Node, NvmeReplica};
-use crate::policy::{Bags, Candidates, Keep, Level, Ranker, Tick};
+use crate::policy::{Bags, Candidates, Keep, Level, Ranker, Spot, Tick};
 use crate::space::{Link, Residents, Room, Worth};
 use crate::sync::lock;
 use crate::tiers::link;
@@ -100,6 +100,7 @@ impl TierModel {
         };
         self.generation += 1;
         let tick = Tick::from_us(now_us);
+        let spot = Spot { namespace: 0, depth: u16::try_from(depth).unwrap_or(u16::MAX) };
         let mut node = Node::new(&NewBlock {
             id: BlockId { namespace: NamespaceId(0), key: BlockKey([0; 32]) },
             generation: Generation(self.generation),
@@ -107,7 +108,7 @@ impl TierModel {
             crc32: 0,
             nvme: NvmeReplica::Stored(sector),
             keep: Keep::new(retention, depth, now_us),
-            reuse: self.ranker.inserted(block.into(), tick),
+            reuse: self.ranker.inserted(block.into(), spot, tick),
             verified: true,
         });
         let handle = Handle::from_bits(block);
@@ -127,7 +128,7 @@ impl TierModel {
     pub fn used(&mut self, block: u32, now_us: u64) {
         if let Some(Some(node)) = self.nodes.get_mut().get_mut(block as usize) {
             let tick = Tick::from_us(Clock::OPENED_US + now_us);
-            node.reuse = self.ranker.used(block.into(), node.reuse, tick);
+            node.reuse = self.ranker.used(block.into(), node.spot(), node.reuse, tick);
         }
     }
 
@@ -169,9 +170,10 @@ fn sector_of(node: &Node) -> u32 {
 }
 
 impl Candidates<Handle> for ModelTier<'_> {
-    fn score(&self, block: Handle) -> Option<u64> {
+    fn score(&self, block: Handle) -> Option<(u64, Generation)> {
         let node = self.node(block);
-        Some(self.ranker.rank(node.reuse, node.depth().into(), Tick::from_us(self.now_us)))
+        let rank = self.ranker.rank(node.reuse, node.depth().into(), Tick::from_us(self.now_us));
+        Some((rank, node.generation()))
     }
 
     fn is_copied(&self, _block: Handle) -> bool {

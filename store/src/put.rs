@@ -11,7 +11,7 @@ use crate::codec::Codec;
 use crate::core::Core;
 use crate::error::PutError;
 use crate::index::{Durability, NewBlock, NvmeReplica, Shard, key_bits};
-use crate::policy::{Keep, Tick, is_worth_writing};
+use crate::policy::{Keep, Spot, Tick, is_worth_writing};
 use crate::read::verify;
 use crate::slab::Footer;
 use crate::space::Resident;
@@ -45,6 +45,13 @@ struct Offer {
     keep: Keep,
     ack: AckLevel,
     now_us: u64,
+}
+
+impl Offer {
+    fn spot(&self) -> Spot {
+        let depth = u16::try_from(self.keep.depth).unwrap_or(u16::MAX);
+        Spot { namespace: self.id.namespace.0, depth }
+    }
 }
 
 impl Store {
@@ -153,7 +160,7 @@ fn publish(core: &Core, offer: &Offer, block: &Arc<HostBlock>) -> Result<Publish
         crc32: offer.crc32,
         nvme: if written { NvmeReplica::Pending } else { NvmeReplica::Absent },
         keep: offer.keep,
-        reuse: core.ranker.inserted(key_bits(&offer.id), Tick::from_us(offer.now_us)),
+        reuse: core.ranker.inserted(key_bits(&offer.id), offer.spot(), Tick::from_us(offer.now_us)),
         verified: true,
     });
     shard.set_host(handle, Arc::clone(block));

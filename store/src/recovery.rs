@@ -22,7 +22,7 @@ use crate::extents::{ClaimError, ExtentMap, class_of};
 use crate::index::{Handle, Index, NewBlock, NvmeReplica, SECTORS_MAX, Seed, key_bits};
 use crate::mutant::{Mutant, is};
 use crate::nvme::{Generations, Nvme};
-use crate::policy::{Keep, Random, Ranker, Reuse, Tick};
+use crate::policy::{Keep, Random, Ranker, Reuse, Spot, Tick};
 use crate::slab::{BlockEntry, Catalog, Changes, ExtentEntry};
 use crate::space::Room;
 use crate::stats::Counters;
@@ -235,7 +235,7 @@ impl<'a> Load<'a> {
 /// a tick.
 fn recovered(id: &BlockId, puts_ago: u64, core: &Core) -> Reuse {
     let then_us = Clock::OPENED_US.saturating_sub(puts_ago.saturating_mul(1_000));
-    core.ranker.inserted(key_bits(id), Tick::from_us(then_us))
+    core.ranker.inserted(key_bits(id), Spot::default(), Tick::from_us(then_us))
 }
 
 /// Makes every block that was found a candidate for eviction.

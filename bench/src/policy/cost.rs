@@ -4,10 +4,10 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use hearth_replay::{Figure, Goal};
-use hearth_store::policy::reuse::{Ranker, Reuse, Tick};
+use hearth_store::policy::reuse::{Ranker, Reuse, Spot, Tick};
 
 /// Candidates of a draw and victims of a run, as the store has them.
-const DRAWS: usize = 64;
+const DRAWS: usize = 128;
 const RUN: usize = 32;
 const BLOCKS: u64 = 100_000;
 const TURNS: u32 = 7;
@@ -18,13 +18,14 @@ const VICTIM_NS: f64 = 3_000.0;
 /// The best of some turns each, over states that do not all fit the processor's caches.
 pub(super) fn figures() -> Vec<Figure> {
     let ranker = Ranker::new(BLOCKS as usize);
-    let mut states: Vec<Reuse> = (0..BLOCKS).map(|key| ranker.inserted(key, Tick::default())).collect();
+    let mut states: Vec<Reuse> =
+        (0..BLOCKS).map(|key| ranker.inserted(key, Spot::default(), Tick::default())).collect();
     let (mut used_ns, mut draw_ns, mut lesson_ns) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
     for turn in 1..=TURNS {
         let now = Tick::from_us(u64::from(turn) * 10_000_000);
         let started = Instant::now();
         for (key, state) in (0..).zip(&mut states) {
-            *state = ranker.used(key, *state, now);
+            *state = ranker.used(key, Spot::default(), *state, now);
         }
         used_ns = used_ns.min(started.elapsed().as_nanos() as f64 / BLOCKS as f64);
         let started = Instant::now();

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use hearth_proto::{BlockId, BlockKey, Generation, NamespaceId, Priority};
 
 use crate::clock::Clock;
-use crate::policy::{Keep, Level, Reuse, Standing};
+use crate::policy::{Keep, Level, Reuse, Spot, Standing};
 
 /// No replica on NVMe.
 const ABSENT: u32 = u32::MAX;
@@ -119,6 +119,10 @@ impl Node {
 
     pub(crate) fn id(&self) -> BlockId {
         BlockId { namespace: NamespaceId(self.namespace), key: BlockKey(self.key) }
+    }
+
+    pub(crate) fn spot(&self) -> Spot {
+        Spot { namespace: self.namespace, depth: self.depth }
     }
 
     /// Some bits of the key, which is a digest.

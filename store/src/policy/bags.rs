@@ -1,13 +1,13 @@
 //! Bags of candidates: one for each record size and effective priority.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_proto::{Generation, Priority};
 
 use super::Random;
 
 /// Candidates drawn to find a victim.
-const DRAWN: usize = 64;
+const DRAWN: usize = 128;
 /// Of those drawn, the ones worth least among which a block goes that has copies elsewhere, if any has.
 const FINALISTS: usize = 4;
 /// Draws in which every candidate was in use, after which the whole bag is looked at.
@@ -57,19 +57,19 @@ pub(crate) trait Candidates<H> {
 pub(crate) struct Bags<H> {
     classes: BTreeMap<u32, BTreeMap<Level, Vec<H>>>,
     /// Whose time passes when, in microseconds.
-    expiries: BTreeMap<u64, Vec<H>>,
+    expiries: BTreeSet<(u64, H)>,
     random: Random,
 }
 
-impl<H: Copy + PartialEq> Bags<H> {
+impl<H: Copy + Ord> Bags<H> {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { classes: BTreeMap::new(), expiries: BTreeMap::new(), random: Random::new(seed) }
+        Self { classes: BTreeMap::new(), expiries: BTreeSet::new(), random: Random::new(seed) }
     }
 
     /// Puts a candidate into its bag and says its place there.
     pub(crate) fn insert(&mut self, class: u32, candidate: H, standing: Standing) -> u32 {
         if let Some(at_us) = standing.until_us {
-            self.expiries.entry(at_us).or_default().push(candidate);
+            self.expiries.insert((at_us, candidate));
         }
         let bag = self.classes.entry(class).or_default().entry(standing.level).or_default();
         bag.push(candidate);
@@ -80,12 +80,8 @@ impl<H: Copy + PartialEq> Bags<H> {
     #[must_use]
     pub(crate) fn remove(&mut self, class: u32, candidate: H, standing: Standing, place: u32) -> Option<H> {
         if let Some(at_us) = standing.until_us {
-            let due = self.expiries.get_mut(&at_us).expect("a candidate's time is remembered");
-            let at = due.iter().position(|found| *found == candidate);
-            due.swap_remove(at.expect("a candidate is remembered under its time"));
-            if due.is_empty() {
-                self.expiries.remove(&at_us);
-            }
+            let known = self.expiries.remove(&(at_us, candidate));
+            assert!(known, "a candidate is remembered under its time");
         }
         self.take(class, candidate, standing.level, place)
     }
@@ -107,17 +103,16 @@ impl<H: Copy + PartialEq> Bags<H> {
 
     /// Lets every priority fall back whose time has passed.
     pub(crate) fn expire(&mut self, now_us: u64, candidates: &impl Candidates<H>) {
-        while let Some(entry) = self.expiries.first_entry()
-            && *entry.key() <= now_us
+        while let Some((at_us, candidate)) = self.expiries.first().copied()
+            && at_us <= now_us
         {
-            for candidate in entry.remove() {
-                let (class, level, place) = candidates.expire(candidate);
-                if let Some(moved) = self.take(class, candidate, level, place) {
-                    candidates.place(moved, place);
-                }
-                let standing = Standing { level: Level::of(Priority::DEFAULT), until_us: None };
-                candidates.place(candidate, self.insert(class, candidate, standing));
+            self.expiries.pop_first();
+            let (class, level, place) = candidates.expire(candidate);
+            if let Some(moved) = self.take(class, candidate, level, place) {
+                candidates.place(moved, place);
             }
+            let standing = Standing { level: Level::of(Priority::DEFAULT), until_us: None };
+            candidates.place(candidate, self.insert(class, candidate, standing));
         }
     }
 

@@ -14,7 +14,7 @@ pub mod reuse;
 pub(crate) use admission::is_worth_writing;
 pub(crate) use bags::{Bags, Candidates, Level, Standing};
 pub(crate) use keep::Keep;
-pub(crate) use reuse::{Ranker, Reuse, Tick};
+pub(crate) use reuse::{Ranker, Reuse, Spot, Tick};
 
 /// A source of numbers that look random and are the same for equal seeds (splitmix64).
 #[derive(Clone, Debug)]

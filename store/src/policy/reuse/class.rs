@@ -45,9 +45,27 @@ impl Reuse {
         apart <= SIMULTANEOUS_TICKS
     }
 
-    /// A block that comes in.
-    pub(super) fn first(now: Tick) -> Self {
-        Self { used_at: now, gap: 0, uses: 0 }
+    /// True if the request that comes at `now` may have used the block.
+    pub(super) fn is_of_request_at(self, now: Tick) -> bool {
+        now.since(self.used_at) <= SIMULTANEOUS_TICKS && self.used_at.since(now) <= SIMULTANEOUS_TICKS
+    }
+
+    /// The state and a tag in one word.
+    pub(super) fn to_bits(self, tag: u16) -> u64 {
+        let [gap, uses] = [self.gap, self.uses].map(u64::from);
+        u64::from(self.used_at.0) | gap << 32 | uses << 40 | u64::from(tag) << 48
+    }
+
+    /// Reverses [`Reuse::to_bits`].
+    pub(super) fn from_bits(bits: u64) -> (Self, u16) {
+        let reuse = Self { used_at: Tick(bits as u32), gap: (bits >> 32) as u8, uses: (bits >> 40) as u8 };
+        (reuse, (bits >> 48) as u16)
+    }
+
+    /// A block that comes in behind `parent`. It takes over the pace of its chain, because the next request
+    /// of the chain will want both.
+    pub(super) fn first(parent: Option<Self>, now: Tick) -> Self {
+        Self { used_at: now, gap: parent.map_or(0, |parent| parent.gap), uses: 0 }
     }
 
     /// The block was used again; true when that is not the same request as before.
@@ -87,7 +105,7 @@ mod tests {
 
     #[test]
     fn uses_of_one_request_count_once() {
-        let block = Reuse::first(Tick(0));
+        let block = Reuse::first(None, Tick(0));
         let (same, new) = block.again(Tick(SIMULTANEOUS_TICKS));
         assert_eq!((same.uses, same.used_at, new), (0, Tick(SIMULTANEOUS_TICKS), false));
         let (next, new) = same.again(Tick(2 * SIMULTANEOUS_TICKS + 1));
@@ -96,8 +114,8 @@ mod tests {
 
     #[test]
     fn gaps_are_told_apart_by_octaves_from_half_a_second_on() {
-        let gaps =
-            [9, 31, 32, 63, 64, 640, u32::MAX / 4].map(|gap| Reuse::first(Tick(0)).again(Tick(gap)).0.gap);
+        let gaps = [9, 31, 32, 63, 64, 640, u32::MAX / 4]
+            .map(|gap| Reuse::first(None, Tick(0)).again(Tick(gap)).0.gap);
         // 640 ticks are 10.5 s: between 8 and 16 of them.
         assert_eq!(gaps, [1, 1, 2, 2, 3, 6, 15]);
     }
@@ -105,7 +123,7 @@ mod tests {
     proptest! {
         #[test]
         fn time_never_runs_backwards_in_a_block(uses in prop::collection::vec(0..10_000_u32, 1..50)) {
-            let mut block = Reuse::first(Tick(5_000));
+            let mut block = Reuse::first(None, Tick(5_000));
             for now in uses {
                 let before = block.used_at();
                 block = block.again(Tick(now)).0;

@@ -14,6 +14,7 @@ mod age;
 mod class;
 mod density;
 mod lives;
+mod recent;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,8 @@ pub use class::Reuse;
 use class::{CLASSES, Class};
 use density::{ByAge, Ends, density};
 use lives::{Lives, Sample};
+use recent::Recent;
+pub use recent::Spot;
 
 /// The chance of a use in each quarter octave of age before anything is known.
 const PRIOR_HAZARD: f32 = 0.005;
@@ -39,6 +42,7 @@ const LESSON_MIN: usize = 4_096;
 /// Learns how blocks are used again, and ranks them by it. About 400 KiB, whatever the store holds.
 pub struct Ranker {
     sample: Sample,
+    recent: Recent,
     lives: Mutex<Lives>,
     /// Worth by class and age, as the bits of an `f32`.
     worth: Vec<AtomicU32>,
@@ -51,6 +55,7 @@ impl Ranker {
     pub fn new(capacity_blocks: usize) -> Self {
         let ranker = Self {
             sample: Sample::of(capacity_blocks),
+            recent: Recent::new(),
             lives: Mutex::new(Lives::new()),
             worth: (0..CLASSES * BINS).map(|_| AtomicU32::new(0)).collect(),
             inserted: AtomicUsize::new(0),
@@ -61,16 +66,18 @@ impl Ranker {
     }
 
     /// The state of a block that comes in now. `key` is any 64 bits of the block's key.
-    pub fn inserted(&self, key: u64, now: Tick) -> Reuse {
+    pub fn inserted(&self, key: u64, spot: Spot, now: Tick) -> Reuse {
         self.inserted.fetch_add(1, Ordering::Relaxed);
-        let reuse = Reuse::first(now);
+        let reuse = Reuse::first(self.recent.parent(spot, now), now);
+        self.recent.note(spot, reuse);
         self.follow(key, reuse, now);
         reuse
     }
 
     /// The state of a block that is used now: read, or put again.
-    pub fn used(&self, key: u64, reuse: Reuse, now: Tick) -> Reuse {
+    pub fn used(&self, key: u64, spot: Spot, reuse: Reuse, now: Tick) -> Reuse {
         let (reuse, another_request) = reuse.again(now);
+        self.recent.note(spot, reuse);
         if another_request {
             self.follow(key, reuse, now);
         }

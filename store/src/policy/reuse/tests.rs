@@ -7,15 +7,16 @@ const SECOND: u32 = 61;
 /// Blocks of two kinds: those below `paced` are used every `every` ticks, the others once.
 fn taught(paced: u64, once: u64, every: u32) -> (Ranker, Vec<Reuse>, Tick) {
     let ranker = Ranker::new(1_000);
-    let mut blocks: Vec<Reuse> = (0..paced).map(|key| ranker.inserted(key, Tick(0))).collect();
+    let mut blocks: Vec<Reuse> =
+        (0..paced).map(|key| ranker.inserted(key, Spot::default(), Tick(0))).collect();
     let mut now = 0;
     for round in 0..20 {
         now += every;
         for (key, block) in (0..).zip(&mut blocks) {
-            *block = ranker.used(key, *block, Tick(now));
+            *block = ranker.used(key, Spot::default(), *block, Tick(now));
         }
         for key in 0..once / 20 {
-            ranker.inserted(1 << 32 | round << 20 | key, Tick(now));
+            ranker.inserted(1 << 32 | round << 20 | key, Spot::default(), Tick(now));
         }
         ranker.learn(Tick(now));
     }
@@ -25,7 +26,7 @@ fn taught(paced: u64, once: u64, every: u32) -> (Ranker, Vec<Reuse>, Tick) {
 #[test]
 fn untaught_it_is_lru_and_deepest_first() {
     let ranker = Ranker::new(100);
-    let at = |tick| ranker.inserted(0, Tick(tick));
+    let at = |tick| ranker.inserted(0, Spot::default(), Tick(tick));
     let now = Tick(100_000);
     let ranks: Vec<u64> =
         [99_000, 90_000, 50_000, 10_000, 0].map(|tick| ranker.rank(at(tick), 3, now)).into();
@@ -36,7 +37,7 @@ fn untaught_it_is_lru_and_deepest_first() {
 #[test]
 fn what_comes_back_is_kept_before_what_never_did() {
     let (ranker, blocks, now) = taught(200, 4_000, 30 * SECOND);
-    let fresh = ranker.inserted(7 << 40, now);
+    let fresh = ranker.inserted(7 << 40, Spot::default(), now);
     assert!(ranker.worth(blocks[0], now) > 3.0 * ranker.worth(fresh, now));
 }
 
@@ -44,7 +45,7 @@ fn what_comes_back_is_kept_before_what_never_did() {
 fn a_block_that_is_about_to_be_used_is_kept_before_one_that_just_was() {
     let (ranker, blocks, now) = taught(200, 0, 30 * SECOND);
     let later = Tick(now.0 + 28 * SECOND);
-    let just_used = ranker.used(0, blocks[0], later);
+    let just_used = ranker.used(0, Spot::default(), blocks[0], later);
     assert!(ranker.worth(blocks[1], later) > ranker.worth(just_used, later));
     // And one that missed its time is worth less than either.
     let late = Tick(now.0 + 3_000 * SECOND);
@@ -56,7 +57,7 @@ fn a_lesson_falls_due_by_insertions() {
     let ranker = Ranker::new(10);
     for key in 0..LESSON_MIN as u64 {
         assert!(!ranker.lesson_due());
-        ranker.inserted(key, Tick(0));
+        ranker.inserted(key, Spot::default(), Tick(0));
     }
     assert!(ranker.lesson_due());
     ranker.learn(Tick(1));
@@ -76,8 +77,8 @@ proptest! {
         for (key, later) in steps {
             now += later;
             let block = match blocks.get(&key) {
-                Some(block) => ranker.used(key, *block, Tick(now)),
-                None => ranker.inserted(key, Tick(now)),
+                Some(block) => ranker.used(key, Spot::default(), *block, Tick(now)),
+                None => ranker.inserted(key, Spot::default(), Tick(now)),
             };
             blocks.insert(key, block);
         }
@@ -97,7 +98,7 @@ proptest! {
             let mut ranks = Vec::new();
             for (key, later) in &uses {
                 now += later;
-                let block = ranker.inserted(*key, Tick(now));
+                let block = ranker.inserted(*key, Spot::default(), Tick(now));
                 if now % 7 == 0 { ranker.learn(Tick(now)); }
                 ranks.push(ranker.rank(block, 1, Tick(now + 100)));
             }
