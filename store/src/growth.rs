@@ -1,4 +1,4 @@
-//! Whether the slab file may grow: it leaves its file system room for the metadata beside it, and after
+//! Whether a slab may grow: it leaves its file system room for the metadata beside it, and after
 //! a refusal makes do with what it has for a while.
 //!
 //! The index of the store and the Raft log lie on the same file system as the slab. Without room they

@@ -1,4 +1,4 @@
-//! One node's block store: the DRAM arena, the slab file on NVMe and the local index over both.
+//! One node's block store: the DRAM arena, the slabs on NVMe and the local index over both.
 //!
 //! A block is put once into a slot of the arena, is readable from there at once, and flows to NVMe
 //! without being asked. A get finds it in the arena or reads it back into the arena. Bytes are judged

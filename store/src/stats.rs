@@ -11,9 +11,9 @@ pub struct StoreStats {
     pub host_used_bytes: u64,
     /// Blocks readable from the arena.
     pub host_blocks: u64,
-    /// How far the slab file may grow.
+    /// How far the slabs may grow, together.
     pub nvme_capacity_bytes: u64,
-    /// Slots of the slab file that are taken, in bytes, footers and padding included.
+    /// Slots of the slabs that are taken, in bytes, footers and padding included.
     pub nvme_used_bytes: u64,
     /// Blocks readable from NVMe.
     pub nvme_blocks: u64,
@@ -56,13 +56,13 @@ pub struct StoreStats {
     pub lent_blocks: u64,
     /// Payload bytes of pinned blocks.
     pub pinned_bytes: u64,
-    /// Memory of the index in bytes.
+    /// Memory of the index in bytes: entries and what finds them. Bags and slot owners add eight bytes a block.
     pub index_bytes: u64,
     /// Blocks that stay in the arena alone because NVMe had no room or refused them.
     pub writes_given_up: u64,
     /// Extents taken out of service after an I/O error.
     pub fenced_extents: u64,
-    /// Times that the slab file could not grow.
+    /// Times that a slab could not grow.
     pub growth_failures: u64,
 }
 

@@ -58,9 +58,9 @@ impl Mapping {
     }
 
     fn map(len_bytes: usize, mapped_bytes: usize, flags: libc::c_uint) -> io::Result<Self> {
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | flags;
         // SAFETY: the name is a C string.
-        let fd =
-            unsafe { libc::memfd_create(NAME.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | flags) };
+        let fd = unsafe { libc::memfd_create(NAME.as_ptr(), flags) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }

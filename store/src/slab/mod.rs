@@ -1,4 +1,4 @@
-//! What lies on the disk: records in the slab file, and the index in RocksDB that says where.
+//! What lies on the disk: records in slabs, and the index in RocksDB that says where.
 
 mod catalog;
 mod entry;
