@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -33,6 +34,9 @@ pub(super) struct FaultyCatalog {
 }
 
 type Held = Box<dyn FnOnce(&dyn Device) + Send>;
+
+/// After this a transfer that is waited for will not come.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Faulty {
     pub(super) fn new(device: Arc<dyn Device>, catalog: Box<dyn Catalog>) -> (Self, FaultyCatalog) {
@@ -78,7 +82,7 @@ impl Faulty {
         *lock(&self.space) = Some((total_bytes, room_bytes));
     }
 
-    /// Holds back every transfer from now on.
+    /// Holds back every transfer from now on, but discards: those come when nothing else is to do.
     pub(super) fn hold(&self) {
         lock(&self.held).get_or_insert_default();
     }
@@ -99,9 +103,12 @@ impl Faulty {
     }
 
     pub(super) async fn wait_until_held(&self, count: usize) {
-        while lock(&self.held).as_ref().map_or(0, VecDeque::len) < count {
-            self.came.notified().await;
-        }
+        let held = async {
+            while lock(&self.held).as_ref().map_or(0, VecDeque::len) < count {
+                self.came.notified().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, held).await.expect("as many transfers come as are waited for");
     }
 
     fn pass(&self, transfer: Held) {
@@ -168,6 +175,9 @@ impl Device for Faulty {
         };
         if failing {
             return request.refuse(eio());
+        }
+        if matches!(request, Request::Discard { .. }) {
+            return self.device.submit(request);
         }
         self.pass(Box::new(move |device| device.submit(request)));
     }

@@ -253,8 +253,8 @@ impl Writer {
             };
             let block = job.form(encode);
             let Some(sector) = self.allocate(nvme, block.slot().record_sectors()) else {
-                if self.in_flight > 0 || !self.written.is_empty() || self.syncing.is_some() {
-                    // What is being written becomes evictable soon.
+                if self.in_flight > 0 || !self.written.is_empty() || self.syncing.is_some() || self.discarding {
+                    // What is being written becomes evictable soon, and what is being discarded free.
                     self.backlog.push_front((sequence, job));
                     return;
                 }
