@@ -74,8 +74,16 @@ pub const LOANS_MAX: usize = 65_536;
 pub const LOAN_MS_MAX: u64 = 60_000;
 /// Part of a tier, in thousandths, that may be pinned.
 pub const PINNED_PERMILLE_MAX: u64 = 500;
-/// Durable puts that share one sync.
-pub const DURABLE_GROUP_MAX: usize = 1_024;
+/// Slots of NVMe that are kept ready for records of one size, at the most.
+pub const READY_SLOTS_MAX: usize = 512;
+/// The fewest that are worth it.
+pub const READY_SLOTS_MIN: usize = 4;
+/// How many become ready at a time.
+pub const READY_SLOTS_STEP: usize = 128;
+/// The most bytes of slots that are ready for one record size: so much is read when a store opens.
+pub const READY_BYTES_MAX: u64 = 128 << 20;
+/// They take no more of the tier than this part of it.
+pub const READY_TIER_DIVISOR: u64 = 32;
 /// Changes of holdings that wait to be reported; beyond it the inventory is sent anew.
 pub const DELTA_QUEUE_MAX: usize = 262_144;
 

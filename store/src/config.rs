@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use hearth_proto::limits::{BLOCK_BYTES_MAX, EXTENT_BYTES, FIXED_BUFFER_BYTES_MAX, SECTOR_BYTES, SLABS_MAX};
+use hearth_proto::limits::{
+    BLOCK_BYTES_MAX, EXTENT_BYTES, FIXED_BUFFER_BYTES_MAX, READY_BYTES_MAX, SECTOR_BYTES, SLABS_MAX,
+};
 
 use crate::codec::Compression;
 use crate::error::OpenError;
@@ -34,6 +36,9 @@ pub struct NvmeConfig {
     pub driver: DriverOptions,
     /// How much work is spent on storing blocks shorter.
     pub compression: Compression,
+    /// The most bytes of slots for each size of block that are kept free ahead of puts, so that a durable
+    /// put waits for its own bytes alone and not for the index. Zero keeps none.
+    pub ready_bytes: u64,
 }
 
 /// One file or raw block device that holds blocks.
@@ -54,7 +59,13 @@ impl NvmeConfig {
     pub fn one_file(dir: impl Into<PathBuf>, capacity_bytes: u64) -> Self {
         let dir = dir.into();
         let slabs = vec![SlabConfig { path: dir.join(Self::SLAB_FILE), capacity_bytes }];
-        Self { dir, slabs, driver: DriverOptions::default(), compression: Compression::default() }
+        Self {
+            dir,
+            slabs,
+            driver: DriverOptions::default(),
+            compression: Compression::default(),
+            ready_bytes: READY_BYTES_MAX,
+        }
     }
 }
 

@@ -374,8 +374,8 @@ impl Core {
     /// index on disk forgets the replica: whoever reads it then finds another footer (INV-FENCE).
     pub(crate) fn release_nvme(&self, nvme: &Nvme, resident: &Resident, sector: u32) {
         // Queued before the slot is free, so it is committed no later than the slot's next record.
-        let _ = nvme.mailbox.send(Message::Delete { resident: *resident, done: None });
-        lock(&nvme.slots).release(sector);
+        let _ = nvme.mailbox.send(Message::Delete { resident: *resident, sector: Some(sector), done: None });
+        lock(&nvme.slots).release_after(sector, resident.generation);
     }
 
     /// Forgets a block in every tier. Returns what it was, if it was held.

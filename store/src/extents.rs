@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use hearth_proto::Generation;
 use hearth_proto::limits::SECTOR_BYTES;
 use rustc_hash::FxHashMap;
 
@@ -18,6 +19,8 @@ pub(crate) fn class_of(payload_len: usize) -> u32 {
 /// The extents of one tier.
 pub(crate) struct ExtentMap {
     extent_sectors: u32,
+    /// The first put of this life: what lies in free slots at its beginning is older.
+    first: Generation,
     extents: Vec<Extent>,
     /// Extents without a class, lowest first so that a file fills from its start.
     free: BTreeSet<u32>,
@@ -42,6 +45,8 @@ struct Extent {
     fenced: bool,
     /// True if the extent lies nowhere: its file is gone, or that part of it.
     missing: bool,
+    /// No put from this one on has left a record in a free slot.
+    newer: Generation,
     /// One bit per slot.
     taken: Vec<u64>,
     /// Whose record lies in each slot.
@@ -70,9 +75,15 @@ pub(crate) enum ClaimError {
 
 impl ExtentMap {
     pub(crate) fn new(extent_sectors: u32) -> Self {
+        Self::since(extent_sectors, Generation(0))
+    }
+
+    /// Extents in which records of puts before `first` may lie in slots that count as free.
+    pub(crate) fn since(extent_sectors: u32, first: Generation) -> Self {
         assert!(extent_sectors > 0, "an extent has sectors");
         Self {
             extent_sectors,
+            first,
             extents: Vec::new(),
             free: BTreeSet::new(),
             used_before: BTreeSet::new(),
@@ -84,9 +95,14 @@ impl ExtentMap {
     /// Adds one extent at the end and says its number.
     pub(crate) fn grow(&mut self) -> u32 {
         let extent = self.count();
-        self.extents.push(Extent::default());
+        self.extents.push(Extent { newer: self.first, ..Extent::default() });
         self.free.insert(extent);
         extent
+    }
+
+    /// The first put whose record cannot be mistaken for what was left in a free slot of an extent.
+    pub(crate) fn newer(&self, extent: u32) -> Generation {
+        self.extents[extent as usize].newer
     }
 
     pub(crate) fn count(&self) -> u32 {
@@ -222,18 +238,21 @@ impl ExtentMap {
         Some(Given { sector, assigned })
     }
 
+    /// True if a slot of `class` begins at a sector, in an extent that lies somewhere.
+    pub(crate) fn is_slot(&self, sector: u32, class: u32) -> bool {
+        let within = sector % self.extent_sectors;
+        let is_there = self.extents.get(self.extent_of(sector) as usize).is_some_and(|extent| !extent.missing);
+        is_there && class > 0 && within.is_multiple_of(class) && within / class < self.slots_per_extent(class)
+    }
+
     /// Gives the one slot at `sector`, as an index remembered it.
     pub(crate) fn claim(&mut self, sector: u32, class: u32) -> Result<(), ClaimError> {
+        if !self.is_slot(sector, class) {
+            return Err(ClaimError::OutOfRange);
+        }
         let number = self.extent_of(sector);
-        let slots = self.slots_per_extent(class);
         let within = sector % self.extent_sectors;
-        if number >= self.count() || class == 0 || !within.is_multiple_of(class) || within / class >= slots {
-            return Err(ClaimError::OutOfRange);
-        }
         let extent = &self.extents[number as usize];
-        if extent.missing {
-            return Err(ClaimError::OutOfRange);
-        }
         if extent.fenced {
             return Err(ClaimError::Fenced);
         }
@@ -248,6 +267,14 @@ impl ExtentMap {
         }
         self.take(sector, class);
         Ok(())
+    }
+
+    /// Takes back a slot in which the record of a put lies, or a part of it.
+    pub(crate) fn release_after(&mut self, sector: u32, put: Generation) {
+        let number = self.extent_of(sector);
+        let extent = &mut self.extents[number as usize];
+        extent.newer = extent.newer.max(Generation(put.0 + 1));
+        self.release(sector);
     }
 
     /// Takes back a slot. The caller no longer reads or writes it.
@@ -313,8 +340,9 @@ impl ExtentMap {
             *last = u64::MAX << (slots % 64);
         }
         let owners = vec![NOBODY; slots as usize];
+        let newer = self.newer(number);
         self.extents[number as usize] =
-            Extent { class, used: 0, fenced: false, missing: false, taken, owners };
+            Extent { class, used: 0, fenced: false, missing: false, newer, taken, owners };
         let entry = self.classes.entry(class).or_default();
         entry.extents += 1;
         entry.open.insert(number);

@@ -8,8 +8,10 @@
 //!
 //! Three kinds of threads meet here. Callers run on tokio and never touch the disk. One thread owns the
 //! io_uring rings and whatever memory is lent to the kernel; where io_uring is forbidden, some threads make
-//! blocking calls instead. One thread owns RocksDB and makes groups of writes durable.
+//! blocking calls instead. One thread, the durability thread, keeps slots ready for blocks and tells the index what
+//! lies in them; another owns the index in RocksDB.
 
+mod ahead;
 mod arena;
 mod clock;
 mod codec;
@@ -31,6 +33,7 @@ mod pins;
 pub mod policy;
 mod put;
 mod read;
+mod ready;
 mod recovery;
 #[doc(hidden)]
 pub mod sim;

@@ -38,11 +38,17 @@ pub enum Mutant {
     SlotLeakedOnRefusal,
     /// A part of a file that was cut off and comes back gets a second number.
     ExtentNumberedTwice,
+    /// Records go to slots before the index knows that some may lie there.
+    AckBeforeReady,
+    /// The index goes on believing what lies in a slot whose block was removed.
+    ReadyForEver,
+    /// What lies in a ready slot counts, however old it is.
+    OldRecordTaken,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::FooterBeforePayload,
         Self::GenerationNotChecked,
         Self::SyncIgnored,
@@ -60,6 +66,9 @@ impl Mutant {
         Self::FenceForgotten,
         Self::SlotLeakedOnRefusal,
         Self::ExtentNumberedTwice,
+        Self::AckBeforeReady,
+        Self::ReadyForEver,
+        Self::OldRecordTaken,
     ];
 }
 

@@ -9,11 +9,12 @@ use tokio::sync::Semaphore;
 
 use crate::codec::{Compression, Sampler};
 use crate::extents::ExtentMap;
-use crate::slab::ExtentEntry;
+use crate::ready::{ReadyLimits, ReadySlots};
+use crate::slab::{ExtentEntry, ReadySlot};
 use crate::space::Room;
-use crate::sync::Mailbox;
+use crate::sync::{Mailbox, lock};
 use crate::volume::Volume;
-use crate::writer::Message;
+use crate::writer::{Message, UnderWay};
 
 pub(crate) struct Nvme {
     pub(crate) volume: Volume,
@@ -21,6 +22,11 @@ pub(crate) struct Nvme {
     /// Blocks that may be evicted from NVMe: all that are durable there.
     pub(crate) room: Mutex<Room>,
     pub(crate) mailbox: Arc<Mailbox<Message>>,
+    /// Slots to which blocks go without a word to the index.
+    pub(crate) ready: Mutex<ReadySlots>,
+    pub(crate) ready_limits: ReadyLimits,
+    /// Blocks on their way to NVMe.
+    pub(crate) under_way: Mutex<UnderWay>,
     pub(crate) generations: Generations,
     /// One for each block on its way to NVMe.
     pub(crate) write_permits: Arc<Semaphore>,
@@ -36,13 +42,16 @@ impl Nvme {
         slots: ExtentMap,
         generations: Generations,
         seed: u64,
-        compression: Compression,
+        (compression, ready_limits): (Compression, ReadyLimits),
     ) -> Self {
         Self {
             volume,
             slots: Mutex::new(slots),
             room: Mutex::new(Room::new(seed)),
             mailbox: Arc::new(Mailbox::new()),
+            ready: Mutex::default(),
+            ready_limits,
+            under_way: Mutex::default(),
             generations,
             write_permits: Arc::new(Semaphore::new(WRITE_THROUGH_MAX)),
             read_permits: Semaphore::new(DISK_QUEUE_MAX),
@@ -54,6 +63,16 @@ impl Nvme {
     pub(crate) fn extent_entry(&self, extent: u32, class: u32, fenced: bool) -> Option<ExtentEntry> {
         let place = self.volume.place_of(extent)?;
         Some(ExtentEntry { extent, class, fenced, place })
+    }
+
+    /// Takes a ready slot for the record of a put, if there is one that it may have.
+    pub(crate) fn take_ready(&self, class: u32, put: Generation) -> Option<ReadySlot> {
+        let (slot, ask) = lock(&self.ready).take(class, put);
+        if ask {
+            // Only a closed store reads no messages, and it needs no slots.
+            let _ = self.mailbox.send(Message::ReadyLow(class));
+        }
+        slot
     }
 
     /// Takes the number of the next put; `None` if the durability thread has not yet set more aside.

@@ -8,14 +8,15 @@ use crate::arena::Arena;
 use crate::clock::Clock;
 use crate::config::{NvmeConfig, SlabConfig, StoreConfig};
 use crate::core::Core;
-use crate::device::{self, Device, Member, Started};
+use crate::device::{self, Device, Member, ReadEnd, Started};
 use crate::error::OpenError;
+use crate::ready::ReadyLimits;
 use crate::recovery::{Parts, RecoveryReport, assemble, new_core};
 use crate::slab::{Catalog, Founding, RocksCatalog, StoreId, Superblock};
 use crate::slabs::{Begun, Looked};
 use crate::sync::Mailbox;
 use crate::volume::VolumeMember;
-use crate::writer::{Message, Writer};
+use crate::writer::{CommitThread, Message, Writer};
 
 /// More than any store puts in a second.
 const GENERATIONS_PER_SECOND: u64 = 1 << 24;
@@ -87,13 +88,18 @@ fn open_once(config: &StoreConfig, interpose: Option<Interpose<'_>>) -> Result<O
     let started = start(nvme, slabs, &arena)?;
     let devices: Vec<_> = started.iter().map(|(_, started)| Arc::clone(&started.device)).collect();
     let members = members(config, nvme, &started);
-    let parts = Parts { members, catalog: Box::new(catalog), clock, seed };
+    let wait = Box::new(ReadEnd::wait);
+    let ready = ReadyLimits::of_bytes(nvme.ready_bytes);
+    let parts = Parts { members, catalog: Box::new(catalog), clock, wait, ready, seed };
     let parts = match interpose {
         Some(interpose) => interpose(parts),
         None => parts,
     };
     let opened =
-        assemble(config, arena, parts).and_then(|(core, writer, report)| Ok((core, spawn(writer)?, report)));
+        assemble(config, arena, parts).and_then(|(core, catalog, report)| {
+            let writer = spawn(&core, catalog)?;
+            Ok((core, writer, report))
+        });
     started.iter().for_each(|(_, started)| started.wait_until_ready());
     match opened {
         Ok((core, writer, mut report)) => {
@@ -160,7 +166,10 @@ fn members(config: &StoreConfig, nvme: &NvmeConfig, slabs: &[(Superblock, Starte
     nvme.slabs.iter().zip(slabs).map(member).collect()
 }
 
-fn spawn(writer: Writer) -> Result<JoinHandle<()>, OpenError> {
+/// Starts the durability thread and that of the index.
+fn spawn(core: &Arc<Core>, catalog: Box<dyn Catalog>) -> Result<JoinHandle<()>, OpenError> {
+    let commits = CommitThread::spawn(catalog).map_err(OpenError::io("start the thread of the index"))?;
+    let writer = Writer::new(Arc::clone(core), Box::new(commits));
     std::thread::Builder::new()
         .name("hearth-durable".into())
         .spawn(move || writer.run())

@@ -16,7 +16,7 @@ use crate::read::verify;
 use crate::slab::Footer;
 use crate::space::Resident;
 use crate::store::{PutMeta, PutOutcome, Store};
-use crate::writer::{Message, WriteJob};
+use crate::writer::{WriteJob, send};
 
 /// What a put found under its id.
 struct Existing {
@@ -75,7 +75,7 @@ impl Store {
         ack: AckLevel,
         deadline: Instant,
     ) -> Result<PutOutcome, PutError> {
-        let core = self.core();
+        let core = &self.inner.core;
         check(core, &slot, &meta, ack)?;
         verify(core, &id, deadline).await?;
         let permit = acquire_write_permit(core, deadline).await?;
@@ -93,7 +93,7 @@ impl Store {
                 existing
             }
             None => {
-                let block = seal(core, &id, slot, meta.crc32)?;
+                let block = seal(core, &offer, slot)?;
                 match publish(core, &offer, &block)? {
                     Published::New(wait) => return enter(core, &offer, block, permit, wait, deadline).await,
                     Published::Existing(existing) => existing,
@@ -138,12 +138,20 @@ async fn acquire_write_permit(
 }
 
 /// Gives the slot its number and its footer; from here on its bytes never change.
-fn seal(core: &Core, id: &BlockId, mut slot: SlotMut, crc32: u32) -> Result<Arc<HostBlock>, PutError> {
+fn seal(core: &Core, offer: &Offer, mut slot: SlotMut) -> Result<Arc<HostBlock>, PutError> {
     let generation = core.next_generation().ok_or(PutError::Overloaded)?;
-    let payload_len = u32::try_from(slot.len()).expect("payloads are bounded by BLOCK_BYTES_MAX");
-    let (codec, stored_len) = (Codec::Raw, payload_len);
-    slot.seal(&Footer { id: *id, codec, payload_len, stored_len, generation, payload_crc: crc32 });
-    Ok(Arc::new(HostBlock::new(slot.into_slot(), generation, crc32)))
+    slot.seal(&Footer {
+        id: offer.id,
+        codec: Codec::Raw,
+        payload_len: offer.payload_len,
+        stored_len: offer.payload_len,
+        generation,
+        payload_crc: offer.crc32,
+        depth: offer.keep.depth,
+        priority: offer.keep.priority,
+        expires_at_ms: offer.keep.expires_at_us.map(|at_us| core.clock.unix_ms_at(at_us)),
+    });
+    Ok(Arc::new(HostBlock::new(slot.into_slot(), generation, offer.crc32)))
 }
 
 /// Enters a new block into the index, or says what is there already.
@@ -180,7 +188,7 @@ fn is_written(core: &Core, offer: &Offer) -> bool {
 
 /// Sends a block that is new in the index on its way.
 async fn enter(
-    core: &Core,
+    core: &Arc<Core>,
     offer: &Offer,
     block: Arc<HostBlock>,
     permit: Option<OwnedSemaphorePermit>,
@@ -188,8 +196,10 @@ async fn enter(
     deadline: Instant,
 ) -> Result<PutOutcome, PutError> {
     let generation = block.generation();
-    match permit {
-        Some(permit) if is_written(core, offer) => send_job(core, WriteJob::new(offer.id, block, permit)),
+    match (permit, &core.nvme) {
+        (Some(permit), Some(nvme)) if is_written(core, offer) => {
+            send(core, nvme, WriteJob::new(nvme, offer.id, block, permit));
+        }
         _ => core.enter_host_bag(&offer.id, &block),
     }
     wait_until_durable(core, wait, deadline).await?;
@@ -197,7 +207,7 @@ async fn enter(
 }
 
 async fn put_again(
-    core: &Core,
+    core: &Arc<Core>,
     offer: &Offer,
     existing: Existing,
     permit: Option<OwnedSemaphorePermit>,
@@ -206,19 +216,11 @@ async fn put_again(
     if existing.keep_changes {
         core.change_keep(&existing.resident, &offer.keep);
     }
-    if let (Some(block), Some(permit)) = (existing.write, permit) {
-        send_job(core, WriteJob::new(offer.id, block, permit));
+    if let (Some(block), Some(permit), Some(nvme)) = (existing.write, permit, &core.nvme) {
+        send(core, nvme, WriteJob::new(nvme, offer.id, block, permit));
     }
     wait_until_durable(core, existing.wait, deadline).await?;
     Ok(PutOutcome { generation: existing.resident.generation, existed: true })
-}
-
-fn send_job(core: &Core, job: WriteJob) {
-    let Some(nvme) = &core.nvme else { return };
-    core.counters.pending_writes.add(1);
-    if let Err(Message::Write(job)) = nvme.mailbox.send(Message::Write(job)) {
-        job.give_up(core, PutError::Closed);
-    }
 }
 
 async fn wait_until_durable(

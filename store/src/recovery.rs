@@ -1,16 +1,19 @@
 //! Opening a store: what the index on disk remembers is loaded, checked against itself and believed
-//! until somebody reads it. No record is read, so the time depends on the number of blocks alone.
+//! until somebody reads it. Of the records only those in slots that were ready are read, of which there are
+//! few, so the time depends on the number of blocks alone.
 
+use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use hearth_proto::BlockId;
 use hearth_proto::limits::SECTOR_BYTES;
+use hearth_proto::{BlockId, Generation};
 use rustc_hash::FxHashMap;
 
+use crate::ahead::{self, Ahead, Wait};
 use crate::arena::{Arena, Loans};
 use crate::clock::Clock;
 use crate::codec::Compression;
@@ -23,12 +26,12 @@ use crate::index::{Handle, Index, NewBlock, NvmeReplica, SECTORS_MAX, Seed, key_
 use crate::mutant::{Mutant, is};
 use crate::nvme::{Generations, Nvme};
 use crate::policy::{Keep, Random, Ranker, Reuse, Spot, Tick};
-use crate::slab::{BlockEntry, Catalog, Changes, ExtentEntry};
+use crate::ready::ReadyLimits;
+use crate::slab::{BlockEntry, Catalog, Changes, ExtentEntry, ReadySlot};
 use crate::space::Room;
 use crate::stats::Counters;
 use crate::sync::lock;
 use crate::volume::{Volume, VolumeMember};
-use crate::writer::Writer;
 
 /// What was found when a store opened.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +41,8 @@ pub struct RecoveryReport {
     pub blocks: u64,
     /// Their payload bytes.
     pub bytes: u64,
+    /// Blocks that the index did not name yet, found by their records.
+    pub ahead: u64,
     /// Entries of the index that were dropped, because they contradict another or because what they name
     /// is gone with a file or a part of one.
     pub dropped: u64,
@@ -54,23 +59,25 @@ pub(crate) struct Parts {
     pub(crate) members: Vec<VolumeMember>,
     pub(crate) catalog: Box<dyn Catalog>,
     pub(crate) clock: Clock,
+    /// How to wait for what a device reads.
+    pub(crate) wait: Wait,
+    pub(crate) ready: ReadyLimits,
     /// Decides whatever is left to chance.
     pub(crate) seed: u64,
 }
 
-/// Puts a store with an NVMe tier together, without any thread: whoever calls this turns the writer.
+/// Puts a store with an NVMe tier together, without any thread. The index is given back, for whoever commits
+/// its changes from now on.
 pub(crate) fn assemble(
     config: &StoreConfig,
     arena: Arc<Arena>,
     parts: Parts,
-) -> Result<(Arc<Core>, Writer, RecoveryReport), OpenError> {
-    let Parts { members, mut catalog, clock, seed } = parts;
+) -> Result<(Arc<Core>, Box<dyn Catalog>, RecoveryReport), OpenError> {
+    let Parts { members, mut catalog, clock, mut wait, ready, seed } = parts;
     let mut core = new_core(config, arena, clock, seed);
-    let (nvme, report) = recover(&core, config, members, &mut *catalog, seed)?;
+    let (nvme, report) = recover(&core, config, members, &mut *catalog, &mut wait, (ready, seed))?;
     core.nvme = Some(nvme);
-    let core = Arc::new(core);
-    let writer = Writer::new(Arc::clone(&core), catalog);
-    Ok((core, writer, report))
+    Ok((Arc::new(core), catalog, report))
 }
 
 /// A store without an NVMe tier.
@@ -100,7 +107,8 @@ fn recover(
     config: &StoreConfig,
     members: Vec<VolumeMember>,
     catalog: &mut dyn Catalog,
-    seed: u64,
+    wait: &mut Wait,
+    (ready, seed): (ReadyLimits, u64),
 ) -> Result<(Nvme, RecoveryReport), OpenError> {
     let extent_sectors = (config.extent_bytes / SECTOR_BYTES) as u32;
     let mut remembered = catalog.remembered()?;
@@ -114,7 +122,23 @@ fn recover(
         return Err(OpenError::Config { detail });
     }
     let mut load = Load::new(core, &volume, extent_sectors, &remembered.extents, remembered.generation);
-    let unreadable = catalog.blocks(&mut |entry| load.add(&entry))?;
+    let unreadable = catalog.blocks(&mut |entry| load.add(&entry, is(Mutant::StaleIndexTrusted)))?;
+    let ahead: VecDeque<_> = remembered.ready.iter().filter_map(|slot| load.ahead(*slot)).collect();
+    let found = ahead::look(&volume, &core.arena, &core.clock, ahead, wait);
+    found.unreadable.iter().for_each(|sector| load.fence(*sector, &volume));
+    for entry in &found.entries {
+        // A write that failed may have left the record of a put in a second place.
+        let rival = load.rival_of(entry);
+        let stays = rival.is_some_and(|rival| {
+            let slots = VecDeque::from([rival]);
+            let found = ahead::look(&volume, &core.arena, &core.clock, slots, wait);
+            found.entries.iter().any(|other| (other.id, other.generation) == (entry.id, entry.generation))
+        });
+        if !stays {
+            load.add_ahead(entry);
+        }
+    }
+    remembered.ready.iter().for_each(|slot| load.changes.delete_ready(slot.sector));
     let Load { slots, mut changes, mut report, .. } = load;
     report.dropped += unreadable;
     if report.dropped > 0 {
@@ -130,7 +154,8 @@ fn recover(
     catalog.commit(&changes).map_err(OpenError::io("write the index"))?;
     let generations = Generations::new(remembered.generation, until);
     let compression = config.nvme.as_ref().map_or(Compression::Off, |nvme| nvme.compression);
-    let nvme = Nvme::new(volume, slots, generations, Random::new(seed ^ 1).next(), compression);
+    let seed = Random::new(seed ^ 1).next();
+    let nvme = Nvme::new(volume, slots, generations, seed, (compression, ready));
     line_up(core, &nvme);
     Ok((nvme, report))
 }
@@ -153,7 +178,7 @@ impl<'a> Load<'a> {
         extents: &[ExtentEntry],
         generation: u64,
     ) -> Self {
-        let mut slots = ExtentMap::new(extent_sectors);
+        let mut slots = ExtentMap::since(extent_sectors, Generation(generation));
         for is_there in volume.extents() {
             let extent = slots.grow();
             if !is_there {
@@ -168,9 +193,75 @@ impl<'a> Load<'a> {
         Self { core, slots, classes, generation, changes, report }
     }
 
+    /// A ready slot that may hold a record.
+    fn ahead(&self, slot: ReadySlot) -> Option<Ahead> {
+        let class = *self.classes.get(&self.slots.extent_of(slot.sector))?;
+        let is_fenced = || self.slots.is_fenced(self.slots.extent_of(slot.sector));
+        (self.slots.is_slot(slot.sector, class) && !is_fenced()).then_some(Ahead { slot, class })
+    }
+
+    /// Another place that is named for the same put.
+    fn rival_of(&self, entry: &BlockEntry) -> Option<Ahead> {
+        let shard = self.core.index.shard(&entry.id);
+        let node = shard.get(&entry.id).filter(|node| node.generation() == entry.generation)?;
+        let NvmeReplica::Stored(sector) = node.nvme() else { return None };
+        let class = self.slots.class_at(sector);
+        let slot = ReadySlot { sector, from: Generation(0) };
+        (sector != entry.sector).then_some(Ahead { slot, class })
+    }
+
+    /// Takes the extent of a slot that cannot be read out of service (INV-EIO).
+    fn fence(&mut self, sector: u32, volume: &Volume) {
+        self.core.counters.io_errors.add(1);
+        let extent = self.slots.extent_of(sector);
+        if self.slots.is_fenced(extent) {
+            return;
+        }
+        let owners: Vec<_> = self.slots.owners(extent).map(Handle::from_bits).collect();
+        for owner in owners {
+            let replica = self.core.index.shard_of(owner).node(owner).nvme();
+            self.forget(owner);
+            self.report.dropped += 1;
+            if let NvmeReplica::Stored(sector) = replica {
+                self.slots.release(sector);
+            }
+        }
+        self.slots.fence(extent);
+        if let Some(place) = volume.place_of(extent) {
+            self.changes.put_extent(ExtentEntry { extent, class: 0, fenced: true, place });
+        }
+    }
+
+    /// Names a block whose record was found in a ready slot, unless the index names that of a later put.
+    fn add_ahead(&mut self, entry: &BlockEntry) {
+        if self.slots.is_fenced(self.slots.extent_of(entry.sector)) {
+            return;
+        }
+        let known = self.core.index.shard(&entry.id).find(&entry.id);
+        if let Some(known) = known {
+            let (generation, replica) = {
+                let shard = self.core.index.shard_of(known);
+                (shard.node(known).generation(), shard.node(known).nvme())
+            };
+            if generation > entry.generation {
+                return;
+            }
+            self.forget(known);
+            if let NvmeReplica::Stored(sector) = replica {
+                self.slots.release(sector);
+            }
+        }
+        let before = self.report.blocks;
+        self.add(entry, true);
+        if self.report.blocks > before {
+            self.changes.put_block(*entry);
+            self.report.ahead += 1;
+        }
+    }
+
     /// Names a block in memory, if nothing speaks against it. Of two in one place the one that was put last
     /// is right.
-    fn add(&mut self, entry: &BlockEntry) {
+    fn add(&mut self, entry: &BlockEntry, verified: bool) {
         let class = self.classes.get(&self.slots.extent_of(entry.sector)).copied().unwrap_or(0);
         let payload_len = NonZeroU32::new(entry.payload_len)
             .filter(|len| len.get() as usize <= self.core.payload_bytes_max)
@@ -195,7 +286,7 @@ impl<'a> Load<'a> {
             },
             // Nobody remembers when a block was used last; those put earlier go first.
             reuse: recovered(&entry.id, self.generation - entry.generation.0, self.core),
-            verified: is(Mutant::StaleIndexTrusted),
+            verified,
         });
         self.slots.set_owner(entry.sector, Some(handle.to_bits()));
         self.core.counters.nvme_blocks.add(1);
@@ -211,18 +302,23 @@ impl<'a> Load<'a> {
 
     /// Forgets the block that was named in a place before; the place stays taken.
     fn drop_owner(&mut self, sector: u32) {
-        let Some(owner) = self.slots.owner_of(sector).map(Handle::from_bits) else { return };
-        let mut shard = self.core.index.shard_of(owner);
-        let node = shard.node_mut(owner);
+        if let Some(owner) = self.slots.owner_of(sector).map(Handle::from_bits) {
+            self.forget(owner);
+            self.report.dropped += 1;
+        }
+    }
+
+    fn forget(&mut self, block: Handle) {
+        let mut shard = self.core.index.shard_of(block);
+        let node = shard.node_mut(block);
         node.set_nvme(NvmeReplica::Absent);
         self.changes.delete_block(&node.id());
         let payload_len = u64::from(node.payload_len());
-        shard.remove(owner);
+        shard.remove(block);
         self.core.counters.nvme_blocks.subtract(1);
         self.core.counters.nvme_payload_bytes.subtract(payload_len);
         self.report.blocks -= 1;
         self.report.bytes -= payload_len;
-        self.report.dropped += 1;
     }
 
     fn drop_entry(&mut self, entry: &BlockEntry) {

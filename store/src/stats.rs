@@ -13,7 +13,8 @@ pub struct StoreStats {
     pub host_blocks: u64,
     /// How far the slabs may grow, together.
     pub nvme_capacity_bytes: u64,
-    /// Slots of the slabs that are taken, in bytes, footers and padding included.
+    /// Slots of the slabs that are taken, in bytes, footers and padding included, without those that are
+    /// kept ready for puts.
     pub nvme_used_bytes: u64,
     /// Blocks readable from NVMe.
     pub nvme_blocks: u64,
@@ -96,7 +97,6 @@ pub(crate) struct Counters {
     pub(crate) corrupt_blocks: Counter,
     pub(crate) stale_blocks: Counter,
     pub(crate) io_errors: Counter,
-    pub(crate) pending_writes: Counter,
     pub(crate) nvme_written_bytes: Counter,
     pub(crate) nvme_written_payload_bytes: Counter,
     pub(crate) nvme_payload_bytes: Counter,

@@ -5,8 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hearth_proto::limits::LOAN_MS_MAX;
-
+use hearth_proto::limits::{LOAN_MS_MAX, SECTOR_BYTES};
 use hearth_proto::{BlockDelta, BlockId, Generation, Retention, Tier};
 use tokio::sync::oneshot;
 
@@ -161,10 +160,10 @@ impl Store {
         let (done, wait) = oneshot::channel();
         let message = match forgotten {
             Some((resident, replica)) if replica != NvmeReplica::Absent => {
-                Message::Delete { resident, done: Some(done) }
+                Message::Delete { resident, sector: None, done: Some(done) }
             }
             // A replica that was evicted, or removed by somebody else, may still be named on disk.
-            _ => Message::Forgotten { id: *id, done },
+            _ => Message::Forgotten { done },
         };
         if nvme.mailbox.send(message).is_ok() {
             // The sender goes away unanswered only when the index failed, which its thread has logged.
@@ -207,9 +206,12 @@ impl Store {
         let counters = &core.counters;
         let (nvme_capacity_bytes, nvme_used_bytes, fenced_extents) =
             core.nvme.as_ref().map_or((0, 0, 0), |nvme| {
+                let ready = lock(&nvme.ready);
                 let slots = lock(&nvme.slots);
-                (nvme.volume.capacity_bytes(), slots.used_bytes(), slots.fenced_count() as u64)
+                let used_bytes = slots.used_bytes() - ready.sectors() * SECTOR_BYTES as u64;
+                (nvme.volume.capacity_bytes(), used_bytes, slots.fenced_count() as u64)
             });
+        let pending_writes = core.nvme.as_ref().map_or(0, |nvme| lock(&nvme.under_way).len() as u64);
         // One lock after the other: none of them may be held while a shard is locked.
         let host_used_bytes = lock(core.arena.slots()).used_bytes();
         let index_bytes = core.index.memory_bytes();
@@ -231,7 +233,7 @@ impl Store {
             corrupt_blocks: counters.corrupt_blocks.value(),
             stale_blocks: counters.stale_blocks.value(),
             io_errors: counters.io_errors.value(),
-            pending_writes: counters.pending_writes.value(),
+            pending_writes,
             nvme_written_bytes: counters.nvme_written_bytes.value(),
             nvme_written_payload_bytes: counters.nvme_written_payload_bytes.value(),
             nvme_payload_bytes: counters.nvme_payload_bytes.value(),

@@ -22,13 +22,25 @@ pub(crate) struct Mailbox<T> {
 
 struct State<T> {
     messages: VecDeque<T>,
+    /// True if the reader is to be woken for what there is.
+    urgent: bool,
+    /// True while every message is urgent.
+    attentive: bool,
     closed: bool,
 }
+
+/// Messages that wait for the reader to look by itself, at the most.
+const QUIET_MAX: usize = 64;
 
 impl<T> Mailbox<T> {
     pub(crate) fn new() -> Self {
         Self {
-            state: Mutex::new(State { messages: VecDeque::new(), closed: false }),
+            state: Mutex::new(State {
+                messages: VecDeque::new(),
+                urgent: false,
+                attentive: false,
+                closed: false,
+            }),
             arrived: Condvar::new(),
         }
     }
@@ -40,24 +52,48 @@ impl<T> Mailbox<T> {
             return Err(message);
         }
         state.messages.push_back(message);
-        if state.messages.len() == 1 {
+        if !std::mem::replace(&mut state.urgent, true) {
             self.arrived.notify_one();
         }
         Ok(())
     }
 
-    /// Waits until there is a message and moves all of them to `into`.
+    /// Queues a message that can wait until there is another one, or many of its kind. If nobody will read it
+    /// any more it is dropped.
+    pub(crate) fn send_quietly(&self, message: T) {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return;
+        }
+        state.messages.push_back(message);
+        let is_urgent = state.attentive || state.messages.len() >= QUIET_MAX;
+        if is_urgent && !std::mem::replace(&mut state.urgent, true) {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Lets the reader be woken by every message, or by those alone that cannot wait.
+    pub(crate) fn set_attentive(&self, attentive: bool) {
+        let mut state = lock(&self.state);
+        state.attentive = attentive;
+        state.urgent |= attentive && !state.messages.is_empty();
+    }
+
+    /// Waits until there is a message that cannot wait, and moves all of them to `into`.
     pub(crate) fn receive_all(&self, into: &mut VecDeque<T>) {
         let mut state = lock(&self.state);
-        while state.messages.is_empty() {
+        while !state.urgent {
             state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        state.urgent = false;
         into.append(&mut state.messages);
     }
 
     /// Moves all messages that there are to `into`. Never waits.
     pub(crate) fn take_all(&self, into: &mut VecDeque<T>) {
-        into.append(&mut lock(&self.state).messages);
+        let mut state = lock(&self.state);
+        state.urgent = false;
+        into.append(&mut state.messages);
     }
 
     /// Moves those messages to `into` that `is_wanted` names; the others keep their order. Never waits.

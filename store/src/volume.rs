@@ -110,6 +110,10 @@ impl Volume {
         (home.member, base + at % self.extent_bytes)
     }
 
+    pub(crate) fn extent_bytes(&self) -> u64 {
+        self.extent_bytes
+    }
+
     pub(crate) fn device(&self, member: usize) -> &dyn Device {
         &*self.members[member].device
     }

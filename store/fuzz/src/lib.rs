@@ -18,7 +18,7 @@ mod superblock;
 use std::cell::RefCell;
 
 use codec::{Codec, Coder};
-use entry::{BlockEntry, ExtentEntry};
+use entry::{BlockEntry, ExtentEntry, ReadySlot};
 use footer::{FOOTER_BYTES, Footer};
 use hearth_proto::limits::SUPERBLOCK_BYTES;
 use superblock::Superblock;
@@ -31,7 +31,7 @@ const PAYLOAD_BYTES_MAX: usize = 300_000;
 /// Any 128 bytes are a footer, said in the only way there is, or a typed refusal.
 pub fn footer(bytes: &[u8]) {
     let bytes = padded::<FOOTER_BYTES>(bytes);
-    for bytes in [bytes, sealed(bytes, b"HRTHREC\n\x01\0")] {
+    for bytes in [bytes, sealed(bytes, b"HRTHREC\n\x02\0")] {
         if let Ok(footer) = Footer::decode(&bytes) {
             assert_eq!(footer.encode(), bytes, "there is one way to say a footer");
         }
@@ -57,6 +57,10 @@ pub fn entry(key: &[u8], value: &[u8]) {
     if let Some(entry) = ExtentEntry::decode(key, value) {
         assert_eq!(entry.key(), key, "there is one key for an extent");
         assert_eq!(entry.value(), value, "there is one way to say an extent's entry");
+    }
+    if let Some(slot) = ReadySlot::decode(key, value) {
+        assert_eq!(ReadySlot::key_of(slot.sector), key, "there is one key for a ready slot");
+        assert_eq!(slot.value(), value, "there is one way to say a ready slot");
     }
 }
 

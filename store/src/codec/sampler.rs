@@ -74,20 +74,39 @@ impl Sampler {
         if self.compression == Compression::Off || hopeless {
             return Plan::Raw;
         }
-        let full = self.layouts.len() >= CODEC_LAYOUTS_MAX;
-        if full && !self.layouts.contains_key(&class) {
+        if !self.has_room() && !self.layouts.contains_key(&class) {
             return Plan::Raw;
         }
         let layout = self.layouts.entry(class).or_default();
         layout.planned += 1;
-        let first = layout.planned <= u64::from(CODEC_TRIALS_FIRST);
-        if first || layout.planned.is_multiple_of(CODEC_TRIAL_EVERY) {
+        if layout.is_trial_due(layout.planned) {
             return Plan::Trial(self.compression);
         }
         match layout.codec.unwrap_or_default() {
             Codec::Raw => Plan::Raw,
             codec => Plan::Encode(codec),
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.layouts.len() < CODEC_LAYOUTS_MAX
+    }
+
+    /// Whether the next block of a layout is stored raw. If so it counts as planned and done.
+    pub(crate) fn is_next_raw(&mut self, class: LayoutClass) -> bool {
+        if self.compression == Compression::Off {
+            return true;
+        }
+        let is_known = self.layouts.contains_key(&class);
+        let is_tried = self.layouts.get(&class).is_some_and(|layout| layout.is_trial_due(layout.planned + 1));
+        let is_encoded = self.layouts.get(&class).is_some_and(|layout| layout.codec.is_some_and(|codec| codec != Codec::Raw));
+        let is_new = !is_known && self.has_room() && stored_len_max(class.payload_len as usize).is_some();
+        if is_new || is_tried || is_encoded {
+            return false;
+        }
+        self.plan(class);
+        self.observe(class, &Outcome { codec: Codec::Raw, stored_len: class.payload_len as usize, trial: None });
+        true
     }
 
     /// Takes in what became of a block. The blocks of layouts that are not tracked are not counted.
@@ -135,6 +154,13 @@ struct Layout {
     blocks: u64,
     blocks_encoded: u64,
     stored_sectors: u64,
+}
+
+impl Layout {
+    /// Whether the codecs are tried on the block of this number.
+    fn is_trial_due(&self, number: u64) -> bool {
+        number <= u64::from(CODEC_TRIALS_FIRST) || number.is_multiple_of(CODEC_TRIAL_EVERY)
+    }
 }
 
 /// Sums over the latest trials.

@@ -5,6 +5,7 @@
 
 mod disk;
 mod file;
+mod group;
 mod pool;
 pub(crate) mod request;
 mod ring;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 pub use file::DeviceError;
 pub(crate) use file::Member;
-pub(crate) use request::{Done, ReadDone, Request, Urgency};
+pub(crate) use request::{Done, ReadDone, ReadEnd, Request, Urgency};
 
 use crate::arena::Arena;
 use crate::config::{Driver, DriverOptions};

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -19,10 +19,9 @@ pub(crate) enum Request {
     /// ends before the record does. Among the reads that wait, the most urgent begins first, and among
     /// those the one with the earliest deadline.
     Read { offset: u64, slot: SlotMut, urgency: Urgency, deadline: Instant, done: ReadDone },
-    /// Writes the whole record of `block`. It is durable after a sync that was submitted after its end.
+    /// Writes the whole record of `block` and ends when that is durable. Writes that come close together
+    /// share a sync.
     Write { offset: u64, block: Arc<HostBlock>, done: Done },
-    /// Makes durable every write that had ended when this was submitted.
-    Sync { done: Done },
     /// Tells the device that the bytes of a range are not needed any more; what a read finds there is
     /// unspecified. Fails with `Unsupported` where that is not possible, which harms nobody.
     ///
@@ -35,7 +34,7 @@ impl Request {
     pub(crate) fn refuse(self, error: io::Error) {
         match self {
             Self::Read { done, .. } => done.end(Err(error)),
-            Self::Write { done, .. } | Self::Sync { done } | Self::Discard { done, .. } => done(Err(error)),
+            Self::Write { done, .. } | Self::Discard { done, .. } => done(Err(error)),
         }
     }
 }
@@ -57,7 +56,7 @@ impl Urgency {
     pub(crate) const ALL: [Self; 3] = [Self::Urgent, Self::Normal, Self::Background];
 }
 
-/// Called once, when a write, a sync or a discard ended.
+/// Called once, when a write or a discard ended.
 pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// The device's end of a read.
@@ -85,10 +84,34 @@ impl ReadDone {
 }
 
 impl ReadEnd {
-    /// Blocks the caller, which is no tokio thread.
-    #[cfg(test)]
-    pub(crate) fn wait(self) -> io::Result<SlotMut> {
-        self.0.blocking_recv().map_err(|_| stopped())?
+    /// The slot, if the read has ended. For whoever has no threads to wait with.
+    pub(crate) fn try_take(&mut self) -> Option<io::Result<SlotMut>> {
+        match self.0.try_recv() {
+            Ok(answer) => Some(answer),
+            Err(oneshot::error::TryRecvError::Empty) => None,
+            Err(oneshot::error::TryRecvError::Closed) => Some(Err(stopped())),
+        }
+    }
+
+    /// Blocks the caller's thread until the read has ended.
+    pub(crate) fn wait(mut self) -> io::Result<SlotMut> {
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut context = Context::from_waker(&waker);
+        loop {
+            match Pin::new(&mut self).poll(&mut context) {
+                Poll::Ready(answer) => return answer,
+                Poll::Pending => std::thread::park(),
+            }
+        }
+    }
+}
+
+/// Wakes a thread that waits.
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 

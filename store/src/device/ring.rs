@@ -61,7 +61,7 @@ struct Shared {
 #[derive(Default)]
 struct Inbox {
     requests: Vec<Request>,
-    /// True while the thread sleeps, or is about to, and has to be woken.
+    /// True while the thread sleeps and has to be woken.
     sleeping: bool,
     stopping: bool,
 }
@@ -127,7 +127,7 @@ impl Driver {
     fn run(mut self) {
         let _guard = AbortOnPanic;
         loop {
-            let stopping = self.take_requests();
+            self.take_requests();
             let now = Instant::now();
             while let Some(submission) = self.transfers.next(now) {
                 // SAFETY: the memory is a slot of `arena`, which was registered, and belongs to the table
@@ -136,8 +136,11 @@ impl Driver {
                 unsafe { self.rings.push(&submission, &self.arena) };
             }
             self.tell_ended();
-            if stopping && self.transfers.is_idle() {
-                return self.rings.release();
+            match self.fall_asleep() {
+                Some(true) if self.transfers.is_idle() => return self.rings.release(),
+                Some(_) => {}
+                // Something came meanwhile.
+                None => continue,
             }
             if let Err(error) = self.rings.wait() {
                 return self.abandon(&error);
@@ -146,18 +149,26 @@ impl Driver {
         }
     }
 
-    /// Takes in what was queued. Returns true if nothing more will come.
-    fn take_requests(&mut self) -> bool {
-        self.rings.arm_wake();
-        let (requests, stopping) = {
+    fn take_requests(&mut self) {
+        let requests = {
             let mut inbox = lock(&self.shared.inbox);
-            inbox.sleeping = !self.rings.is_polling();
-            (std::mem::take(&mut inbox.requests), inbox.stopping)
+            inbox.sleeping = false;
+            std::mem::take(&mut inbox.requests)
         };
         for request in requests {
             self.transfers.push(request);
         }
-        stopping
+    }
+
+    /// Sees to it that the next request wakes this thread, unless one has come. Says whether no more will come.
+    fn fall_asleep(&mut self) -> Option<bool> {
+        self.rings.arm_wake();
+        let mut inbox = lock(&self.shared.inbox);
+        if !inbox.requests.is_empty() {
+            return None;
+        }
+        inbox.sleeping = !self.rings.is_polling();
+        Some(inbox.stopping)
     }
 
     fn tell_ended(&mut self) {

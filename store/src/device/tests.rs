@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use hearth_proto::{BlockId, BlockKey, Generation, NamespaceId};
+use hearth_proto::{BlockId, BlockKey, Generation, NamespaceId, Priority};
 use tempfile::{TempDir, tempdir};
 
 use super::request::{Done, ReadEnd};
@@ -75,12 +75,6 @@ impl Bench {
         wait
     }
 
-    fn sync(&self) -> Wait {
-        let (done, wait) = done();
-        self.device.submit(Request::Sync { done });
-        wait
-    }
-
     fn discard(&self, offset: u64, len: u64) -> Wait {
         let (done, wait) = done();
         self.device.submit(Request::Discard { offset, len, done });
@@ -92,7 +86,7 @@ impl Bench {
     }
 }
 
-/// The waiter's end of a write, a sync or a discard.
+/// The waiter's end of a write or a discard.
 struct Wait(mpsc::Receiver<io::Result<()>>);
 
 impl Wait {
@@ -126,6 +120,9 @@ fn block(arena: &Arc<Arena>, len: usize, fill: u8) -> Arc<HostBlock> {
         stored_len: payload_len,
         generation: Generation(1),
         payload_crc: 0,
+        depth: 0,
+        priority: Priority::DEFAULT,
+        expires_at_ms: None,
     });
     Arc::new(HostBlock::new(slot.into_slot(), Generation(1), 0))
 }

@@ -20,8 +20,12 @@ pub(crate) enum Memory {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    Read { urgency: Urgency, deadline: Instant },
+    Read {
+        urgency: Urgency,
+        deadline: Instant,
+    },
     Write,
+    /// Makes durable the writes that had ended when it began. Nobody asks for it but the table.
     Sync,
     Discard,
 }
@@ -29,6 +33,7 @@ pub(super) enum Kind {
 enum Tell {
     Read(ReadDone),
     Other(Done),
+    Nobody,
 }
 
 /// What a driver reported means for a transfer.
@@ -45,6 +50,8 @@ pub(super) struct Transfer {
     /// Bytes that were transferred already, whole sectors.
     progress: u64,
     submissions: u32,
+    /// True for a write once a sync has failed since it began.
+    doomed: bool,
     /// Absent from a sync or a discard, and while it is lent.
     memory: Option<Memory>,
     tell: Tell,
@@ -69,10 +76,14 @@ impl Transfer {
                 let len = block.slot().record_len() as u64;
                 (Kind::Write, offset, len, Some(Memory::Block(block)), Tell::Other(done))
             }
-            Request::Sync { done } => (Kind::Sync, 0, 0, None, Tell::Other(done)),
             Request::Discard { offset, len, done } => (Kind::Discard, offset, len, None, Tell::Other(done)),
         };
-        Self { kind, offset, len, progress: 0, submissions: 0, memory, tell }
+        Self { kind, offset, len, progress: 0, submissions: 0, doomed: false, memory, tell }
+    }
+
+    pub(super) fn sync() -> Self {
+        let (kind, tell) = (Kind::Sync, Tell::Nobody);
+        Self { kind, offset: 0, len: 0, progress: 0, submissions: 0, doomed: false, memory: None, tell }
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -104,6 +115,11 @@ impl Transfer {
         self.submissions += 1;
     }
 
+    /// Lets a write fail however it ends: a sync failed while it was in flight.
+    pub(super) fn doom(&mut self) {
+        self.doomed = self.kind == Kind::Write;
+    }
+
     /// Takes in what one submission came to.
     pub(super) fn advance(&mut self, result: io::Result<usize>) -> Step {
         let step = match (self.kind, result) {
@@ -119,6 +135,9 @@ impl Transfer {
             (Kind::Read { .. } | Kind::Write, Ok(count)) => self.advance_by(count as u64),
         };
         match step {
+            Step::Ended(Ok(())) if self.doomed => {
+                Step::Ended(Err(io::Error::other("a sync failed while it was written")))
+            }
             Step::Again if self.submissions >= TRANSFER_SUBMISSIONS_MAX => {
                 Step::Ended(Err(io::Error::other("the transfer made no progress")))
             }
@@ -155,10 +174,10 @@ impl Transfer {
         is(Mutant::FooterBeforePayload) && self.kind == Kind::Write && self.submissions == 1
     }
 
-    /// Tells the waiter that the transfer has ended while it goes on.
-    pub(super) fn end_early(&mut self) -> Ended {
-        let tell = std::mem::replace(&mut self.tell, Tell::Other(Box::new(drop)));
-        Ended { memory: None, tell, result: Ok(()) }
+    /// A transfer that has ended in the eyes of the waiter, while this one goes on.
+    pub(super) fn end_early(&mut self) -> Self {
+        let tell = std::mem::replace(&mut self.tell, Tell::Nobody);
+        Self { memory: None, tell, ..*self }
     }
 
     pub(super) fn end(self, result: io::Result<()>) -> Ended {
@@ -185,6 +204,7 @@ impl Ended {
                 drop(memory);
                 done(self.result);
             }
+            (Tell::Nobody, _) => {}
         }
     }
 }

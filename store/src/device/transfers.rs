@@ -13,10 +13,12 @@ use std::time::Instant;
 
 use hearth_proto::limits::SECTOR_BYTES;
 
+use super::group::Group;
 use super::request::Request;
 use super::stopped;
 use super::transfer::{Ended, Kind, Memory, Step, Transfer};
 use super::waiting::Waiting;
+use crate::mutant::{Mutant, is};
 
 /// The fewest places with which nobody is kept waiting for ever.
 pub(crate) const PLACES_MIN: usize = 8;
@@ -66,7 +68,9 @@ pub(crate) struct Transfers {
     reads: Share,
     /// Writes, syncs and discards together.
     others: Share,
-    sync_runs: bool,
+    writes_in_flight: usize,
+    /// Writes that have ended and are not durable yet.
+    group: Group,
     discard_runs: bool,
 }
 
@@ -97,7 +101,8 @@ impl Transfers {
             ended: VecDeque::new(),
             reads: Share { in_flight: 0, max: places - (places / 8).max(OTHERS_RESERVED_MIN) },
             others: Share { in_flight: 0, max: places - places / 4 },
-            sync_runs: false,
+            writes_in_flight: 0,
+            group: Group::default(),
             discard_runs: false,
         }
     }
@@ -123,14 +128,27 @@ impl Transfers {
         match transfer.advance(result) {
             Step::Again => {
                 if transfer.is_footer_first() {
-                    self.ended.push_back(transfer.end_early());
+                    self.group.add(transfer.end_early());
                 }
                 self.again.push_back(place);
             }
             Step::Ended(result) => {
                 let transfer = self.take_out(place);
-                self.ended.push_back(transfer.end(result));
+                match (transfer.kind(), result) {
+                    (Kind::Write, Ok(())) if !is(Mutant::SyncIgnored) => self.group.add(transfer),
+                    (Kind::Sync, result) => self.end_sync(&result),
+                    (_, result) => self.ended.push_back(transfer.end(result)),
+                }
             }
+        }
+    }
+
+    /// Ends the writes that a sync covered. If it failed, those in flight are lost as well, since a part of
+    /// them may have been done before.
+    fn end_sync(&mut self, result: &io::Result<()>) {
+        self.ended.extend(self.group.end_sync(result));
+        if result.is_err() {
+            self.table.iter_mut().flatten().for_each(Transfer::doom);
         }
     }
 
@@ -156,13 +174,14 @@ impl Transfers {
 
     /// True if nothing waits and nothing is in flight.
     pub(crate) fn is_idle(&self) -> bool {
-        self.in_flight() == 0 && self.waiting.is_empty()
+        self.in_flight() == 0 && self.waiting.is_empty() && self.group.is_empty()
     }
 
     /// Ends everything after the driver failed. Whoever performs the transfers in flight may still use
     /// their memory, so that is never given back.
     pub(crate) fn abandon(&mut self) {
         self.again.clear();
+        self.ended.extend(self.group.abandon());
         while let Some(transfer) = self.waiting.pop_any() {
             self.ended.push_back(transfer.end(Err(stopped())));
         }
@@ -193,20 +212,19 @@ impl Transfers {
         if !self.others.has_room() {
             return None;
         }
-        // A sync covers the writes that have ended, so it need not wait for those that are queued. One at
-        // a time, as with discards, leaves the writes their places.
-        let other = if !self.sync_runs
-            && let Some(sync) = self.waiting.pop_sync()
-        {
-            self.sync_runs = true;
-            sync
+        // One sync at a time, as with discards, leaves the writes their places.
+        let other = if self.group.is_sync_due(self.writes_in_flight) {
+            self.group.begin_sync();
+            Transfer::sync()
         } else if !self.discard_runs
             && let Some(discard) = self.waiting.pop_discard()
         {
             self.discard_runs = true;
             discard
         } else {
-            self.waiting.pop_write()?
+            let write = self.waiting.pop_write()?;
+            self.writes_in_flight += 1;
+            write
         };
         self.others.in_flight += 1;
         Some(other)
@@ -229,11 +247,11 @@ impl Transfers {
         self.free.push(place);
         match transfer.kind() {
             Kind::Read { .. } => self.reads.in_flight -= 1,
-            Kind::Write => self.others.in_flight -= 1,
-            Kind::Sync => {
+            Kind::Write => {
                 self.others.in_flight -= 1;
-                self.sync_runs = false;
+                self.writes_in_flight -= 1;
             }
+            Kind::Sync => self.others.in_flight -= 1,
             Kind::Discard => {
                 self.others.in_flight -= 1;
                 self.discard_runs = false;

@@ -15,7 +15,6 @@ pub(super) struct Waiting {
     reads: [BTreeMap<(Instant, u64), Transfer>; Urgency::ALL.len()],
     arrivals: u64,
     writes: VecDeque<Transfer>,
-    syncs: VecDeque<Transfer>,
     discards: VecDeque<Transfer>,
 }
 
@@ -28,7 +27,7 @@ impl Waiting {
                 self.arrivals += 1;
             }
             Kind::Write => self.writes.push_back(transfer),
-            Kind::Sync => self.syncs.push_back(transfer),
+            Kind::Sync => unreachable!("the table makes its syncs itself"),
             Kind::Discard => self.discards.push_back(transfer),
         }
     }
@@ -52,17 +51,12 @@ impl Waiting {
         self.writes.pop_front()
     }
 
-    pub(super) fn pop_sync(&mut self) -> Option<Transfer> {
-        self.syncs.pop_front()
-    }
-
     pub(super) fn pop_discard(&mut self) -> Option<Transfer> {
         self.discards.pop_front()
     }
 
     pub(super) fn pop_any(&mut self) -> Option<Transfer> {
         self.pop_read()
-            .or_else(|| self.pop_sync())
             .or_else(|| self.pop_discard())
             .or_else(|| self.pop_write())
     }
@@ -70,7 +64,6 @@ impl Waiting {
     pub(super) fn is_empty(&self) -> bool {
         self.reads.iter().all(BTreeMap::is_empty)
             && self.writes.is_empty()
-            && self.syncs.is_empty()
             && self.discards.is_empty()
     }
 }

@@ -1,5 +1,5 @@
-//! The index on disk, simulated: a commit is durable when it returns, a crash in the middle of it either
-//! has it or not, and after an error either may be the case.
+//! The index on disk, simulated: a commit takes its time, and is durable when it has ended. A crash in the
+//! middle of it either has it or not, and after an error either may be the case.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -12,13 +12,14 @@ use hearth_proto::limits::SECTOR_BYTES;
 use super::disk::SimulatedDisk;
 use super::faults::Faults;
 use super::rng::Rng;
-use super::tasks::Tasks;
 use crate::codec::{Codec, Coder};
+use crate::device::Done;
 use crate::error::OpenError;
 use crate::slab::{
-    BlockEntry, Catalog, Change, Changes, ExtentEntry, FOOTER_BYTES, Footer, Remembered, StoreId,
+    BlockEntry, Catalog, Change, Changes, ExtentEntry, FOOTER_BYTES, Footer, ReadySlot, Remembered, StoreId,
 };
 use crate::sync::lock;
+use crate::writer::Commits;
 
 thread_local! {
     static CODER: RefCell<Coder> = RefCell::new(Coder::new());
@@ -29,7 +30,11 @@ pub(super) struct CatalogState {
     extent_bytes: usize,
     pub(super) blocks: BTreeMap<BlockId, BlockEntry>,
     pub(super) extents: BTreeMap<u32, ExtentEntry>,
+    /// Slots that are ready, by their sectors.
+    pub(super) ready: BTreeMap<u32, ReadySlot>,
     generation: u64,
+    /// The commit that has begun and not ended.
+    pending: Option<(Changes, Done)>,
     rng: Rng,
     faults: Faults,
     /// Set by a crash in the middle of a commit: nothing that follows it happened.
@@ -38,6 +43,8 @@ pub(super) struct CatalogState {
     pub(super) refusals: u64,
     /// What was applied and nobody looked at yet.
     pub(super) committed: Vec<Change>,
+    /// True if a read was taken from the wrong place while the store opened: what it believes since is excused.
+    pub(super) misread: bool,
     /// An entry that names bytes which a crash could still take away.
     pub(super) premature: Option<BlockEntry>,
     /// Commits after which the power fails, for exhaustive crashes: before it is applied, or after.
@@ -59,13 +66,16 @@ impl CatalogState {
             extent_bytes,
             blocks: BTreeMap::new(),
             extents: BTreeMap::new(),
+            ready: BTreeMap::new(),
             generation: 1,
+            pending: None,
             rng,
             faults: Faults::default(),
             crashed: false,
             commits: 0,
             refusals: 0,
             committed: Vec::new(),
+            misread: false,
             premature: None,
             power_fails: None,
         }))
@@ -75,6 +85,7 @@ impl CatalogState {
     pub(super) fn begin_life(&mut self, faults: Faults) {
         self.faults = faults;
         self.crashed = false;
+        self.misread = false;
         self.commits = 0;
         self.refusals = 0;
     }
@@ -90,6 +101,8 @@ impl CatalogState {
                 Change::PutBlock(entry) => drop(self.blocks.insert(entry.id, *entry)),
                 Change::DeleteBlock(id) => drop(self.blocks.remove(id)),
                 Change::PutExtent(entry) => drop(self.extents.insert(entry.extent, *entry)),
+                Change::PutReady(slot) => drop(self.ready.insert(slot.sector, *slot)),
+                Change::DeleteReady(sector) => drop(self.ready.remove(sector)),
                 Change::SetAside(until) => self.generation = *until,
             }
         }
@@ -123,25 +136,45 @@ impl CatalogState {
 }
 
 /// One store's handle to the index.
+#[derive(Clone)]
 pub(super) struct SimulatedCatalog {
     pub(super) state: Arc<Mutex<CatalogState>>,
     pub(super) disks: Disks,
-    /// Callers of the store, who go on while a commit takes its time.
-    pub(super) tasks: Arc<Mutex<Tasks>>,
 }
 
 impl SimulatedCatalog {
-    /// Lets callers run in the middle of a commit, as they do when a thread waits for the disk.
-    fn let_others_run(&self) {
-        let polls = lock(&self.state).rng.below(3);
-        let mut tasks = lock(&self.tasks);
-        for _ in 0..polls {
-            let choice = lock(&self.state).rng.next();
-            tasks.poll_any(choice);
+    /// True if a commit has begun that has not ended.
+    pub(super) fn is_committing(&self) -> bool {
+        lock(&self.state).pending.is_some()
+    }
+
+    /// Ends the commit that has begun.
+    pub(super) fn end_commit(&self) {
+        let Some((changes, done)) = lock(&self.state).pending.take() else { return };
+        let result = lock(&self.state).commit(&changes);
+        done(result);
+    }
+
+    /// The power fails: a commit that has begun happened or not.
+    pub(super) fn crash(&self) {
+        let mut state = lock(&self.state);
+        if let Some((changes, done)) = state.pending.take() {
+            if !state.crashed && state.rng.below(2) == 0 {
+                state.apply(&changes);
+            }
+            drop(state);
+            // Whoever would hear of it is gone.
+            drop(done);
         }
     }
 
-    /// An index entry never names bytes that a crash could take away.
+    fn check_and_commit(&self, changes: &Changes) -> io::Result<()> {
+        self.check_durable(changes);
+        lock(&self.state).commit(changes)
+    }
+
+    /// An index entry never names bytes that a crash could take away, when it is asked for. Before it is there
+    /// they may be let go of.
     fn check_durable(&self, changes: &Changes) {
         let mut state = lock(&self.state);
         for change in &changes.list {
@@ -157,7 +190,7 @@ impl SimulatedCatalog {
                 continue;
             }
             let spot = state.spot_in(entry, news);
-            if !spot.is_some_and(|spot| is_durable(&self.disks, entry, spot)) {
+            if !spot.is_some_and(|spot| is_durable(&self.disks, entry, spot)) && !state.misread {
                 state.premature.get_or_insert(*entry);
             }
         }
@@ -192,13 +225,44 @@ impl CatalogState {
         self.spot_in(entry, None)
     }
 
+    /// Where the ready slots lie.
+    pub(super) fn ready_spots(&self) -> impl Iterator<Item = Spot> {
+        self.ready.values().filter_map(|slot| self.spot_at(slot.sector, None))
+    }
+
+    /// The entries that an opening store would find in ready slots: of records that survive every crash.
+    pub(super) fn ahead<'a>(&'a self, disks: &'a Disks) -> impl Iterator<Item = (BlockEntry, Spot)> + 'a {
+        self.ready.values().filter_map(|slot| {
+            let spot = self.spot_at(slot.sector, None)?;
+            let disk = lock(&disks[spot.member]);
+            let footer = Footer::decode(disk.durable(spot.offset, spot.len)?.last_chunk()?).ok()?;
+            drop(disk);
+            let entry = BlockEntry {
+                id: footer.id,
+                sector: slot.sector,
+                payload_len: footer.payload_len,
+                generation: footer.generation,
+                payload_crc: footer.payload_crc,
+                depth: footer.depth,
+                priority: footer.priority,
+                expires_at_ms: footer.expires_at_ms,
+            };
+            (footer.generation >= slot.from && is_durable(disks, &entry, spot)).then_some((entry, spot))
+        })
+    }
+
     fn extent_of(&self, entry: &BlockEntry) -> u32 {
         entry.sector / (self.extent_bytes / SECTOR_BYTES) as u32
     }
 
     fn spot_in(&self, entry: &BlockEntry, news: Option<&ExtentEntry>) -> Option<Spot> {
-        let extent = news.or_else(|| self.extents.get(&self.extent_of(entry)))?;
-        let within = entry.sector as usize * SECTOR_BYTES % self.extent_bytes;
+        self.spot_at(entry.sector, news)
+    }
+
+    fn spot_at(&self, sector: u32, news: Option<&ExtentEntry>) -> Option<Spot> {
+        let number = sector / (self.extent_bytes / SECTOR_BYTES) as u32;
+        let extent = news.or_else(|| self.extents.get(&number))?;
+        let within = sector as usize * SECTOR_BYTES % self.extent_bytes;
         let offset = DATA_OFFSET + extent.place.local as usize * self.extent_bytes + within;
         let len = extent.class as usize * SECTOR_BYTES;
         Some(Spot { member: usize::from(extent.place.member), offset, len })
@@ -239,6 +303,7 @@ impl Catalog for SimulatedCatalog {
             store: StoreId([7; 16]),
             generation: state.generation,
             extents: state.extents.values().copied().collect(),
+            ready: state.ready.values().copied().collect(),
         })
     }
 
@@ -248,10 +313,18 @@ impl Catalog for SimulatedCatalog {
     }
 
     fn commit(&mut self, changes: &Changes) -> io::Result<()> {
-        self.check_durable(changes);
-        self.let_others_run();
-        let result = lock(&self.state).commit(changes);
-        self.let_others_run();
-        result
+        self.check_and_commit(changes)
+    }
+}
+
+impl Commits for SimulatedCatalog {
+    fn submit(&mut self, changes: Changes, done: Done) {
+        self.check_durable(&changes);
+        let before = lock(&self.state).pending.replace((changes, done));
+        assert!(before.is_none(), "one commit at a time");
+    }
+
+    fn commit_now(&mut self, changes: Changes) -> io::Result<()> {
+        self.check_and_commit(&changes)
     }
 }

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use hearth_proto::Tier;
 use hearth_proto::limits::SECTOR_BYTES;
 
-use super::catalog::{DATA_OFFSET, SimulatedCatalog};
+use super::catalog::DATA_OFFSET;
 use super::content::Name;
 use super::device::SimulatedDevice;
 use super::disk::Fate;
 use super::faults::Faults;
 use super::history::{Broken, broken};
+use super::medium::Medium;
 use super::rng::Rng;
 use super::workload::Kind;
 use super::world::{Life, World};
+use crate::ahead::Wait;
 use crate::arena::Arena;
 use crate::clock::Clock;
 use crate::config::{NvmeConfig, StoreConfig};
@@ -25,7 +27,7 @@ use crate::slab::Place;
 use crate::store::Store;
 use crate::sync::lock;
 use crate::volume::VolumeMember;
-use crate::writer::Message;
+use crate::writer::{Message, Writer};
 
 /// Attempts to open a store whose index refuses changes or whose power fails.
 const OPENINGS_MAX: usize = 4;
@@ -35,15 +37,17 @@ const PATIENCE_US: u64 = 60_000_000;
 impl World {
     /// Opens the store, however often the power fails meanwhile.
     pub(super) fn open(&mut self) -> Result<(), Broken> {
+        self.medium.errors_before = 0;
         for attempt in 0..OPENINGS_MAX {
             let faults = if attempt + 1 == OPENINGS_MAX { Faults::default() } else { self.faults };
             lock(&self.medium.catalog).begin_life(faults);
             let config = self.config();
             let arena = Arena::new(config.arena_bytes, config.extent_bytes)
                 .map_err(|error| Broken { invariant: "OPEN", detail: error.to_string() })?;
-            let parts = self.parts();
+            let parts = self.parts(faults);
             match assemble(&config, Arc::clone(&arena), parts) {
-                Ok((core, writer, report)) => {
+                Ok((core, _, report)) => {
+                    let writer = Writer::new(Arc::clone(&core), Box::new(self.medium.index()));
                     let store = Store::new(core, None);
                     self.oracle.reopened(&store, &self.medium)?;
                     self.trace_changes();
@@ -52,14 +56,17 @@ impl World {
                     self.lives += 1;
                     return Ok(());
                 }
-                Err(error) => self.note("refused to open", &[error.to_string().len() as u64]),
+                Err(error) => {
+                    self.medium.errors_before = self.medium.errors();
+                    self.note("refused to open", &[error.to_string().len() as u64]);
+                }
             }
         }
         broken("OPEN", "a store does not open on an index that takes changes")
     }
 
     /// Devices and an index for one life.
-    fn parts(&mut self) -> Parts {
+    fn parts(&mut self, faults: Faults) -> Parts {
         let device = |disk| SimulatedDevice::new(Arc::clone(disk), Arc::clone(&self.time));
         self.medium.devices = self.medium.disks.iter().map(device).collect();
         let member = |(number, device): (u16, &Arc<SimulatedDevice>)| VolumeMember {
@@ -69,13 +76,10 @@ impl World {
             extents_max: self.shape.disk_extents as u32,
         };
         let members = (0..).zip(&self.medium.devices).map(member).collect();
-        let catalog = SimulatedCatalog {
-            state: Arc::clone(&self.medium.catalog),
-            disks: self.medium.disks.clone(),
-            tasks: Arc::clone(&self.tasks),
-        };
+        let catalog = Box::new(self.medium.index());
         let clock = Clock::simulated(Arc::clone(&self.time));
-        Parts { members, catalog: Box::new(catalog), clock, seed: self.rng.next() }
+        let wait = wait_for_reads(&self.medium, self.rng.fork(), faults);
+        Parts { members, catalog, clock, wait, ready: self.shape.ready, seed: self.rng.next() }
     }
 
     /// The power fails.
@@ -119,6 +123,7 @@ impl World {
         }
         self.medium.devices.iter().for_each(|device| device.crash());
         self.medium.devices.clear();
+        self.medium.index().crash();
         let volatile = self.medium.volatile_count() as u64;
         for disk in &self.medium.disks {
             lock(disk).crash(&mut len_bytes, &mut order, &mut fate);
@@ -139,7 +144,9 @@ impl World {
         let _ = mailbox.send(Message::Stop);
         while !self.power_failed() && !self.writer_has_ended() {
             if !self.step()? {
-                return broken("INV-LEAK", "the writer waits for something that never comes");
+                let writer = self.life.as_ref().and_then(|life| life.writer.as_ref());
+                let waits_for = writer.map_or_else(String::new, Writer::waits_for);
+                return broken("INV-LEAK", format!("the writer waits for what never comes: {waits_for}"));
             }
         }
         if self.power_failed() {
@@ -279,6 +286,23 @@ impl World {
             extent_bytes: self.shape.extent_bytes,
         }
     }
+}
+
+/// Lets the devices work until a read has ended.
+fn wait_for_reads(medium: &Medium, mut rng: Rng, faults: Faults) -> Wait {
+    let (devices, catalog) = (medium.devices.clone(), Arc::clone(&medium.catalog));
+    Box::new(move |mut end| {
+        loop {
+            devices.iter().for_each(|device| device.pump());
+            if let Some(answer) = end.try_take() {
+                lock(&catalog).misread |= devices.iter().any(|device| device.mischief().1 > 0);
+                return answer;
+            }
+            let busy: Vec<_> = devices.iter().filter(|device| device.in_flight() > 0).collect();
+            let device = busy[rng.index(busy.len())];
+            device.complete(rng.index(device.in_flight()), &mut rng, &faults);
+        }
+    })
 }
 
 fn fate(rng: &mut Rng, atoms: usize) -> Fate {

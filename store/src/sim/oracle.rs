@@ -340,7 +340,8 @@ impl Oracle {
         for (number, block) in self.blocks.iter_mut().enumerate() {
             let name = Name(number as u32);
             let sound = block.sound.filter(|_| block.nvme).map(|sound| sound.durable);
-            let expected = sound.filter(|durable| !medium.may_have_lost(durable));
+            // A slot that was ready and could not be read costs its whole extent.
+            let expected = sound.filter(|durable| medium.errors() == 0 && !medium.may_misread(durable));
             block.pinned_until_us = 0;
             block.removes = 0;
             block.host = false;
@@ -352,7 +353,10 @@ impl Oracle {
                 return broken("INV-ACK", format!("{name:?} did not survive: {durable:?}"));
             }
             match medium.durable(name) {
-                Ok(Some(found)) if found == durable => block.sound = Some(Sound { durable, since: step }),
+                // A write that failed may have left the same record in another slot.
+                Ok(Some(found)) if found.generation == durable.generation => {
+                    block.sound = Some(Sound { durable: found, since: step });
+                }
                 other => return broken("INV-ACK", format!("{name:?} {durable:?} is now {other:?}")),
             }
         }

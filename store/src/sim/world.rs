@@ -23,6 +23,7 @@ use super::workload::{Answer, Call, Kind, choose_name, patience_us, perform};
 use crate::arena::{Arena, Lease};
 use crate::clock::SimulatedTime;
 use crate::codec::Compression;
+use crate::ready::ReadyLimits;
 use crate::slab::Change;
 use crate::store::Store;
 use crate::sync::lock;
@@ -45,6 +46,8 @@ pub(super) struct Shape {
     /// True if few names are put and removed over and over, so that slots are reused all the time.
     pub(super) churns: bool,
     pub(super) compression: Compression,
+    /// How many slots are kept ready.
+    pub(super) ready: ReadyLimits,
 }
 
 impl Shape {
@@ -97,6 +100,7 @@ struct Held {
 enum Action {
     Poll,
     Complete,
+    Commit,
     Turn,
     Begin,
     PassTime,
@@ -128,13 +132,18 @@ impl World {
                 5 | 6 => Compression::Fast,
                 _ => Compression::Dense,
             },
+            ready: ReadyLimits {
+                bytes_max: rng.pick(&[0, 24 << 10, 1 << 20]),
+                tier_divisor: rng.pick(&[2, 4, 8]),
+                slots_min: 1,
+            },
         };
         let faults = Faults::choose(&mut rng);
         let verbose = options.verbose;
         let catalog = CatalogState::new(shape.extent_bytes, rng.fork());
         let disk = || Arc::new(Mutex::new(SimulatedDisk::new(shape.disk_bytes(shape.disk_extents))));
         let disks = (0..shape.disks).map(|_| disk()).collect();
-        let medium = Medium { disks, catalog, devices: Vec::new() };
+        let medium = Medium { disks, catalog, devices: Vec::new(), errors_before: 0 };
         Self {
             rng,
             trace: Trace::new(verbose),
@@ -251,6 +260,8 @@ impl World {
                     let numbers = [entry.extent, entry.class, u32::from(entry.fenced)].map(u64::from);
                     ("index: extent", numbers)
                 }
+                Change::PutReady(slot) => ("index: ready", [u64::from(slot.sector), slot.from.0, 0]),
+                Change::DeleteReady(sector) => ("index: not ready", [u64::from(sector), 0, 0]),
                 Change::SetAside(until) => ("index: set aside", [until, 0, 0]),
             };
             self.trace.event(now_us, name, &numbers);
@@ -272,12 +283,14 @@ impl World {
         let stalls = self.time.now_us() < self.stalled_until_us;
         let nvme = life.store.core().nvme.as_ref();
         let mail = life.writer.is_some() && nvme.is_some_and(|nvme| !nvme.mailbox.is_empty());
+        let commits = self.medium.index().is_committing();
         let later = self.time.next_alarm_us().is_some() || stalls && answers;
-        let quiet = ready == 0 && !mail && (stalls || !answers);
+        let quiet = ready == 0 && !mail && !commits && (stalls || !answers);
         let begins = self.calls_to_come > 0 && open < CALLS_MAX;
         let possible = [
             (Action::Poll, 300, ready > 0),
             (Action::Complete, 200, answers && !stalls),
+            (Action::Commit, 100, commits),
             (Action::Turn, 150, mail),
             (Action::Begin, 100, begins),
             (Action::PassTime, if quiet { 100 } else { 8 }, later && ready == 0),
@@ -316,12 +329,16 @@ impl World {
                 self.trace.event(now_us, "polled", &[number]);
             }
             Action::Complete => self.complete_any(),
+            Action::Commit => {
+                self.medium.index().end_commit();
+                let commits = lock(&self.medium.catalog).commits;
+                self.trace.event(now_us, "commit", &[commits]);
+            }
             Action::Turn => {
                 if let Some(writer) = &mut life.writer {
                     writer.turn();
                 }
-                let commits = lock(&self.medium.catalog).commits;
-                self.trace.event(now_us, "turn", &[commits, self.medium.in_flight() as u64]);
+                self.trace.event(now_us, "turn", &[self.medium.in_flight() as u64]);
             }
             Action::Begin => {
                 self.calls_to_come -= 1;

@@ -5,11 +5,11 @@ use std::io;
 
 use hearth_proto::BlockId;
 
-use super::entry::{BlockEntry, ExtentEntry};
+use super::entry::{BlockEntry, ExtentEntry, ReadySlot};
 use super::superblock::StoreId;
 use crate::error::OpenError;
 
-/// The index of one store's slabs. Only the durability thread uses it after the store has opened.
+/// The index of one store's slabs. After the store has opened one thread alone uses it.
 pub(crate) trait Catalog: Send {
     /// What the index remembers besides blocks.
     fn remembered(&self) -> Result<Remembered, OpenError>;
@@ -30,6 +30,8 @@ pub(crate) struct Remembered {
     /// Generations from here on were never used.
     pub(crate) generation: u64,
     pub(crate) extents: Vec<ExtentEntry>,
+    /// Slots in which records may lie that the index does not name.
+    pub(crate) ready: Vec<ReadySlot>,
 }
 
 /// What is to change together, in the order in which it was added.
@@ -44,6 +46,10 @@ pub(crate) enum Change {
     PutBlock(BlockEntry),
     DeleteBlock(BlockId),
     PutExtent(ExtentEntry),
+    /// Records may be written to a slot from now on without a word to the index.
+    PutReady(ReadySlot),
+    /// The index names whatever lies in the slot that begins at this sector.
+    DeleteReady(u32),
     /// Generations below this may have been used.
     SetAside(u64),
 }
@@ -59,6 +65,14 @@ impl Changes {
 
     pub(crate) fn put_extent(&mut self, entry: ExtentEntry) {
         self.list.push(Change::PutExtent(entry));
+    }
+
+    pub(crate) fn put_ready(&mut self, slot: ReadySlot) {
+        self.list.push(Change::PutReady(slot));
+    }
+
+    pub(crate) fn delete_ready(&mut self, sector: u32) {
+        self.list.push(Change::DeleteReady(sector));
     }
 
     pub(crate) fn set_aside(&mut self, until: u64) {

@@ -128,6 +128,31 @@ impl ExtentEntry {
     }
 }
 
+/// A slot in which a record may lie that the index does not name. The key is its first sector, big-endian, the
+/// value the generation, little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ReadySlot {
+    pub(crate) sector: u32,
+    /// The first put whose record counts: what puts before it left there was let go of.
+    pub(crate) from: Generation,
+}
+
+impl ReadySlot {
+    pub(crate) fn key_of(sector: u32) -> [u8; 4] {
+        sector.to_be_bytes()
+    }
+
+    pub(crate) fn value(&self) -> [u8; 8] {
+        self.from.0.to_le_bytes()
+    }
+
+    pub(crate) fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
+        let sector = u32::from_be_bytes(key.try_into().ok()?);
+        let from = Generation(u64::from_le_bytes(value.try_into().ok()?));
+        Some(Self { sector, from })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -159,6 +184,15 @@ mod tests {
             bytes[reserved] = 1;
             assert_eq!(BlockEntry::decode(&key, &bytes), None, "byte {reserved} is set");
         }
+    }
+
+    #[test]
+    fn a_ready_slot_survives_its_bytes() {
+        let slot = ReadySlot { sector: 0x0102_0304, from: Generation(0x1112_1314_1516_1718) };
+        let (key, value) = (ReadySlot::key_of(slot.sector), slot.value());
+        assert_eq!((key, value), ([1, 2, 3, 4], [0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11]));
+        assert_eq!(ReadySlot::decode(&key, &value), Some(slot));
+        assert_eq!((ReadySlot::decode(&key[1..], &value), ReadySlot::decode(&key, &value[1..])), (None, None));
     }
 
     #[test]

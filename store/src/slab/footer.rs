@@ -1,26 +1,30 @@
 //! The footer that ends every record, byte for byte.
 //!
 //! ```text
-//! offset  0      8        10     11    12         16   48           52          56          64           68     124
-//!         magic  version  codec  zero  namespace  key  payload_len  stored_len  generation  payload_crc  zeros  footer_crc
+//! offset  0      8        10     11        12         16   48           52          56
+//!         magic  version  codec  priority  namespace  key  payload_len  stored_len  generation
+//! offset  64           68     72             80     124
+//!         payload_crc  depth  expires_at_ms  zeros  footer_crc
 //! ```
 //!
 //! Numbers are little-endian. `footer_crc` is the crc32 of the 124 bytes before it, `payload_crc` that of
-//! the payload as it was put, whatever the codec. The record begins with the stored bytes and has as many
+//! the payload as it was put, whatever the codec. How the block is kept is what the put said of it. The record begins with the stored bytes and has as many
 //! whole sectors as they and the footer take. The footer lies in its last 128 bytes, so a torn write of
 //! the record's last sector is seen by the footer's crc and a torn write of any other by the payload's.
 
 use hearth_proto::limits::RECORD_FOOTER_BYTES;
-use hearth_proto::{BlockId, BlockKey, Generation, NamespaceId};
+use hearth_proto::{BlockId, BlockKey, Generation, NamespaceId, Priority};
 
 use crate::codec::Codec;
 
 /// Length of a footer.
 pub(crate) const FOOTER_BYTES: usize = RECORD_FOOTER_BYTES;
 const MAGIC: &[u8; 8] = b"HRTHREC\n";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// Where the fields end and the zeros begin that the crc follows.
-const FIELDS_END: usize = 68;
+const FIELDS_END: usize = 80;
+/// Stands for a priority that never falls back.
+const NEVER: u64 = u64::MAX;
 /// Where the generation lies in a footer.
 pub(crate) const GENERATION_AT: usize = 56;
 const CRC_AT: usize = FOOTER_BYTES - 4;
@@ -36,6 +40,10 @@ pub(crate) struct Footer {
     pub(crate) stored_len: u32,
     pub(crate) generation: Generation,
     pub(crate) payload_crc: u32,
+    pub(crate) depth: u32,
+    pub(crate) priority: Priority,
+    /// Milliseconds since the Unix epoch at which the priority falls back; `None` is never.
+    pub(crate) expires_at_ms: Option<u64>,
 }
 
 /// Why bytes are not a footer that this version can use.
@@ -51,6 +59,8 @@ pub(crate) enum FooterError {
     Codec(u8),
     #[error("the lengths contradict each other")]
     Lengths,
+    #[error("there is no priority {0}")]
+    Priority(u8),
     #[error("bytes are set that this version leaves zero")]
     Reserved,
 }
@@ -62,12 +72,15 @@ impl Footer {
         bytes[0..8].copy_from_slice(MAGIC);
         bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
         bytes[10] = self.codec.number();
+        bytes[11] = self.priority.value();
         bytes[12..16].copy_from_slice(&self.id.namespace.0.to_le_bytes());
         bytes[16..48].copy_from_slice(&self.id.key.0);
         bytes[48..52].copy_from_slice(&self.payload_len.to_le_bytes());
         bytes[52..56].copy_from_slice(&self.stored_len.to_le_bytes());
         bytes[56..64].copy_from_slice(&self.generation.0.to_le_bytes());
         bytes[64..68].copy_from_slice(&self.payload_crc.to_le_bytes());
+        bytes[68..72].copy_from_slice(&self.depth.to_le_bytes());
+        bytes[72..80].copy_from_slice(&self.expires_at_ms.unwrap_or(NEVER).to_le_bytes());
         let crc = crc32fast::hash(&bytes[..CRC_AT]);
         bytes[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -89,20 +102,23 @@ impl Footer {
         if !lengths_agree(codec, payload_len, stored_len) {
             return Err(FooterError::Lengths);
         }
-        if bytes[11] != 0 || bytes[FIELDS_END..CRC_AT].iter().any(|byte| *byte != 0) {
+        let priority = Priority::new(bytes[11]).map_err(|_| FooterError::Priority(bytes[11]))?;
+        if bytes[FIELDS_END..CRC_AT].iter().any(|byte| *byte != 0) {
             return Err(FooterError::Reserved);
         }
         let mut key = [0; 32];
         key.copy_from_slice(&bytes[16..48]);
-        let mut generation = [0; 8];
-        generation.copy_from_slice(&bytes[56..64]);
+        let expires_at_ms = le_u64(bytes, 72);
         Ok(Self {
             id: BlockId { namespace: NamespaceId(le_u32(bytes, 12)), key: BlockKey(key) },
             codec,
             payload_len,
             stored_len,
-            generation: Generation(u64::from_le_bytes(generation)),
+            generation: Generation(le_u64(bytes, 56)),
             payload_crc: le_u32(bytes, 64),
+            depth: le_u32(bytes, 68),
+            priority,
+            expires_at_ms: (expires_at_ms != NEVER).then_some(expires_at_ms),
         })
     }
 }
@@ -119,6 +135,10 @@ fn le_u32(bytes: &[u8; FOOTER_BYTES], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
+fn le_u64(bytes: &[u8; FOOTER_BYTES], at: usize) -> u64 {
+    u64::from(le_u32(bytes, at)) | u64::from(le_u32(bytes, at + 4)) << 32
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -133,19 +153,24 @@ mod tests {
             stored_len: 16_384,
             generation: Generation(0x1122_3344_5566_7788),
             payload_crc: 0xdead_beef,
+            depth: 0x0102_0304,
+            priority: Priority::MAX,
+            expires_at_ms: None,
         }
     }
 
     fn golden(codec: u8, stored_len: [u8; 4], crc: u32) -> Vec<u8> {
         let mut golden = Vec::new();
         golden.extend(b"HRTHREC\n");
-        golden.extend([1, 0, codec, 0]);
+        golden.extend([2, 0, codec, 100]);
         golden.extend([4, 3, 2, 1]);
         golden.extend([0xab; 32]);
         golden.extend([0, 0x40, 0, 0]);
         golden.extend(stored_len);
         golden.extend([0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
         golden.extend([0xef, 0xbe, 0xad, 0xde]);
+        golden.extend([4, 3, 2, 1]);
+        golden.extend([0xff; 8]);
         golden.resize(CRC_AT, 0);
         golden.extend(crc.to_le_bytes());
         golden
@@ -154,9 +179,9 @@ mod tests {
     #[test]
     fn the_bytes_of_a_footer_never_change() {
         // The checksums are from Python: `zlib.crc32` of the 124 bytes before them.
-        assert_eq!(footer().encode().to_vec(), golden(0, [0, 0x40, 0, 0], 0xd420_06ec));
+        assert_eq!(footer().encode().to_vec(), golden(0, [0, 0x40, 0, 0], 0x000b_1c87));
         let planes = Footer { codec: Codec::PlanesLz4, stored_len: 0x3039, ..footer() };
-        assert_eq!(planes.encode().to_vec(), golden(2, [0x39, 0x30, 0, 0], 0x0820_9329));
+        assert_eq!(planes.encode().to_vec(), golden(2, [0x39, 0x30, 0, 0], 0xdc0b_8942));
     }
 
     fn resealed(mut bytes: [u8; FOOTER_BYTES]) -> [u8; FOOTER_BYTES] {
@@ -175,9 +200,12 @@ mod tests {
         };
         assert_eq!(Footer::decode(&[0; FOOTER_BYTES]), Err(FooterError::NoRecord));
         assert_eq!(Footer::decode(&changed(20)), Err(FooterError::Checksum));
-        assert_eq!(Footer::decode(&resealed(changed(8))), Err(FooterError::Version(0x41)));
+        assert_eq!(Footer::decode(&resealed(changed(8))), Err(FooterError::Version(0x42)));
         assert_eq!(Footer::decode(&resealed(changed(10))), Err(FooterError::Codec(0x40)));
-        for reserved in [11, 68, 123] {
+        let mut beyond = good;
+        beyond[11] = 101;
+        assert_eq!(Footer::decode(&resealed(beyond)), Err(FooterError::Priority(101)));
+        for reserved in [80, 123] {
             assert_eq!(Footer::decode(&resealed(changed(reserved))), Err(FooterError::Reserved));
         }
     }
@@ -208,9 +236,10 @@ mod tests {
             Codec::Raw => (codec, a, a),
             Codec::Lz4 | Codec::PlanesLz4 => (codec, a.max(b), a.min(b)),
         });
-        let rest = any::<(u32, [u8; 32], u64, u32)>();
-        (lengths, rest).prop_map(|((codec, payload_len, stored_len), rest)| {
-            let (namespace, key, generation, payload_crc) = rest;
+        let rest = any::<(u32, [u8; 32], u64, u32, u32)>();
+        let keep = (0..=100_u8, prop::option::of(0..NEVER));
+        (lengths, rest, keep).prop_map(|((codec, payload_len, stored_len), rest, keep)| {
+            let (namespace, key, generation, payload_crc, depth) = rest;
             Footer {
                 id: BlockId { namespace: NamespaceId(namespace), key: BlockKey(key) },
                 codec,
@@ -218,6 +247,9 @@ mod tests {
                 stored_len,
                 generation: Generation(generation),
                 payload_crc,
+                depth,
+                priority: Priority::new(keep.0).unwrap(),
+                expires_at_ms: keep.1,
             }
         })
     }

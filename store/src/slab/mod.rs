@@ -8,7 +8,7 @@ mod rocks;
 mod superblock;
 
 pub(crate) use catalog::{Catalog, Change, Changes, Remembered};
-pub(crate) use entry::{BlockEntry, ExtentEntry, Place};
+pub(crate) use entry::{BlockEntry, ExtentEntry, Place, ReadySlot};
 pub(crate) use footer::{FOOTER_BYTES, Footer, GENERATION_AT};
 pub(crate) use found::{Found, begin, look, set_aside};
 pub(crate) use rocks::{Founding, RocksCatalog};

@@ -10,15 +10,16 @@ use rocksdb::{
 };
 
 use super::catalog::{Catalog, Change, Changes, Remembered};
-use super::entry::{BlockEntry, ExtentEntry};
+use super::entry::{BlockEntry, ExtentEntry, ReadySlot};
 use super::superblock::StoreId;
 use crate::error::OpenError;
 
 /// The newest format of folder, index and records that this build reads and writes.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const INDEX_FOLDER: &str = "index";
 const BLOCKS: &str = "blocks";
 const EXTENTS: &str = "extents";
+const READY: &str = "ready";
 const FORMAT_KEY: &[u8] = b"format";
 const STORE_KEY: &[u8] = b"store";
 const EXTENT_BYTES_KEY: &[u8] = b"extent_bytes";
@@ -66,7 +67,7 @@ impl RocksCatalog {
             true => DB::list_cf(&options, &path).map_err(|error| open_error(dir, &error))?,
             false => Vec::new(),
         };
-        for name in [DEFAULT_COLUMN_FAMILY_NAME, BLOCKS, EXTENTS] {
+        for name in [DEFAULT_COLUMN_FAMILY_NAME, BLOCKS, EXTENTS, READY] {
             if !names.iter().any(|known| known == name) {
                 names.push(name.into());
             }
@@ -124,6 +125,16 @@ impl RocksCatalog {
         Ok(extents)
     }
 
+    fn ready(&self) -> Result<Vec<ReadySlot>, OpenError> {
+        let mut ready = Vec::new();
+        for item in self.db.iterator_cf(self.family(READY), IteratorMode::Start) {
+            let (key, value) = item.map_err(|error| open_error(&self.dir, &error))?;
+            let slot = ReadySlot::decode(&key, &value);
+            ready.push(slot.ok_or_else(|| self.damaged("an entry of the ready slots cannot be read"))?);
+        }
+        Ok(ready)
+    }
+
     fn number(&self, key: &[u8]) -> Result<Option<u64>, OpenError> {
         let Some(value) = self.db.get(key).map_err(|error| open_error(&self.dir, &error))? else {
             return Ok(None);
@@ -150,6 +161,7 @@ impl Catalog for RocksCatalog {
             store: StoreId(uuid.ok_or_else(|| self.damaged("it names no store"))?),
             generation: generation.ok_or_else(|| self.damaged("it names no generation"))?,
             extents: self.extents()?,
+            ready: self.ready()?,
         })
     }
 
@@ -169,13 +181,15 @@ impl Catalog for RocksCatalog {
         if changes.list.is_empty() {
             return Ok(());
         }
-        let (blocks, extents) = (self.family(BLOCKS), self.family(EXTENTS));
+        let [blocks, extents, ready] = [BLOCKS, EXTENTS, READY].map(|name| self.family(name));
         let mut batch = WriteBatch::default();
         for change in &changes.list {
             match change {
                 Change::PutBlock(entry) => batch.put_cf(blocks, BlockEntry::key_of(&entry.id), entry.value()),
                 Change::DeleteBlock(id) => batch.delete_cf(blocks, BlockEntry::key_of(id)),
                 Change::PutExtent(entry) => batch.put_cf(extents, entry.key(), entry.value()),
+                Change::PutReady(slot) => batch.put_cf(ready, ReadySlot::key_of(slot.sector), slot.value()),
+                Change::DeleteReady(sector) => batch.delete_cf(ready, ReadySlot::key_of(*sector)),
                 Change::SetAside(until) => batch.put(GENERATION_KEY, until.to_le_bytes()),
             }
         }
@@ -233,17 +247,17 @@ mod tests {
         drop(catalog);
         let error = open(dir.path()).err().unwrap();
         assert!(matches!(error, OpenError::NewerFormat { found: 9, supported: FORMAT, .. }), "{error}");
-        assert!(error.to_string().contains("format 9") && error.to_string().contains("format 2"), "{error}");
+        assert!(error.to_string().contains("format 9") && error.to_string().contains("format 3"), "{error}");
     }
 
     #[test]
     fn an_older_format_is_refused_and_both_versions_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let catalog = open(dir.path()).unwrap();
-        catalog.db.put(FORMAT_KEY, 1_u64.to_le_bytes()).unwrap();
+        catalog.db.put(FORMAT_KEY, 2_u64.to_le_bytes()).unwrap();
         drop(catalog);
         let error = open(dir.path()).err().unwrap();
-        assert!(matches!(error, OpenError::OlderFormat { found: 1, supported: FORMAT, .. }), "{error}");
+        assert!(matches!(error, OpenError::OlderFormat { found: 2, supported: FORMAT, .. }), "{error}");
     }
 
     #[test]
@@ -251,10 +265,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut catalog = open(dir.path()).unwrap();
         catalog.db.create_cf("of_the_future", &Options::default()).unwrap();
-        catalog.db.put(FORMAT_KEY, 3_u64.to_le_bytes()).unwrap();
+        catalog.db.put(FORMAT_KEY, 4_u64.to_le_bytes()).unwrap();
         drop(catalog);
         let error = open(dir.path()).err().unwrap();
-        assert!(matches!(error, OpenError::NewerFormat { found: 3, .. }), "{error}");
+        assert!(matches!(error, OpenError::NewerFormat { found: 4, .. }), "{error}");
     }
 
     #[test]

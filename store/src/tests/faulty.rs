@@ -69,6 +69,7 @@ impl Faulty {
         self.writes_to_fail.store(count, Ordering::SeqCst);
     }
 
+    /// Lets writes reach the device whose sync fails.
     pub(super) fn fail_syncs(&self, count: u32) {
         self.syncs_to_fail.store(count, Ordering::SeqCst);
     }
@@ -170,12 +171,17 @@ impl Device for Faulty {
         let failing = match &request {
             Request::Read { .. } => fails(&self.reads_to_fail),
             Request::Write { .. } => fails(&self.writes_to_fail),
-            Request::Sync { .. } => fails(&self.syncs_to_fail),
             Request::Discard { .. } => false,
         };
         if failing {
             return request.refuse(eio());
         }
+        let request = match request {
+            Request::Write { offset, block, done } if fails(&self.syncs_to_fail) => {
+                Request::Write { offset, block, done: Box::new(|_| done(Err(eio()))) }
+            }
+            request => request,
+        };
         if matches!(request, Request::Discard { .. }) {
             return self.device.submit(request);
         }

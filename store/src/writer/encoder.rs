@@ -36,7 +36,7 @@ impl Encoder {
         let layout = LayoutClass { namespace: id.namespace, payload_len: block.payload_len().get() };
         let plan = lock(&nvme.sampler).plan(layout);
         let mut outcome = self.carry_out(plan, payload);
-        let record = self.seal(core, id, block, &outcome);
+        let record = self.seal(core, block, &outcome);
         outcome = match &record {
             // What it takes on the disk, rounding included.
             Some(record) => Outcome { stored_len: record.slot().record_len() - FOOTER_BYTES, ..outcome },
@@ -57,7 +57,6 @@ impl Encoder {
     fn seal(
         &self,
         core: &Core,
-        id: &BlockId,
         block: &HostBlock,
         outcome: &Outcome,
     ) -> Option<Arc<HostBlock>> {
@@ -65,19 +64,14 @@ impl Encoder {
             return None;
         }
         let payload_len = block.payload_len().get();
+        let footer = Footer::decode(block.slot().record().last_chunk()?).ok()?;
         // A slot of the same size: others would take whole extents of the arena for a short while.
         let mut slot = core.try_reserve(payload_len as usize)?;
         slot.narrow(encoded_class(payload_len as usize, outcome.stored_len));
+        let stored_len = u32::try_from(outcome.stored_len).ok()?;
         slot.store(
             &self.scratch[..outcome.stored_len],
-            &Footer {
-                id: *id,
-                codec: outcome.codec,
-                payload_len,
-                stored_len: u32::try_from(outcome.stored_len).ok()?,
-                generation: block.generation(),
-                payload_crc: block.crc32(),
-            },
+            &Footer { codec: outcome.codec, stored_len, ..footer },
         );
         Some(Arc::new(HostBlock::new(slot.into_slot(), block.generation(), block.crc32())))
     }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use hearth_proto::BlockId;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::loose::block_entry;
+use super::batch::block_entry;
 use crate::arena::HostBlock;
 use crate::core::Core;
 use crate::error::PutError;
 use crate::index::NvmeReplica;
+use crate::nvme::Nvme;
 use crate::slab::BlockEntry;
 use crate::space::Resident;
+use crate::sync::lock;
 
 /// A block that is in the arena and is to become durable. Ends in exactly one of
 /// [`WriteJob::end`] and [`WriteJob::give_up`].
@@ -21,12 +23,16 @@ pub(crate) struct WriteJob {
     /// What is written for it, once that was decided.
     form: Option<Arc<HostBlock>>,
     attempts: u32,
+    /// Its number among all that are under way.
+    pub(super) number: u64,
     _permit: OwnedSemaphorePermit,
 }
 
 impl WriteJob {
-    pub(crate) fn new(id: BlockId, block: Arc<HostBlock>, permit: OwnedSemaphorePermit) -> Self {
-        Self { id, block, form: None, attempts: 0, _permit: permit }
+    pub(crate) fn new(nvme: &Nvme, id: BlockId, block: Arc<HostBlock>, permit: OwnedSemaphorePermit) -> Self {
+        let resident = Resident { id, generation: block.generation() };
+        let number = lock(&nvme.under_way).begin(resident);
+        Self { id, block, form: None, attempts: 0, number, _permit: permit }
     }
 
     pub(crate) fn block(&self) -> &Arc<HostBlock> {
@@ -62,13 +68,13 @@ impl WriteJob {
     }
 
     /// The block is durable, or nobody wants it any more.
-    pub(super) fn end(self, core: &Core) {
-        core.counters.pending_writes.subtract(1);
+    pub(super) fn end(self, nvme: &Nvme) {
+        lock(&nvme.under_way).end(self.number);
     }
 
     /// The block stays in the arena alone.
-    pub(crate) fn give_up(self, core: &Core, why: PutError) {
-        core.counters.pending_writes.subtract(1);
+    pub(crate) fn give_up(self, core: &Core, nvme: &Nvme, why: PutError) {
+        lock(&nvme.under_way).end(self.number);
         core.give_up_writing(&self.resident(), &self.block, Err(why));
     }
 }

@@ -54,7 +54,6 @@ fn every_driver_serves_a_raw_block_device() {
         for n in 0..3 {
             bench.write(n * 65_536, bench.block(60_000, n as u8 + 1)).wait().unwrap();
         }
-        bench.sync().wait().unwrap();
         match bench.discard(65_536, 65_536).wait() {
             Ok(()) => assert_eq!(bench.read_now(65_536, 60_000).unwrap()[..], [0; 60_000]),
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::Unsupported),

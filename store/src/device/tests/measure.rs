@@ -38,7 +38,6 @@ fn fill(bench: &Bench) {
     for write in writes {
         write.wait().unwrap();
     }
-    bench.sync().wait().unwrap();
 }
 
 /// Keeps `depth` random reads of `size` bytes in flight for one round.

@@ -126,7 +126,6 @@ fn syncs_and_discards_run_one_at_a_time_and_leave_writes_their_places() {
     let mut transfers = Transfers::new(PLACES_MIN);
     let block = block(&arena, 100, 1);
     for n in 0..100 {
-        transfers.push(Request::Sync { done: Box::new(drop) });
         transfers.push(Request::Discard { offset: n * 4_096, len: 4_096, done: Box::new(drop) });
     }
     for _ in 0..100 {
@@ -142,8 +141,8 @@ fn syncs_and_discards_run_one_at_a_time_and_leave_writes_their_places() {
         for one in &flying {
             *counts.entry(name_of(one)).or_insert(0) += 1;
         }
-        // As long as there are all four.
-        if flying.is_empty() || most.contains_key("sync") && !counts.contains_key("sync") {
+        // As long as there are discards.
+        if !counts.contains_key("discard") {
             break;
         }
         assert!(counts["write"] >= 2, "{counts:?}");
@@ -300,7 +299,11 @@ fn a_short_write_goes_on_where_it_stopped() {
         transfers.complete(place, Ok(count));
         reached += count - count % SECTOR;
     }
+    let sync = transfers.next(now).unwrap();
+    assert!(matches!(sync.work, Work::Sync), "{sync:?}");
     tell(&mut transfers);
+    assert!(wait.has_ended().is_none(), "written is not durable");
+    finish(&mut transfers, &sync);
     wait.wait().unwrap();
 }
 
@@ -316,6 +319,84 @@ fn a_write_that_takes_nothing_fails() {
     assert_eq!(wait.wait().unwrap_err().kind(), io::ErrorKind::WriteZero);
 }
 
+/// Pushes a write and gives the waiter's end.
+fn push_write(transfers: &mut Transfers, arena: &Arc<Arena>) -> Wait {
+    let (done, wait) = done();
+    transfers.push(Request::Write { offset: 0, block: block(arena, 100, 1), done });
+    wait
+}
+
+fn next_named(transfers: &mut Transfers, name: &str) -> Submission {
+    let submission = transfers.next(Instant::now()).expect("something is due");
+    assert_eq!(name_of(&submission), name);
+    submission
+}
+
+#[test]
+fn a_write_ends_with_a_sync_that_began_after_it() {
+    let arena = arena();
+    let mut transfers = Transfers::new(PLACES);
+    let first = push_write(&mut transfers, &arena);
+    let write = next_named(&mut transfers, "write");
+    finish(&mut transfers, &write);
+    let sync = next_named(&mut transfers, "sync");
+    let second = push_write(&mut transfers, &arena);
+    let write = next_named(&mut transfers, "write");
+    finish(&mut transfers, &write);
+    assert!(transfers.next(Instant::now()).is_none(), "one sync at a time");
+    finish(&mut transfers, &sync);
+    first.has_ended().expect("the sync covers it").unwrap();
+    assert!(second.has_ended().is_none(), "it ended while the sync ran");
+    let sync = next_named(&mut transfers, "sync");
+    finish(&mut transfers, &sync);
+    second.has_ended().expect("the second sync covers it").unwrap();
+    assert!(transfers.is_idle());
+}
+
+#[test]
+fn writes_that_come_together_share_a_sync() {
+    let arena = arena();
+    let mut transfers = Transfers::new(PLACES);
+    let waits: Vec<_> = (0..8).map(|_| push_write(&mut transfers, &arena)).collect();
+    let writes = submit_all(&mut transfers, Instant::now());
+    assert_eq!(writes.len(), 8);
+    for write in &writes[..4] {
+        assert!(transfers.next(Instant::now()).is_none());
+        finish(&mut transfers, write);
+    }
+    let sync = next_named(&mut transfers, "sync");
+    writes[4..].iter().for_each(|write| finish(&mut transfers, write));
+    finish(&mut transfers, &sync);
+    assert_eq!(waits.iter().filter(|wait| wait.has_ended().is_some()).count(), 4);
+}
+
+#[test]
+fn a_failed_sync_costs_what_it_covered_what_ended_meanwhile_and_what_was_in_flight() {
+    let arena = arena();
+    let mut transfers = Transfers::new(PLACES);
+    let covered = push_write(&mut transfers, &arena);
+    let write = next_named(&mut transfers, "write");
+    finish(&mut transfers, &write);
+    let sync = next_named(&mut transfers, "sync");
+    let meanwhile = push_write(&mut transfers, &arena);
+    let in_flight = push_write(&mut transfers, &arena);
+    let writes = submit_all(&mut transfers, Instant::now());
+    finish(&mut transfers, &writes[0]);
+    let later = push_write(&mut transfers, &arena);
+    transfers.complete(sync.place, errno(libc::EIO));
+    tell(&mut transfers);
+    for lost in [covered, meanwhile] {
+        assert_eq!(lost.wait().unwrap_err().raw_os_error(), Some(libc::EIO));
+    }
+    finish(&mut transfers, &writes[1]);
+    in_flight.wait().expect_err("a part of it may have been done before the sync");
+    let write = next_named(&mut transfers, "write");
+    finish(&mut transfers, &write);
+    let sync = next_named(&mut transfers, "sync");
+    finish(&mut transfers, &sync);
+    later.wait().expect("it began after the sync failed");
+}
+
 #[derive(Clone, Debug)]
 enum Action {
     Read {
@@ -326,7 +407,6 @@ enum Action {
     Write {
         sectors: usize,
     },
-    Sync,
     Discard,
     /// Drops the waiter of a read.
     Abandon(Index),
@@ -357,7 +437,6 @@ fn action() -> impl Strategy<Value = Action> {
         4 => (0..3_usize, 1..50_u64, 1..5_usize)
             .prop_map(|(urgency, deadline_ms, sectors)| Action::Read { urgency, deadline_ms, sectors }),
         3 => (1..5_usize).prop_map(|sectors| Action::Write { sectors }),
-        1 => Just(Action::Sync),
         1 => Just(Action::Discard),
         1 => any::<Index>().prop_map(Action::Abandon),
         4 => Just(Action::Submit),
@@ -423,10 +502,6 @@ impl Model {
                 assert!(!self.lent.contains(&block.slot().record_address().addr()), "memory in flight");
                 let done = self.done();
                 self.transfers.push(Request::Write { offset: 0, block, done });
-            }
-            Action::Sync => {
-                let done = self.done();
-                self.transfers.push(Request::Sync { done });
             }
             Action::Discard => {
                 let done = self.done();
