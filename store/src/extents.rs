@@ -241,7 +241,8 @@ impl ExtentMap {
     /// True if a slot of `class` begins at a sector, in an extent that lies somewhere.
     pub(crate) fn is_slot(&self, sector: u32, class: u32) -> bool {
         let within = sector % self.extent_sectors;
-        let is_there = self.extents.get(self.extent_of(sector) as usize).is_some_and(|extent| !extent.missing);
+        let is_there =
+            self.extents.get(self.extent_of(sector) as usize).is_some_and(|extent| !extent.missing);
         is_there && class > 0 && within.is_multiple_of(class) && within / class < self.slots_per_extent(class)
     }
 

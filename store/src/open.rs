@@ -95,11 +95,10 @@ fn open_once(config: &StoreConfig, interpose: Option<Interpose<'_>>) -> Result<O
         Some(interpose) => interpose(parts),
         None => parts,
     };
-    let opened =
-        assemble(config, arena, parts).and_then(|(core, catalog, report)| {
-            let writer = spawn(&core, catalog)?;
-            Ok((core, writer, report))
-        });
+    let opened = assemble(config, arena, parts).and_then(|(core, catalog, report)| {
+        let writer = spawn(&core, catalog)?;
+        Ok((core, writer, report))
+    });
     started.iter().for_each(|(_, started)| started.wait_until_ready());
     match opened {
         Ok((core, writer, mut report)) => {

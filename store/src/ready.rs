@@ -109,7 +109,8 @@ impl ReadySlots {
         let mut taken = Vec::new();
         for (class, shelf) in &mut self.shelves {
             if is_looked_at(*class, shelf) {
-                let (gone, left): (VecDeque<_>, _) = std::mem::take(&mut shelf.slots).into_iter().partition(&is_taken);
+                let (gone, left): (VecDeque<_>, _) =
+                    std::mem::take(&mut shelf.slots).into_iter().partition(&is_taken);
                 shelf.slots = left;
                 self.sectors -= gone.len() as u64 * u64::from(*class);
                 taken.extend(gone);

@@ -66,13 +66,16 @@ pub(crate) struct Parts {
     pub(crate) seed: u64,
 }
 
+/// A store, the index that it is to commit its changes to, and what was found.
+pub(crate) type Assembled = (Arc<Core>, Box<dyn Catalog>, RecoveryReport);
+
 /// Puts a store with an NVMe tier together, without any thread. The index is given back, for whoever commits
 /// its changes from now on.
 pub(crate) fn assemble(
     config: &StoreConfig,
     arena: Arc<Arena>,
     parts: Parts,
-) -> Result<(Arc<Core>, Box<dyn Catalog>, RecoveryReport), OpenError> {
+) -> Result<Assembled, OpenError> {
     let Parts { members, mut catalog, clock, mut wait, ready, seed } = parts;
     let mut core = new_core(config, arena, clock, seed);
     let (nvme, report) = recover(&core, config, members, &mut *catalog, &mut wait, (ready, seed))?;

@@ -99,13 +99,19 @@ impl Sampler {
         }
         let is_known = self.layouts.contains_key(&class);
         let is_tried = self.layouts.get(&class).is_some_and(|layout| layout.is_trial_due(layout.planned + 1));
-        let is_encoded = self.layouts.get(&class).is_some_and(|layout| layout.codec.is_some_and(|codec| codec != Codec::Raw));
+        let is_encoded = self
+            .layouts
+            .get(&class)
+            .is_some_and(|layout| layout.codec.is_some_and(|codec| codec != Codec::Raw));
         let is_new = !is_known && self.has_room() && stored_len_max(class.payload_len as usize).is_some();
         if is_new || is_tried || is_encoded {
             return false;
         }
         self.plan(class);
-        self.observe(class, &Outcome { codec: Codec::Raw, stored_len: class.payload_len as usize, trial: None });
+        self.observe(
+            class,
+            &Outcome { codec: Codec::Raw, stored_len: class.payload_len as usize, trial: None },
+        );
         true
     }
 

@@ -1,7 +1,7 @@
 //! What a device is asked to do, and how it answers.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
@@ -94,11 +94,13 @@ impl ReadEnd {
     }
 
     /// Blocks the caller's thread until the read has ended.
-    pub(crate) fn wait(mut self) -> io::Result<SlotMut> {
+    pub(crate) fn wait(self) -> io::Result<SlotMut> {
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         let mut context = Context::from_waker(&waker);
+        // The thread may be one of tokio's, whose budget for polls has nothing to do with this.
+        let mut end = pin!(tokio::task::unconstrained(self));
         loop {
-            match Pin::new(&mut self).poll(&mut context) {
+            match end.as_mut().poll(&mut context) {
                 Poll::Ready(answer) => return answer,
                 Poll::Pending => std::thread::park(),
             }

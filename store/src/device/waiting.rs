@@ -56,14 +56,10 @@ impl Waiting {
     }
 
     pub(super) fn pop_any(&mut self) -> Option<Transfer> {
-        self.pop_read()
-            .or_else(|| self.pop_discard())
-            .or_else(|| self.pop_write())
+        self.pop_read().or_else(|| self.pop_discard()).or_else(|| self.pop_write())
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.reads.iter().all(BTreeMap::is_empty)
-            && self.writes.is_empty()
-            && self.discards.is_empty()
+        self.reads.iter().all(BTreeMap::is_empty) && self.writes.is_empty() && self.discards.is_empty()
     }
 }

@@ -192,7 +192,10 @@ mod tests {
         let (key, value) = (ReadySlot::key_of(slot.sector), slot.value());
         assert_eq!((key, value), ([1, 2, 3, 4], [0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11]));
         assert_eq!(ReadySlot::decode(&key, &value), Some(slot));
-        assert_eq!((ReadySlot::decode(&key[1..], &value), ReadySlot::decode(&key, &value[1..])), (None, None));
+        assert_eq!(
+            (ReadySlot::decode(&key[1..], &value), ReadySlot::decode(&key, &value[1..])),
+            (None, None)
+        );
     }
 
     #[test]

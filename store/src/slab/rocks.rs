@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DEFAULT_COLUMN_FAMILY_NAME,
-    IteratorMode, MemtableFactory, Options, WriteBatch, WriteOptions,
+    IteratorMode, Options, WriteBatch, WriteOptions,
 };
 
 use super::catalog::{Catalog, Change, Changes, Remembered};
@@ -58,10 +58,6 @@ impl RocksCatalog {
         options.set_max_open_files(256);
         options.set_write_buffer_size(WRITE_BUFFER_BYTES);
         options.set_max_total_wal_size(WAL_BYTES_MAX);
-        // Entries are written all the time and read when the store opens: what is in memory need not be in order
-        // before it goes to a file.
-        options.set_memtable_factory(MemtableFactory::Vector);
-        options.set_allow_concurrent_memtable_write(false);
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
         table.set_cache_index_and_filter_blocks(true);

@@ -54,12 +54,7 @@ impl Encoder {
         plan.carry_out(&mut self.coder, payload, &mut self.scratch)
     }
 
-    fn seal(
-        &self,
-        core: &Core,
-        block: &HostBlock,
-        outcome: &Outcome,
-    ) -> Option<Arc<HostBlock>> {
+    fn seal(&self, core: &Core, block: &HostBlock, outcome: &Outcome) -> Option<Arc<HostBlock>> {
         if outcome.codec == Codec::Raw {
             return None;
         }

@@ -134,7 +134,9 @@ impl Writer {
     /// True when it was told to stop and has nothing left to do.
     pub(crate) fn has_ended(&self) -> bool {
         let is_idle = self.next.is_empty() && self.committing.is_none() && !self.discarding;
-        self.stopping && is_idle && self.core.nvme.as_ref().is_none_or(|nvme| lock(&nvme.under_way).len() == 0)
+        self.stopping
+            && is_idle
+            && self.core.nvme.as_ref().is_none_or(|nvme| lock(&nvme.under_way).len() == 0)
     }
 
     /// What keeps the writer from ending, in words.
@@ -142,7 +144,9 @@ impl Writer {
         let under_way = self.core.nvme.as_ref().map_or(0, |nvme| lock(&nvme.under_way).len());
         let commits = self.committing.is_some() || !self.next.is_empty();
         let (backlog, discards) = (self.backlog.len(), self.discarding);
-        format!("{under_way} blocks under way, {backlog} without a place, commits {commits}, discards {discards}")
+        format!(
+            "{under_way} blocks under way, {backlog} without a place, commits {commits}, discards {discards}"
+        )
     }
 
     /// Treats what came, and starts what can be started. Never waits.
@@ -473,7 +477,8 @@ impl Writer {
     /// Forgets what the index refuses once nothing else will happen. Until then blocks that still come need what
     /// their extents serve.
     fn give_up_changes(&mut self, nvme: &Nvme) {
-        if self.stopping && !self.may_commit && self.committing.is_none() && lock(&nvme.under_way).len() == 0 {
+        if self.stopping && !self.may_commit && self.committing.is_none() && lock(&nvme.under_way).len() == 0
+        {
             let given_up = std::mem::take(&mut self.next);
             given_up.ready.iter().for_each(|(_, slot)| lock(&nvme.slots).release(slot.sector));
         }

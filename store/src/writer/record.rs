@@ -43,7 +43,8 @@ fn send_directly(core: &Arc<Core>, nvme: &Nvme, job: WriteJob) -> Result<(), Wri
     let block = Arc::clone(job.block());
     let class = block.slot().record_sectors();
     let Some(slot) = nvme.take_ready(class, block.generation()) else { return Err(job) };
-    let layout = LayoutClass { namespace: job.resident().id.namespace, payload_len: block.payload_len().get() };
+    let layout =
+        LayoutClass { namespace: job.resident().id.namespace, payload_len: block.payload_len().get() };
     if !lock(&nvme.sampler).is_next_raw(layout) {
         lock(&nvme.ready).give_back(class, slot);
         return Err(job);
