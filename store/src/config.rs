@@ -28,7 +28,8 @@ pub struct StoreConfig {
 pub struct NvmeConfig {
     /// Folder of the index; made if it is missing.
     pub dir: PathBuf,
-    /// The files and raw devices that hold blocks; at least one. Blocks are striped over them.
+    /// The files and raw devices that hold blocks; at least one. Blocks are striped over them, some MiB of one
+    /// record size at a time.
     pub slabs: Vec<SlabConfig>,
     /// How the slabs are read and written.
     pub driver: DriverOptions,

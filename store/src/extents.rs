@@ -1,13 +1,22 @@
 //! Which slots of a tier are taken: extents given to record sizes, slots given to records.
 //!
 //! A place is the number of its first sector within the tier. An extent serves one class, the sectors
-//! of one slot; when its last slot is released it may serve another class. Pure bookkeeping: it moves
-//! no bytes and knows nothing of what lies in a slot.
+//! of one slot; when its last slot is released it may serve another class. Extents may lie on several
+//! stripes, which are members of a volume: a class then takes its slots from all of them in turn, some at
+//! a time. Pure bookkeeping: it moves no bytes and knows nothing of what lies in a slot.
 
 use std::collections::BTreeSet;
 
-use hearth_proto::limits::SECTOR_BYTES;
+use hearth_proto::limits::{SECTOR_BYTES, STRIPE_BLOCKS_MIN, STRIPE_BYTES};
 use rustc_hash::FxHashMap;
+
+use crate::stripes::{ByStripe, Turn};
+
+/// Part of the tier, as a divisor, up to which every class may keep an extent open on each stripe. Beyond
+/// it a class keeps no more open than it fills, so that many small ones do not take the room of one another.
+const SPREAD_FREELY_DIVISOR: u32 = 4;
+/// Part of an extent, as a divisor, that is the most of a class's turn on one stripe.
+const TURN_DIVISOR: u32 = 4;
 
 /// Sectors of one slot that holds a record of `payload_len` bytes with its footer.
 pub(crate) fn class_of(payload_len: usize) -> u32 {
@@ -19,8 +28,12 @@ pub(crate) fn class_of(payload_len: usize) -> u32 {
 pub(crate) struct ExtentMap {
     extent_sectors: u32,
     extents: Vec<Extent>,
+    /// How many stripes there are.
+    stripes: u16,
+    /// How many extents there may be.
+    extents_max: u32,
     /// Extents without a class, lowest first so that a file fills from its start.
-    free: BTreeSet<u32>,
+    free: ByStripe,
     /// Those of the free ones that held something since they were last discarded.
     used_before: BTreeSet<u32>,
     classes: FxHashMap<u32, Class>,
@@ -30,8 +43,9 @@ pub(crate) struct ExtentMap {
 #[derive(Default)]
 struct Class {
     /// Extents of this class with a free slot.
-    open: BTreeSet<u32>,
+    open: ByStripe,
     extents: u32,
+    turn: Turn,
 }
 
 #[derive(Default)]
@@ -39,6 +53,7 @@ struct Extent {
     /// Sectors per slot; zero while the extent serves nobody.
     class: u32,
     used: u32,
+    stripe: u16,
     fenced: bool,
     /// True if the extent lies nowhere: its file is gone, or that part of it.
     missing: bool,
@@ -74,18 +89,31 @@ impl ExtentMap {
         Self {
             extent_sectors,
             extents: Vec::new(),
-            free: BTreeSet::new(),
+            stripes: 1,
+            extents_max: 0,
+            free: ByStripe::default(),
             used_before: BTreeSet::new(),
             classes: FxHashMap::default(),
             used_sectors: 0,
         }
     }
 
+    /// Lets the extents, of which there may be so many, lie on several stripes.
+    pub(crate) fn striped(self, stripes: usize, extents_max: u32) -> Self {
+        let stripes = u16::try_from(stripes).expect("the slabs of a store are few");
+        Self { stripes, extents_max, ..self }
+    }
+
     /// Adds one extent at the end and says its number.
     pub(crate) fn grow(&mut self) -> u32 {
+        self.grow_on(0)
+    }
+
+    /// The same, on a stripe.
+    pub(crate) fn grow_on(&mut self, stripe: u16) -> u32 {
         let extent = self.count();
-        self.extents.push(Extent::default());
-        self.free.insert(extent);
+        self.extents.push(Extent { stripe, ..Extent::default() });
+        self.free.insert(stripe, extent);
         extent
     }
 
@@ -107,16 +135,17 @@ impl ExtentMap {
 
     /// Notes that an extent, which nobody uses yet, lies nowhere.
     pub(crate) fn miss(&mut self, extent: u32) {
-        self.extents[extent as usize].missing = true;
-        self.free.remove(&extent);
+        let gone = &mut self.extents[extent as usize];
+        gone.missing = true;
+        self.free.remove(gone.stripe, extent);
     }
 
-    /// Notes that an extent that lay nowhere, and that nobody uses, lies somewhere again.
-    pub(crate) fn find(&mut self, number: u32) {
+    /// Notes that an extent that lay nowhere, and that nobody uses, lies on a stripe again.
+    pub(crate) fn find(&mut self, number: u32, stripe: u16) {
         let extent = &mut self.extents[number as usize];
-        extent.missing = false;
+        (extent.missing, extent.stripe) = (false, stripe);
         if !extent.fenced {
-            self.free.insert(number);
+            self.free.insert(stripe, number);
         }
     }
 
@@ -187,32 +216,33 @@ impl ExtentMap {
     /// [`ExtentMap::end_discard`].
     pub(crate) fn begin_discard(&mut self) -> Option<u32> {
         let extent = self.used_before.pop_first()?;
-        self.free.remove(&extent);
+        self.free.remove(self.extents[extent as usize].stripe, extent);
         Some(extent)
     }
 
     pub(crate) fn end_discard(&mut self, extent: u32) {
         if !self.is_fenced(extent) {
-            self.free.insert(extent);
+            self.free.insert(self.extents[extent as usize].stripe, extent);
         }
     }
 
-    /// Gives a free slot of `class`, in the lowest extent that has one; `None` if there is none.
+    /// Gives a free slot of `class`, in the lowest extent that has one on the stripe whose turn it is;
+    /// `None` if there is none anywhere.
     pub(crate) fn allocate(&mut self, class: u32) -> Option<Given> {
         let slots = self.slots_per_extent(class);
         if slots == 0 {
             return None;
         }
-        let open = self.classes.get(&class).and_then(|class| class.open.first().copied());
-        let (extent, assigned) = match open {
-            Some(extent) => (extent, None),
-            None => {
-                let extent = self.free.pop_first()?;
-                self.used_before.remove(&extent);
-                self.assign(extent, class);
-                (extent, Some(extent))
-            }
-        };
+        let extent = self.next_extent(class)?;
+        let assigned = (self.extents[extent as usize].class == 0).then_some(extent);
+        if assigned.is_some() {
+            self.assign(extent, class);
+        }
+        let turn_slots = self.turn_slots(class);
+        let stripe = self.extents[extent as usize].stripe;
+        if let Some(class) = self.classes.get_mut(&class) {
+            class.turn.take(stripe, turn_slots);
+        }
         let taken = &self.extents[extent as usize].taken;
         let word = taken.iter().position(|word| *word != u64::MAX).expect("an open extent has a free slot");
         let slot = word as u32 * 64 + taken[word].trailing_ones();
@@ -238,8 +268,6 @@ impl ExtentMap {
             return Err(ClaimError::Fenced);
         }
         if extent.class == 0 {
-            self.free.remove(&number);
-            self.used_before.remove(&number);
             self.assign(number, class);
         } else if extent.class != class {
             return Err(ClaimError::OtherClass);
@@ -265,21 +293,21 @@ impl ExtentMap {
         if extent.fenced {
             return;
         }
-        let empty = extent.used == 0;
+        let (empty, stripe) = (extent.used == 0, extent.stripe);
         let entry = self.classes.entry(class).or_default();
         if empty {
             extent.class = 0;
             extent.taken = Vec::new();
             extent.owners = Vec::new();
-            entry.open.remove(&number);
+            entry.open.remove(stripe, number);
             entry.extents -= 1;
             if entry.extents == 0 {
                 self.classes.remove(&class);
             }
-            self.free.insert(number);
+            self.free.insert(stripe, number);
             self.used_before.insert(number);
         } else {
-            entry.open.insert(number);
+            entry.open.insert(stripe, number);
         }
     }
 
@@ -289,10 +317,10 @@ impl ExtentMap {
         if std::mem::replace(&mut extent.fenced, true) {
             return;
         }
-        self.free.remove(&number);
+        self.free.remove(extent.stripe, number);
         self.used_before.remove(&number);
         if let Some(class) = self.classes.get_mut(&extent.class) {
-            class.open.remove(&number);
+            class.open.remove(extent.stripe, number);
             class.extents -= 1;
             if class.extents == 0 {
                 self.classes.remove(&extent.class);
@@ -300,11 +328,55 @@ impl ExtentMap {
         }
     }
 
+    /// The stripes that the next slots of `class` would go to, in turn, if those had an extent more: up to the
+    /// first that has one to give. Whoever can lengthen one of them does so before he allocates.
+    pub(crate) fn lacking(&self, class: u32) -> Vec<u16> {
+        let Some(serving) = self.classes.get(&class) else { return Vec::new() };
+        if self.stripes == 1 || serving.has_turn() || !self.may_spread(serving) {
+            return Vec::new();
+        }
+        let has_room =
+            |stripe: &u16| serving.open.first_on(*stripe).or_else(|| self.free.first_on(*stripe)).is_some();
+        serving.turn.stripes(self.stripes).take_while(|stripe| !has_room(stripe)).collect()
+    }
+
+    /// The extent in which the next slot of `class` lies: one that serves the class, or a free one.
+    fn next_extent(&self, class: u32) -> Option<u32> {
+        let Some(serving) = self.classes.get(&class) else { return self.free.lowest() };
+        if serving.has_turn() {
+            return serving.open.first_on(serving.turn.stripe());
+        }
+        let spreads = self.may_spread(serving);
+        let free = |stripe| self.free.first_on(stripe).filter(|_| spreads);
+        serving
+            .turn
+            .stripes(self.stripes)
+            .find_map(|stripe| serving.open.first_on(stripe).or_else(|| free(stripe)))
+    }
+
+    /// True if a class may take another extent although it has open ones, for the sake of another stripe.
+    fn may_spread(&self, class: &Class) -> bool {
+        let open = class.open.count();
+        let serving = || self.classes.values().map(|class| class.extents).sum::<u32>();
+        open + open <= class.extents || serving() <= self.extents_max / SPREAD_FREELY_DIVISOR
+    }
+
+    /// Slots that a class takes on one stripe before it is the next one's turn.
+    fn turn_slots(&self, class: u32) -> u32 {
+        let slots = (STRIPE_BYTES / SECTOR_BYTES) as u32 / class;
+        let most = (self.slots_per_extent(class) / TURN_DIVISOR).max(1);
+        slots.max(STRIPE_BLOCKS_MIN).min(most)
+    }
+
     fn slots_per_extent(&self, class: u32) -> u32 {
         self.extent_sectors.checked_div(class).unwrap_or(0)
     }
 
+    /// Lets a free extent serve a class.
     fn assign(&mut self, number: u32, class: u32) {
+        let stripe = self.extents[number as usize].stripe;
+        self.free.remove(stripe, number);
+        self.used_before.remove(&number);
         let slots = self.slots_per_extent(class);
         let mut taken = vec![0_u64; slots.div_ceil(64) as usize];
         if !slots.is_multiple_of(64)
@@ -314,10 +386,10 @@ impl ExtentMap {
         }
         let owners = vec![NOBODY; slots as usize];
         self.extents[number as usize] =
-            Extent { class, used: 0, fenced: false, missing: false, taken, owners };
+            Extent { class, used: 0, stripe, fenced: false, missing: false, taken, owners };
         let entry = self.classes.entry(class).or_default();
         entry.extents += 1;
-        entry.open.insert(number);
+        entry.open.insert(stripe, number);
     }
 
     fn take(&mut self, sector: u32, class: u32) {
@@ -328,11 +400,19 @@ impl ExtentMap {
         extent.taken[slot as usize / 64] |= 1 << (slot % 64);
         extent.used += 1;
         self.used_sectors += u64::from(class);
+        let stripe = extent.stripe;
         if extent.used == slots
             && let Some(class) = self.classes.get_mut(&class)
         {
-            class.open.remove(&number);
+            class.open.remove(stripe, number);
         }
+    }
+}
+
+impl Class {
+    /// True while the class goes on where it got its last slot.
+    fn has_turn(&self) -> bool {
+        self.turn.goes_on() && self.open.first_on(self.turn.stripe()).is_some()
     }
 }
 
@@ -364,6 +444,82 @@ mod tests {
         let sectors: Vec<_> = (0..20).map(|_| map.allocate(10).unwrap().sector).collect();
         assert_eq!(sectors, (0..20).map(|n| n * 10).collect::<Vec<_>>());
         assert_eq!(map.allocate(10), None);
+    }
+
+    /// A map of extents on stripes; of a hundred sectors, so that a turn is 25 slots of one.
+    fn striped(stripes: &[u16], count: usize, extents_max: u32) -> ExtentMap {
+        let mut map = ExtentMap::new(100).striped(count, extents_max);
+        for stripe in stripes {
+            map.grow_on(*stripe);
+        }
+        map
+    }
+
+    /// Slots that a map gave on each of its stripes.
+    fn on_stripes(map: &ExtentMap, given: &[Given]) -> Vec<u32> {
+        let mut counts = vec![0; usize::from(map.stripes)];
+        for given in given {
+            counts[usize::from(map.extents[map.extent_of(given.sector) as usize].stripe)] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn a_class_fills_all_stripes_in_turns_of_neighbouring_slots() {
+        let mut map = striped(&[0, 1, 2].repeat(4), 3, 12);
+        let mut given = Vec::new();
+        while let Some(next) = map.allocate(1) {
+            given.push(next);
+            let counts = on_stripes(&map, &given);
+            let (least, most) = (counts.iter().min(), counts.iter().max());
+            assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 25), "{counts:?}");
+        }
+        assert_eq!(given.len(), 1_200);
+        for turn in given.chunks(25) {
+            let first = turn[0].sector;
+            assert!(turn.iter().zip(first..).all(|(given, sector)| given.sector == sector), "{turn:?}");
+        }
+    }
+
+    #[test]
+    fn a_stripe_that_is_full_is_left_out() {
+        let mut map = striped(&[0, 1, 1, 1], 2, 8);
+        let given: Vec<_> = std::iter::from_fn(|| map.allocate(1)).collect();
+        assert_eq!(on_stripes(&map, &given), [100, 300]);
+    }
+
+    #[test]
+    fn a_class_asks_for_an_extent_on_the_stripe_whose_turn_it_is() {
+        let mut map = striped(&[], 3, 12);
+        assert!(map.lacking(1).is_empty(), "a new class takes what there is");
+        map.grow_on(0);
+        for left in (0..25).rev() {
+            assert!(map.allocate(1).is_some());
+            assert_eq!(map.lacking(1), if left == 0 { vec![1, 2] } else { vec![] });
+        }
+        map.grow_on(2);
+        assert_eq!(map.lacking(1), [1]);
+        assert_eq!(map.allocate(1).and_then(|given| given.assigned), Some(1), "on the third stripe");
+        assert!(map.lacking(1).is_empty(), "its turn has begun");
+    }
+
+    #[test]
+    fn many_classes_do_not_take_all_extents_for_the_sake_of_stripes() {
+        let mut map = striped(&[0, 1].repeat(20), 2, 40);
+        for class in 1..=20 {
+            for _ in 0..50 / class {
+                assert!(map.allocate(class).is_some());
+            }
+        }
+        let serving = 40 - map.free.count();
+        assert!((20..=26).contains(&serving), "{serving} extents serve 20 classes, each half of one");
+    }
+
+    #[test]
+    fn a_turn_is_a_stripe_unit_and_some_blocks_at_the_least() {
+        let map = ExtentMap::new(32_768);
+        // Records of 16 KiB, 1 MiB, 2.5 MiB and 16 MiB.
+        assert_eq!([5, 257, 641, 4_097].map(|class| map.turn_slots(class)), [204, 8, 8, 1]);
     }
 
     #[test]
@@ -436,7 +592,7 @@ mod tests {
     proptest! {
         #[test]
         fn slots_never_overlap_and_all_come_back(steps in prop::collection::vec((0..4_u32, any::<u16>()), 1..400)) {
-            let mut map = map(5);
+            let mut map = striped(&[0, 1, 0, 1, 0], 2, 8);
             let mut held: BTreeMap<u32, u32> = BTreeMap::new();
             for (step, choice) in steps {
                 if step < 3 {
@@ -457,7 +613,7 @@ mod tests {
             }
             held.keys().for_each(|sector| map.release(*sector));
             prop_assert_eq!(map.used_bytes(), 0);
-            prop_assert_eq!(map.free.len(), 5);
+            prop_assert_eq!(map.free.count(), 5);
         }
     }
 }

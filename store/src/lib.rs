@@ -39,6 +39,7 @@ mod slabs;
 mod space;
 mod stats;
 mod store;
+mod stripes;
 mod sync;
 #[cfg(test)]
 mod tests;

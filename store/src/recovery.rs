@@ -153,10 +153,10 @@ impl<'a> Load<'a> {
         extents: &[ExtentEntry],
         generation: u64,
     ) -> Self {
-        let mut slots = ExtentMap::new(extent_sectors);
-        for is_there in volume.extents() {
-            let extent = slots.grow();
-            if !is_there {
+        let mut slots = ExtentMap::new(extent_sectors).striped(volume.member_count(), volume.extents_max());
+        for stripe in volume.stripes() {
+            let extent = slots.grow_on(stripe.unwrap_or(0));
+            if stripe.is_none() {
                 slots.miss(extent);
             }
         }

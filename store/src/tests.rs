@@ -2,6 +2,7 @@
 
 mod faulty;
 mod recovered;
+mod striped;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -253,7 +253,8 @@ impl Writer {
             };
             let block = job.form(encode);
             let Some(sector) = self.allocate(nvme, block.slot().record_sectors()) else {
-                if self.in_flight > 0 || !self.written.is_empty() || self.syncing.is_some() || self.discarding {
+                if self.in_flight > 0 || !self.written.is_empty() || self.syncing.is_some() || self.discarding
+                {
                     // What is being written becomes evictable soon, and what is being discarded free.
                     self.backlog.push_front((sequence, job));
                     return;
@@ -279,6 +280,9 @@ impl Writer {
 
     /// Finds a slot on the device: a free one, else a longer file, else an evicted block's.
     fn allocate(&mut self, nvme: &Nvme, class: u32) -> Option<u32> {
+        let core = Arc::clone(&self.core);
+        let refused = &mut || core.counters.growth_failures.add(1);
+        nvme.spread(class, core.clock.now_us(), refused);
         loop {
             if let Some(given) = lock(&nvme.slots).allocate(class) {
                 if let Some(extent) = given.assigned {
@@ -286,20 +290,12 @@ impl Writer {
                 }
                 return Some(given.sector);
             }
-            let now_us = self.core.clock.now_us();
-            let core = &*self.core;
-            if let Some(extent) = nvme.volume.grow(now_us, || core.counters.growth_failures.add(1)) {
-                let mut slots = lock(&nvme.slots);
-                if extent < slots.count() {
-                    slots.find(extent);
-                } else {
-                    let known = slots.grow();
-                    assert_eq!(known, extent, "the volume and its bookkeeping grow together");
-                }
+            let now_us = core.clock.now_us();
+            if nvme.grow(now_us, refused) {
                 continue;
             }
             core.end_overdue_pins(now_us);
-            let residents = NvmeTier { core, nvme, now_us };
+            let residents = NvmeTier { core: &core, nvme, now_us };
             if !lock(&nvme.room).make(&nvme.slots, class, now_us, &residents) {
                 return None;
             }
