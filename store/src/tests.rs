@@ -1,8 +1,10 @@
 //! What the store does when its device fails or dawdles.
 
 mod faulty;
+mod queued;
 mod recovered;
 mod striped;
+mod urgent;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

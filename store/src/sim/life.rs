@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use hearth_proto::Tier;
 use hearth_proto::limits::SECTOR_BYTES;
+use hearth_proto::{Tier, Urgency};
 
 use super::catalog::{DATA_OFFSET, SimulatedCatalog};
 use super::content::Name;
@@ -234,7 +234,7 @@ impl World {
         let faults = std::mem::take(&mut self.faults);
         lock(&self.medium.catalog).set_faults(Faults::default());
         for name in self.oracle.held() {
-            self.begin(Kind::Get, name, PATIENCE_US);
+            self.begin(Kind::Get(Urgency::Normal), name, PATIENCE_US);
             self.run_calls()?;
         }
         lock(&self.medium.catalog).set_faults(faults);
