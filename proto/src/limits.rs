@@ -15,6 +15,8 @@ pub const BLOCK_BYTES_MAX: usize = 64 << 20;
 pub const SECTOR_BYTES: usize = 4_096;
 /// Size of one extent: the unit in which memory and disk are given to a record size.
 pub const EXTENT_BYTES: usize = 128 << 20;
+/// Extents of the arena that are considered when one is emptied for another record size.
+pub const DRAIN_EXTENTS_TRIED_MAX: usize = 8;
 /// Smallest arena that a store opens.
 pub const ARENA_BYTES_MIN: u64 = EXTENT_BYTES as u64;
 /// Largest piece of the arena that the kernel takes as one fixed buffer.

@@ -100,21 +100,22 @@ impl Core {
         if self.is_closed() {
             return Err(ReserveError::Closed);
         }
-        // Whoever comes while others wait does not overtake them.
-        if !self.arena.anyone_waits()
+        let class = class_of(payload_len);
+        // Whoever comes while others wait for a slot of the same size does not overtake them.
+        if !self.arena.anyone_waits(class)
             && let Some(slot) = self.try_reserve(payload_len)
         {
             return Ok(slot);
         }
         let attempt = || match self.is_closed() {
             true => Some(Err(ReserveError::Closed)),
-            false => self.try_reserve(payload_len).map(Ok),
+            false => self.try_reserve(payload_len).or_else(|| self.drain_for(payload_len, class)).map(Ok),
         };
         let next_end = || {
             let ends = [self.loans.first_end_us(), lock(&self.pins).first_end_us()];
             ends.into_iter().flatten().min().map(|end_us| self.clock.instant_of(end_us))
         };
-        let waiting = self.arena.wait_for_room(&self.clock, next_end, attempt);
+        let waiting = self.arena.wait_for_room(class, &self.clock, next_end, attempt);
         self.clock.timeout_at(deadline, waiting).await.unwrap_or(Err(ReserveError::Deadline))
     }
 
@@ -174,6 +175,24 @@ impl Core {
         drop(shard);
         drop(room);
         self.arena.made_room();
+    }
+
+    /// Takes a block that stands in the bags of the arena out of the arena, the index and the bags, and the
+    /// entry with it if nothing else is left. Its slot is free when nobody holds it any more.
+    pub(crate) fn unname_host(
+        &self,
+        bags: &mut Bags<Handle>,
+        mut shard: MutexGuard<'_, Shard>,
+        handle: Handle,
+    ) -> Arc<HostBlock> {
+        let node = shard.node(handle);
+        let (id, standing, payload_len) = (node.id(), node.standing(Kept::Host), node.payload_len());
+        let host = shard.take_host(handle).expect("a candidate of the arena lies there");
+        self.announce(&id, Tier::Host, false, payload_len);
+        self.drop_if_empty(&mut shard, handle);
+        drop(shard);
+        self.leave_host_bag(bags, handle, standing, &host);
+        host
     }
 
     /// Takes a block of the arena, which the index no longer names, out of the bags.

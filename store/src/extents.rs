@@ -37,7 +37,15 @@ pub(crate) struct ExtentMap {
     /// Those of the free ones that held something since they were last discarded.
     used_before: BTreeSet<u32>,
     classes: FxHashMap<u32, Class>,
+    reserved: Option<Reserved>,
     used_sectors: u64,
+}
+
+/// An extent that gives out no slots until it is empty, and then serves a class that has no extent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reserved {
+    extent: u32,
+    class: u32,
 }
 
 #[derive(Default)]
@@ -94,6 +102,7 @@ impl ExtentMap {
             free: ByStripe::default(),
             used_before: BTreeSet::new(),
             classes: FxHashMap::default(),
+            reserved: None,
             used_sectors: 0,
         }
     }
@@ -208,8 +217,66 @@ impl ExtentMap {
 
     /// The extents that serve `class`, lowest first.
     pub(crate) fn extents_of(&self, class: u32) -> impl Iterator<Item = u32> {
-        let serving = move |(_, extent): &(u32, &Extent)| extent.class == class && !extent.fenced;
+        let serving = move |(number, extent): &(u32, &Extent)| {
+            extent.class == class && !extent.fenced && !self.is_reserved(*number)
+        };
         (0..self.count()).zip(&self.extents).filter(serving).map(|(number, _)| number)
+    }
+
+    /// The extents that may be reserved for `class`, those with the fewest slots in use first. None if the
+    /// class has an extent, or another one is reserved already: one at a time is emptied.
+    pub(crate) fn reservable(&self, class: u32) -> Vec<u32> {
+        if self.classes.contains_key(&class) || self.reserved.is_some() || self.slots_per_extent(class) == 0 {
+            return Vec::new();
+        }
+        let in_service = |extent: &Extent| !extent.fenced && !extent.missing;
+        let mut found: Vec<_> =
+            (0..self.count()).zip(&self.extents).filter(|(_, extent)| in_service(extent)).collect();
+        found.sort_by_key(|(_, extent)| extent.used);
+        found.into_iter().map(|(number, _)| number).collect()
+    }
+
+    /// Lets an extent give out no more slots, until it is empty and serves `class`, or the reservation ends.
+    /// False if [`ExtentMap::reservable`] would not name it.
+    pub(crate) fn reserve(&mut self, number: u32, class: u32) -> bool {
+        let extent = &self.extents[number as usize];
+        if self.reserved.is_some() || self.classes.contains_key(&class) || extent.fenced || extent.missing {
+            return false;
+        }
+        self.free.remove(extent.stripe, number);
+        self.used_before.remove(&number);
+        if let Some(serving) = self.classes.get_mut(&extent.class) {
+            serving.open.remove(extent.stripe, number);
+        }
+        self.reserved = Some(Reserved { extent: number, class });
+        true
+    }
+
+    /// The extent that is reserved for `class`.
+    pub(crate) fn reserved_for(&self, class: u32) -> Option<u32> {
+        self.reserved.filter(|reserved| reserved.class == class).map(|reserved| reserved.extent)
+    }
+
+    /// Lets the extent that is reserved for `class` serve anyone again. False if there is none.
+    pub(crate) fn end_reservation(&mut self, class: u32) -> bool {
+        let Some(number) = self.reserved_for(class) else { return false };
+        self.reserved = None;
+        let extent = &self.extents[number as usize];
+        if extent.class == 0 {
+            self.free.insert(extent.stripe, number);
+        } else if extent.used < self.slots_per_extent(extent.class) {
+            self.classes.entry(extent.class).or_default().open.insert(extent.stripe, number);
+        }
+        true
+    }
+
+    /// True while any extent is reserved.
+    pub(crate) fn anything_is_reserved(&self) -> bool {
+        self.reserved.is_some()
+    }
+
+    fn is_reserved(&self, extent: u32) -> bool {
+        self.reserved.is_some_and(|reserved| reserved.extent == extent)
     }
 
     /// Takes a free extent whose old contents the device may forget. It is given to nobody until
@@ -294,6 +361,7 @@ impl ExtentMap {
             return;
         }
         let (empty, stripe) = (extent.used == 0, extent.stripe);
+        let reserved = self.reserved.is_some_and(|reserved| reserved.extent == number);
         let entry = self.classes.entry(class).or_default();
         if empty {
             extent.class = 0;
@@ -304,9 +372,11 @@ impl ExtentMap {
             if entry.extents == 0 {
                 self.classes.remove(&class);
             }
-            self.free.insert(stripe, number);
-            self.used_before.insert(number);
-        } else {
+            if !reserved {
+                self.free.insert(stripe, number);
+                self.used_before.insert(number);
+            }
+        } else if !reserved {
             entry.open.insert(stripe, number);
         }
     }
@@ -317,6 +387,7 @@ impl ExtentMap {
         if std::mem::replace(&mut extent.fenced, true) {
             return;
         }
+        self.reserved.take_if(|reserved| reserved.extent == number);
         self.free.remove(extent.stripe, number);
         self.used_before.remove(&number);
         if let Some(class) = self.classes.get_mut(&extent.class) {
@@ -342,6 +413,9 @@ impl ExtentMap {
 
     /// The extent in which the next slot of `class` lies: one that serves the class, or a free one.
     fn next_extent(&self, class: u32) -> Option<u32> {
+        if let Some(extent) = self.reserved_for(class).filter(|extent| self.class_of_extent(*extent) == 0) {
+            return Some(extent);
+        }
         let Some(serving) = self.classes.get(&class) else { return self.free.lowest() };
         if serving.has_turn() {
             return serving.open.first_on(serving.turn.stripe());
@@ -374,6 +448,7 @@ impl ExtentMap {
 
     /// Lets a free extent serve a class.
     fn assign(&mut self, number: u32, class: u32) {
+        self.end_reservation(class);
         let stripe = self.extents[number as usize].stripe;
         self.free.remove(stripe, number);
         self.used_before.remove(&number);
@@ -479,6 +554,40 @@ mod tests {
             let first = turn[0].sector;
             assert!(turn.iter().zip(first..).all(|(given, sector)| given.sector == sector), "{turn:?}");
         }
+    }
+
+    #[test]
+    fn a_reserved_extent_empties_and_serves_whom_it_is_reserved_for() {
+        let mut map = map(2);
+        let held: Vec<_> = std::iter::from_fn(|| map.allocate(10)).collect();
+        map.release(held[13].sector);
+        assert!(map.reservable(10).is_empty(), "it has extents");
+        assert_eq!(map.reservable(30), [1, 0]);
+        assert!(map.reserve(1, 30));
+        assert_eq!((map.reservable(20).len(), map.reserve(0, 20)), (0, false), "one at a time");
+        assert_eq!(map.extents_of(10).collect::<Vec<_>>(), [0]);
+        for given in held[10..].iter().filter(|given| **given != held[13]) {
+            assert_eq!((map.allocate(10), map.allocate(30)), (None, None));
+            map.release(given.sector);
+        }
+        assert_eq!((map.allocate(10), map.allocate(20)), (None, None), "it is empty and not for them");
+        assert_eq!(map.allocate(30), Some(Given { sector: 100, assigned: Some(1) }));
+        assert!(!map.anything_is_reserved());
+    }
+
+    #[test]
+    fn a_reservation_that_ends_gives_back_what_is_free() {
+        let mut map = map(1);
+        let held: Vec<_> = std::iter::from_fn(|| map.allocate(10)).collect();
+        assert!(map.reserve(0, 30));
+        map.release(held[0].sector);
+        assert_eq!(map.allocate(10), None);
+        assert!(!map.end_reservation(20) && map.end_reservation(30) && !map.end_reservation(30));
+        assert_eq!(map.allocate(10).map(|given| given.sector), Some(0));
+        assert!(map.reserve(0, 30));
+        held.iter().for_each(|given| map.release(given.sector));
+        assert!(map.end_reservation(30));
+        assert!(map.allocate(20).is_some(), "it was empty");
     }
 
     #[test]
@@ -591,11 +700,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn slots_never_overlap_and_all_come_back(steps in prop::collection::vec((0..4_u32, any::<u16>()), 1..400)) {
+        fn slots_never_overlap_and_all_come_back(steps in prop::collection::vec((0..5_u32, any::<u16>()), 1..400)) {
             let mut map = striped(&[0, 1, 0, 1, 0], 2, 8);
             let mut held: BTreeMap<u32, u32> = BTreeMap::new();
             for (step, choice) in steps {
-                if step < 3 {
+                if step == 4 {
+                    let class = [3, 10, 64, 100][usize::from(choice) % 4];
+                    if !map.end_reservation(class) && let Some(extent) = map.reservable(class).first() {
+                        prop_assert!(map.reserve(*extent, class));
+                    }
+                } else if step < 3 {
                     let class = [3, 10, 64][step as usize];
                     if let Some(given) = map.allocate(class) {
                         let before = held.range(..given.sector + class).next_back();
@@ -612,6 +726,9 @@ mod tests {
                 prop_assert_eq!(map.used_bytes(), used * SECTOR_BYTES as u64);
             }
             held.keys().for_each(|sector| map.release(*sector));
+            for class in [3, 10, 64, 100] {
+                map.end_reservation(class);
+            }
             prop_assert_eq!(map.used_bytes(), 0);
             prop_assert_eq!(map.free.count(), 5);
         }

@@ -17,6 +17,7 @@ mod config;
 mod core;
 mod delta;
 mod device;
+mod drain;
 mod error;
 mod extents;
 mod growth;

@@ -3,6 +3,7 @@
 mod faulty;
 mod queued;
 mod recovered;
+mod room;
 mod striped;
 mod urgent;
 

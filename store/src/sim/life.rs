@@ -198,7 +198,11 @@ impl World {
         if refusals > 0 {
             self.oracle.history.forget_removals();
         }
-        match lock(arena.slots()).used_bytes() {
+        let slots = lock(arena.slots());
+        match slots.used_bytes() {
+            0 if slots.anything_is_reserved() => {
+                broken("INV-LEAK", "an extent of the arena is reserved for nobody")
+            }
             0 => Ok(()),
             bytes => broken("INV-LEAK", format!("{bytes} bytes of the arena are in use by nobody")),
         }
