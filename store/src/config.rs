@@ -35,6 +35,9 @@ pub struct NvmeConfig {
     pub driver: DriverOptions,
     /// How much work is spent on storing blocks shorter.
     pub compression: Compression,
+    /// Puts extents back into service, empty, that I/O errors took out of it: for one opening after the cause
+    /// is gone, as a cable or a controller was.
+    pub lift_fences: bool,
 }
 
 /// One file or raw block device that holds blocks.
@@ -55,7 +58,13 @@ impl NvmeConfig {
     pub fn one_file(dir: impl Into<PathBuf>, capacity_bytes: u64) -> Self {
         let dir = dir.into();
         let slabs = vec![SlabConfig { path: dir.join(Self::SLAB_FILE), capacity_bytes }];
-        Self { dir, slabs, driver: DriverOptions::default(), compression: Compression::default() }
+        Self {
+            dir,
+            slabs,
+            driver: DriverOptions::default(),
+            compression: Compression::default(),
+            lift_fences: false,
+        }
     }
 }
 

@@ -31,6 +31,10 @@ use crate::writer::Message;
 /// How often a reservation evicts and loses the room to somebody else before it waits in line.
 const ROOM_ATTEMPTS_MAX: usize = 16;
 
+/// What an operator does about extents that are out of service.
+pub(crate) const LIFT_FENCES: &str =
+    "when the cause is gone, start once with --nvme-lift-fences, or open with lift_fences";
+
 pub(crate) struct Core {
     pub(crate) arena: Arc<Arena>,
     /// Blocks that may be evicted from the arena: those that are not waiting to be written.
@@ -442,7 +446,13 @@ impl Core {
             }
             slots.fence(extent);
         }
-        tracing::error!(extent, "an extent of the slabs is taken out of service after an I/O error");
+        let place = nvme.volume.place_of(extent);
+        tracing::error!(
+            extent,
+            member = place.map(|place| place.member),
+            local = place.map(|place| place.local),
+            "an extent of a slab is taken out of service after an I/O error: {LIFT_FENCES}"
+        );
         let _ = nvme.mailbox.send(Message::Fenced(extent));
         let mut room = lock(&nvme.room);
         let bags = &mut room.bags;

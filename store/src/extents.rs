@@ -442,6 +442,17 @@ impl ExtentMap {
         slots.max(STRIPE_BLOCKS_MIN).min(most)
     }
 
+    /// Puts a fenced extent, which nobody uses, back into service.
+    pub(crate) fn lift_fence(&mut self, number: u32) {
+        let extent = &mut self.extents[number as usize];
+        assert_eq!((extent.class, extent.used), (0, 0), "nobody uses an extent whose fence is lifted");
+        extent.fenced = false;
+        if !extent.missing {
+            self.free.insert(extent.stripe, number);
+            self.used_before.insert(number);
+        }
+    }
+
     fn slots_per_extent(&self, class: u32) -> u32 {
         self.extent_sectors.checked_div(class).unwrap_or(0)
     }
@@ -654,6 +665,22 @@ mod tests {
         map.release(given.sector);
         assert_eq!(map.allocate(10), None);
         assert_eq!((map.used_bytes(), map.fenced_count()), (0, 1));
+    }
+
+    #[test]
+    fn an_extent_whose_fence_is_lifted_is_as_good_as_an_empty_one() {
+        let mut map = map(2);
+        map.fence(0);
+        map.miss(1);
+        map.fence(1);
+        (0..2).for_each(|extent| map.lift_fence(extent));
+        assert_eq!(map.fenced_count(), 0);
+        assert_eq!(map.begin_discard(), Some(0), "what it held is not needed");
+        map.end_discard(0);
+        assert_eq!(map.allocate(70), Some(Given { sector: 0, assigned: Some(0) }));
+        assert_eq!(map.allocate(70), None, "the other one lies nowhere");
+        map.find(1, 0);
+        assert_eq!(map.allocate(70).map(|given| given.sector), Some(100));
     }
 
     #[test]

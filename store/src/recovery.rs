@@ -1,6 +1,7 @@
 //! Opening a store: what the index on disk remembers is loaded, checked against itself and believed
 //! until somebody reads it. No record is read, so the time depends on the number of blocks alone.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -15,7 +16,7 @@ use crate::arena::{Arena, Loans};
 use crate::clock::Clock;
 use crate::codec::Compression;
 use crate::config::StoreConfig;
-use crate::core::Core;
+use crate::core::{Core, LIFT_FENCES};
 use crate::delta::DeltaQueue;
 use crate::error::OpenError;
 use crate::extents::{ClaimError, ExtentMap, class_of};
@@ -41,6 +42,10 @@ pub struct RecoveryReport {
     /// Entries of the index that were dropped, because they contradict another or because what they name
     /// is gone with a file or a part of one.
     pub dropped: u64,
+    /// Extents that are out of service since an I/O error.
+    pub fenced_extents: u64,
+    /// Extents that were, and are back in service, empty, because the configuration asked for it.
+    pub lifted_fences: u64,
     /// Where an index that could not be read lies now; the store began anew, and what it named is lost.
     pub index_set_aside: Option<PathBuf>,
     /// Where slab files lie now that could not be used; what lay in them is in `dropped`.
@@ -115,7 +120,12 @@ fn recover(
     }
     let mut load = Load::new(core, &volume, extent_sectors, &remembered.extents, remembered.generation);
     let unreadable = catalog.blocks(&mut |entry| load.add(&entry))?;
+    if config.nvme.as_ref().is_some_and(|nvme| nvme.lift_fences) {
+        load.lift_fences(&remembered.extents);
+    }
     let Load { slots, mut changes, mut report, .. } = load;
+    report.fenced_extents = slots.fenced_count() as u64;
+    tell_fences(&report, &remembered.extents);
     report.dropped += unreadable;
     if report.dropped > 0 {
         tracing::warn!(
@@ -204,6 +214,16 @@ impl<'a> Load<'a> {
         self.report.bytes += u64::from(entry.payload_len);
     }
 
+    /// Puts the fenced extents back into service. Their blocks were dropped as they came (INV-EIO); what lies
+    /// there is never read, since the index names none of it.
+    fn lift_fences(&mut self, extents: &[ExtentEntry]) {
+        for entry in extents.iter().filter(|entry| entry.fenced) {
+            self.slots.lift_fence(entry.extent);
+            self.changes.put_extent(ExtentEntry { class: 0, fenced: false, ..*entry });
+            self.report.lifted_fences += 1;
+        }
+    }
+
     fn is_newer(&self, entry: &BlockEntry) -> bool {
         let Some(owner) = self.slots.owner_of(entry.sector).map(Handle::from_bits) else { return false };
         self.core.index.shard_of(owner).node(owner).generation() < entry.generation
@@ -228,6 +248,25 @@ impl<'a> Load<'a> {
     fn drop_entry(&mut self, entry: &BlockEntry) {
         self.changes.delete_block(&entry.id);
         self.report.dropped += 1;
+    }
+}
+
+fn tell_fences(report: &RecoveryReport, extents: &[ExtentEntry]) {
+    let fenced = extents.iter().filter(|entry| entry.fenced);
+    let members: BTreeSet<_> = fenced.map(|entry| entry.place.member).collect();
+    if report.lifted_fences > 0 {
+        tracing::warn!(
+            extents = report.lifted_fences,
+            ?members,
+            "extents of the slabs are back in service, empty, as asked for"
+        );
+    }
+    if report.fenced_extents > 0 {
+        tracing::warn!(
+            extents = report.fenced_extents,
+            ?members,
+            "extents of the slabs are out of service since an I/O error: {LIFT_FENCES}"
+        );
     }
 }
 

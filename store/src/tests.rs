@@ -1,6 +1,7 @@
 //! What the store does when its device fails or dawdles.
 
 mod faulty;
+mod fences;
 mod queued;
 mod recovered;
 mod room;

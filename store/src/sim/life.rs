@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hearth_proto::limits::SECTOR_BYTES;
 use hearth_proto::{Tier, Urgency};
 
-use super::catalog::{DATA_OFFSET, SimulatedCatalog};
+use super::catalog::{DATA_OFFSET, Fenced, SimulatedCatalog};
 use super::content::Name;
 use super::device::SimulatedDevice;
 use super::disk::Fate;
@@ -38,6 +38,8 @@ impl World {
         for attempt in 0..OPENINGS_MAX {
             let faults = if attempt + 1 == OPENINGS_MAX { Faults::default() } else { self.faults };
             lock(&self.medium.catalog).begin_life(faults);
+            self.lifts_fences = self.rng.below(4) == 0;
+            let fenced = lock(&self.medium.catalog).fenced();
             let config = self.config();
             let arena = Arena::new(config.arena_bytes, config.extent_bytes)
                 .map_err(|error| Broken { invariant: "OPEN", detail: error.to_string() })?;
@@ -47,6 +49,7 @@ impl World {
                     let store = Store::new(core, None);
                     self.oracle.reopened(&store, &self.medium)?;
                     self.trace_changes();
+                    self.check_lifted(&store, &fenced)?;
                     self.note("opened", &[report.blocks, report.dropped]);
                     self.life = Some(Life::new(store, writer, arena));
                     self.lives += 1;
@@ -56,6 +59,20 @@ impl World {
             }
         }
         broken("OPEN", "a store does not open on an index that takes changes")
+    }
+
+    /// Whether a store that was to lift fences did, and forgot what lay behind them (INV-EIO).
+    fn check_lifted(&self, store: &Store, fenced: &Fenced) -> Result<(), Broken> {
+        let catalog = lock(&self.medium.catalog);
+        let left = (store.stats().fenced_extents, catalog.fenced().extents.len());
+        let expected = if self.lifts_fences { 0 } else { fenced.extents.len() };
+        if left != (expected as u64, expected) {
+            return broken("INV-EIO", format!("{left:?} extents are fenced, expected {expected}"));
+        }
+        match fenced.blocks.iter().find(|block| catalog.blocks.contains_key(block)) {
+            Some(block) => broken("INV-EIO", format!("{block:?} came back from a fenced extent")),
+            None => Ok(()),
+        }
     }
 
     /// Devices and an index for one life.
@@ -278,6 +295,7 @@ impl World {
             arena_bytes: self.shape.arena_extents * extent_bytes,
             nvme: Some(NvmeConfig {
                 compression: self.shape.compression,
+                lift_fences: self.lifts_fences,
                 ..NvmeConfig::one_file("simulated", self.shape.disk_extents * extent_bytes)
             }),
             extent_bytes: self.shape.extent_bytes,

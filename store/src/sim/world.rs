@@ -59,6 +59,8 @@ pub(super) struct World {
     pub(super) trace: Trace,
     pub(super) time: Arc<SimulatedTime>,
     pub(super) shape: Shape,
+    /// True if the next life lifts the fences of the lives before.
+    pub(super) lifts_fences: bool,
     pub(super) faults: Faults,
     pub(super) medium: Medium,
     pub(super) oracle: Oracle,
@@ -140,6 +142,7 @@ impl World {
             trace: Trace::new(verbose),
             time: SimulatedTime::new(),
             shape,
+            lifts_fences: false,
             faults,
             medium,
             oracle: Oracle::new(),
