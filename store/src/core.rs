@@ -437,12 +437,17 @@ impl Core {
         Some((resident, replica))
     }
 
-    /// Takes an extent of the slabs out of service: its blocks lose their NVMe replica (INV-EIO).
-    pub(crate) fn fence_extent(&self, nvme: &Nvme, extent: u32) {
+    /// Takes an extent of the slabs out of service: its blocks lose their NVMe replica (INV-EIO). False if it
+    /// stays, because the durability thread has ended and nobody would remember the fence: a store that is
+    /// closed gives out no slots, and its next life verifies whatever it reads.
+    pub(crate) fn fence_extent(&self, nvme: &Nvme, extent: u32) -> bool {
         {
             let mut slots = lock(&nvme.slots);
             if slots.is_fenced(extent) {
-                return;
+                return true;
+            }
+            if nvme.mailbox.send(Message::Fenced(extent)).is_err() {
+                return false;
             }
             slots.fence(extent);
         }
@@ -453,7 +458,6 @@ impl Core {
             local = place.map(|place| place.local),
             "an extent of a slab is taken out of service after an I/O error: {LIFT_FENCES}"
         );
-        let _ = nvme.mailbox.send(Message::Fenced(extent));
         let mut room = lock(&nvme.room);
         let bags = &mut room.bags;
         let owners: Vec<_> = lock(&nvme.slots).owners(extent).map(Handle::from_bits).collect();
@@ -464,6 +468,7 @@ impl Core {
             let sector = self.unname_nvme(nvme, bags, shard, handle);
             self.release_nvme(nvme, &resident, sector);
         }
+        true
     }
 
     pub(crate) fn next_generation(&self) -> Option<Generation> {

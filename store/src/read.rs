@@ -376,7 +376,9 @@ fn fail(
         return Ok(Some(lose(core, nvme, record, MissReason::Corrupt)));
     }
     let extent = lock(&nvme.slots).extent_of(record.sector);
-    core.fence_extent(nvme, extent);
+    if !core.fence_extent(nvme, extent) {
+        return Err(GetError::Closed);
+    }
     // Whoever else fences the extent at this moment may not have come to this record yet.
     core.retract_nvme(nvme, &record.resident, record.sector);
     Ok(Some(GetOutcome::Miss(MissReason::Unreadable)))

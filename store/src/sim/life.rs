@@ -162,14 +162,8 @@ impl World {
         if self.power_failed() {
             return self.crash();
         }
-        if let Some(life) = &mut self.life {
-            if let Some(mut writer) = life.writer.take() {
-                writer.end();
-            }
-            if let Some(nvme) = &life.store.core().nvme {
-                let slots = lock(&nvme.slots);
-                life.fenced = (0..slots.count()).filter(|extent| slots.is_fenced(*extent)).collect();
-            }
+        if let Some(mut writer) = self.life.as_mut().and_then(|life| life.writer.take()) {
+            writer.end();
         }
         self.medium.devices.iter().for_each(|device| device.stop());
         self.look()?;
@@ -225,7 +219,7 @@ impl World {
         }
     }
 
-    /// An extent that failed a write is out of service, and stays so when the store opens again
+    /// An extent that failed a write is out of service, and whatever is stays so when the store opens again
     /// (INV-EIO).
     fn check_fences(&self, life: &Life) -> Result<(), Broken> {
         let Some(nvme) = &life.store.core().nvme else { return Ok(()) };
@@ -241,8 +235,8 @@ impl World {
                 }
             }
         }
-        for extent in &life.fenced {
-            let remembered = catalog.extents.get(extent).is_some_and(|entry| entry.fenced);
+        for extent in (0..slots.count()).filter(|extent| slots.is_fenced(*extent)) {
+            let remembered = catalog.extents.get(&extent).is_some_and(|entry| entry.fenced);
             if !remembered && catalog.refusals == 0 {
                 return broken("INV-EIO", format!("extent {extent} is back in service after a restart"));
             }

@@ -84,8 +84,6 @@ pub(super) struct Life {
     /// Gone once it has ended.
     pub(super) writer: Option<Writer>,
     pub(super) arena: Arc<Arena>,
-    /// Extents that were out of service when the writer ended: a reader who finds out later tells nobody.
-    pub(super) fenced: Vec<u32>,
     leases: Vec<Held>,
 }
 
@@ -112,7 +110,7 @@ enum Action {
 
 impl Life {
     pub(super) fn new(store: Store, writer: Writer, arena: Arc<Arena>) -> Self {
-        Self { store, writer: Some(writer), arena, fenced: Vec::new(), leases: Vec::new() }
+        Self { store, writer: Some(writer), arena, leases: Vec::new() }
     }
 }
 

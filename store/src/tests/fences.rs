@@ -3,9 +3,10 @@
 use hearth_proto::AckLevel;
 use tempfile::{TempDir, tempdir};
 
+use super::queued::Queued;
 use super::{BLOCK_BYTES, BLOCKS_PER_EXTENT, FOUNDING, bytes, config, get, id, open, put, soon};
 use crate::slab::{BlockEntry, Catalog, Changes, RocksCatalog};
-use crate::{GetOutcome, MissReason, RecoveryReport, Store};
+use crate::{GetError, GetOutcome, MissReason, RecoveryReport, Store};
 
 /// Opens the store without anything in between.
 fn open_plainly(dir: &TempDir, lift_fences: bool) -> (Store, RecoveryReport) {
@@ -82,4 +83,26 @@ async fn no_block_comes_back_with_the_extent_that_it_lay_in() {
     let catalog = RocksCatalog::open(dir.path(), FOUNDING).unwrap();
     catalog.blocks(&mut |entry: BlockEntry| names.push(entry.id)).unwrap();
     assert_eq!(names, [id(100)]);
+}
+
+/// Nobody could remember a fence any more, so there is none: what was not remembered would come back after
+/// the next start as if nothing had been.
+#[tokio::test]
+async fn a_read_that_fails_after_the_store_was_closed_fences_nothing() {
+    let dir = tempdir().unwrap();
+    let (store, device) = Queued::open(&dir, 1).await;
+    let got = tokio::spawn({
+        let store = store.clone();
+        async move { store.get(&id(0), soon()).await }
+    });
+    device.urgencies(1).await;
+    store.close().await;
+    device.fail_next();
+    assert_eq!(got.await.unwrap().unwrap_err(), GetError::Closed);
+    assert_eq!((store.stats().fenced_extents, store.stats().nvme_blocks), (0, 1));
+    assert_eq!(store.stats().host_used_bytes, 0, "INV-LEAK");
+    drop(store);
+    let (store, report) = open_plainly(&dir, false);
+    assert_eq!((report.blocks, report.fenced_extents), (1, 0));
+    assert!(matches!(get(&store, 0).await, GetOutcome::Hit(lease) if *lease == *bytes(0)));
 }

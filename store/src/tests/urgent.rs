@@ -1,38 +1,14 @@
 //! Which of the gets that wait for NVMe is served first.
 
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use hearth_proto::{AckLevel, Urgency};
-use tempfile::{TempDir, tempdir};
+use hearth_proto::Urgency;
+use tempfile::tempdir;
 use tokio::task::JoinHandle;
 
 use super::queued::Queued;
-use super::{BLOCK_BYTES, BLOCKS_PER_EXTENT, bytes, config, id, put, soon};
-use crate::device::Device;
-use crate::recovery::Parts;
-use crate::{GetError, GetOutcome, Store, open};
-
-/// A store that holds blocks `0..count` on NVMe alone.
-async fn open_with(dir: &TempDir, count: u64) -> (Store, Arc<Queued>) {
-    let config = config(dir, 1, 4);
-    let (store, _) = Store::open(config.clone()).unwrap();
-    for n in 0..count {
-        put(&store, n, AckLevel::Durable, soon()).await.unwrap();
-    }
-    store.close().await;
-    drop(store);
-    let queued = OnceLock::new();
-    let interpose = |parts: Parts| {
-        let mut members = parts.members;
-        let device = Queued::new(Arc::clone(&members[0].device), &dir.path().join("blocks.slab"));
-        let device = queued.get_or_init(|| Arc::new(device));
-        members[0].device = Arc::clone(device) as Arc<dyn Device>;
-        Parts { members, ..parts }
-    };
-    let (core, threads, _) = open::open(&config, Some(&interpose)).unwrap();
-    (Store::new(core, threads), queued.into_inner().unwrap())
-}
+use super::{BLOCK_BYTES, BLOCKS_PER_EXTENT, bytes, id, soon};
+use crate::{GetError, GetOutcome, Store};
 
 fn get(store: &Store, n: u64, urgency: Urgency) -> JoinHandle<Result<GetOutcome, GetError>> {
     let store = store.clone();
@@ -47,7 +23,7 @@ async fn assert_hit(got: JoinHandle<Result<GetOutcome, GetError>>, n: u64) {
 #[tokio::test]
 async fn an_urgent_get_overtakes_the_others_and_a_prefetch_lets_them_pass() {
     let dir = tempdir().unwrap();
-    let (store, device) = open_with(&dir, 7).await;
+    let (store, device) = Queued::open(&dir, 7).await;
     let prefetch = get(&store, 0, Urgency::Background);
     device.urgencies(1).await;
     let normal: Vec<_> = (1..6).map(|n| get(&store, n, Urgency::Normal)).collect();
@@ -69,7 +45,7 @@ async fn an_urgent_get_overtakes_the_others_and_a_prefetch_lets_them_pass() {
 #[tokio::test]
 async fn a_read_that_several_wait_for_is_as_urgent_as_the_most_urgent() {
     let dir = tempdir().unwrap();
-    let (store, device) = open_with(&dir, 1).await;
+    let (store, device) = Queued::open(&dir, 1).await;
     let mut slots = Vec::new();
     for _ in 0..BLOCKS_PER_EXTENT {
         slots.push(store.reserve(BLOCK_BYTES, soon()).await.unwrap());
