@@ -122,7 +122,8 @@ struct Batch {
 
 impl Client {
     /// Looks a chain up and gets every block that is held, contiguous from its start, in chain order: the
-    /// lookup and the get together take at most the patience of the options. Blocks are at most `block_bytes` long; the list ends where the chain is no longer held.
+    /// lookup and the get together take at most the patience of the options. Blocks are at most `block_bytes`
+    /// long; the list ends where the chain is no longer held.
     ///
     /// An engine that has buffers of its own calls [`Client::lookup`] and [`Client::get`] instead.
     pub async fn get_chain(
