@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use clap::Args;
-use hearth_client::{BlockBuf, BlockResult, Client, Lookup, PutOptions, PutResult};
+use hearth_client::{BlockBuf, BlockResult, Client, GetOptions, Lookup, PutOptions, PutResult};
 use hearth_proto::AckLevel;
 use hearth_proto::Tier;
 use hearth_replay::{BenchReport, Figure, Goal, content};
@@ -130,7 +130,7 @@ impl Hearth {
         let mut got = Vec::with_capacity(range.len());
         let started = Instant::now();
         self.client
-            .get(&self.lookup, wanted, Some(PATIENCE), |index, result| {
+            .get(&self.lookup, wanted, GetOptions::within(PATIENCE), |index, result| {
                 if let BlockResult::Hit(hit) = result {
                     got.push((index, hit));
                 }

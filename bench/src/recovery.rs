@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use hearth_client::{BlockBuf, BlockResult, Client, PutOptions, PutResult};
+use hearth_client::{BlockBuf, BlockResult, Client, GetOptions, PutOptions, PutResult};
 use hearth_proto::AckLevel;
 use hearth_replay::{BenchReport, Figure, content};
 use hearth_tests::blocks::{blocks, chain};
@@ -117,7 +117,7 @@ async fn read_back(client: &Client, batch: u64, len: usize, found: &mut ReadBack
     let lookup = client.lookup(&chain, Some(PATIENCE)).await;
     let buffers = (0..BATCH).map(|i| (i, BlockBuf::with_capacity(len))).collect();
     client
-        .get(&lookup, buffers, Some(PATIENCE), |index, result| match result {
+        .get(&lookup, buffers, GetOptions::within(PATIENCE), |index, result| match result {
             BlockResult::Hit(hit) => {
                 match content::verify(&chain.keys()[index], len, hit.buffer.as_slice()) {
                     Ok(()) => found.right += 1,

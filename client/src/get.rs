@@ -10,7 +10,7 @@ use futures::stream::FuturesUnordered;
 use hearth_fabric::{BlockBuf, GetItem, Mover};
 use hearth_proto::frame::BlockStatus;
 use hearth_proto::limits::CALL_ATTEMPTS_MAX;
-use hearth_proto::{BlockKey, Incarnation, NodeId, Tier};
+use hearth_proto::{BlockKey, Incarnation, NodeId, Tier, Urgency};
 
 use crate::chain::Chain;
 use crate::client::{Client, share_of};
@@ -77,6 +77,29 @@ pub enum BlockResult {
     },
 }
 
+/// How blocks are got.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GetOptions {
+    /// How long the call may take; `None` is the client's deadline.
+    pub patience: Option<Duration>,
+    /// Which reads go first where many wait for the same disk.
+    pub urgency: Urgency,
+}
+
+impl GetOptions {
+    /// The usual, within `patience`.
+    pub fn within(patience: Duration) -> Self {
+        Self { patience: Some(patience), ..Self::default() }
+    }
+}
+
+/// What the calls of one get have in common.
+#[derive(Clone, Copy)]
+struct Terms {
+    urgency: Urgency,
+    until: Instant,
+}
+
 /// A block still to be got.
 struct Wanted {
     index: usize,
@@ -99,30 +122,30 @@ struct Batch {
 
 impl Client {
     /// Looks a chain up and gets every block that is held, contiguous from its start, in chain order: the
-    /// lookup and the get together take at most `patience` (default: the client's deadline). Blocks are
-    /// at most `block_bytes` long; the list ends where the chain is no longer held.
+    /// lookup and the get together take at most the patience of the options. Blocks are at most `block_bytes`
+    /// long; the list ends where the chain is no longer held.
     ///
     /// An engine that has buffers of its own calls [`Client::lookup`] and [`Client::get`] instead.
     pub async fn get_chain(
         &self,
         chain: &Chain,
         block_bytes: usize,
-        patience: Option<Duration>,
+        options: GetOptions,
     ) -> Vec<BlockResult> {
-        let deadline = self.deadline(patience);
+        let deadline = self.deadline(options.patience);
         let lookup = self.lookup_by(chain, deadline).await;
         let held = lookup.held_prefix();
         let buffers = (0..held).map(|index| (index, BlockBuf::with_capacity(block_bytes))).collect();
         let mut results: Vec<Option<BlockResult>> = (0..held).map(|_| None).collect();
         let left = deadline.saturating_duration_since(Instant::now());
-        let got = self.get(&lookup, buffers, Some(left), |index, result| results[index] = Some(result));
+        let options = GetOptions { patience: Some(left), ..options };
+        let got = self.get(&lookup, buffers, options, |index, result| results[index] = Some(result));
         got.await.expect("every position is in the chain that was looked up");
         results.into_iter().flatten().collect()
     }
 
     /// Gets the blocks at `indices` of the chain that was looked up, each into the buffer beside it,
-    /// and calls `done` once for each as it completes, in any order, all within `patience`
-    /// (default: the client's deadline).
+    /// and calls `done` once for each as it completes, in any order, all within the patience of the options.
     ///
     /// # Errors
     /// [`RequestError::OutsideChain`]: mend the request. Whatever goes wrong with the store is a miss.
@@ -134,10 +157,10 @@ impl Client {
         &self,
         lookup: &Lookup,
         blocks: Vec<(usize, BlockBuf)>,
-        patience: Option<Duration>,
+        options: GetOptions,
         mut done: impl FnMut(usize, BlockResult),
     ) -> Result<(), RequestError> {
-        let deadline = self.deadline(patience);
+        let deadline = self.deadline(options.patience);
         let count = lookup.chain.len();
         if let Some(&(index, _)) = blocks.iter().find(|(index, _)| *index >= count) {
             return Err(RequestError::OutsideChain { index, count });
@@ -155,7 +178,8 @@ impl Client {
             }
             let other_copies = batches.iter().flat_map(|b| &b.wanted).any(|w| !w.is_spent(&replicas));
             let until = if last || !other_copies { deadline } else { share_of(deadline, 2) };
-            wanted = self.round(lookup, batches, until, &mut done).await;
+            let terms = Terms { urgency: options.urgency, until };
+            wanted = self.round(lookup, batches, terms, &mut done).await;
             if last || Instant::now() >= deadline {
                 break;
             }
@@ -215,13 +239,13 @@ impl Client {
         &self,
         lookup: &Lookup,
         batches: Vec<Batch>,
-        until: Instant,
+        terms: Terms,
         done: &mut impl FnMut(usize, BlockResult),
     ) -> Vec<Wanted> {
         let keys = lookup.chain.keys();
         let (results, mut arrived) = tokio::sync::mpsc::unbounded_channel();
         let mut fetches: FuturesUnordered<_> =
-            batches.into_iter().map(|batch| self.fetch(keys, batch, until, results.clone())).collect();
+            batches.into_iter().map(|batch| self.fetch(keys, batch, terms, results.clone())).collect();
         drop(results);
         let mut left = Vec::new();
         loop {
@@ -240,10 +264,11 @@ impl Client {
         &self,
         keys: &[BlockKey],
         batch: Batch,
-        until: Instant,
+        terms: Terms,
         results: tokio::sync::mpsc::UnboundedSender<(usize, Hit)>,
     ) -> Vec<Wanted> {
         let Batch { peer, incarnation, mut wanted } = batch;
+        let Terms { urgency, until } = terms;
         let Some(mover) = peer.mover(self.inner.config.cluster, until).await else {
             wanted.iter_mut().for_each(|w| w.reason = MissReason::Unreachable);
             return wanted;
@@ -251,7 +276,7 @@ impl Client {
         let items =
             wanted.iter_mut().map(|w| GetItem { key: keys[w.index], buffer: w.take_buffer() }).collect();
         let asked = Instant::now();
-        let mut completions = mover.get(items, incarnation, until);
+        let mut completions = mover.get(items, incarnation, urgency, until);
         let mut heard = Heard::Silence;
         let mut left: Vec<Option<Wanted>> = wanted.into_iter().map(Some).collect();
         while let Some(completion) = completions.next().await {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_client::{
-    BlockBuf, BlockResult, Chain, Client, ClientConfig, MissReason, NotStoredReason, PutBlock, PutOptions,
-    PutResult,
+    BlockBuf, BlockResult, Chain, Client, ClientConfig, GetOptions, MissReason, NotStoredReason, PutBlock,
+    PutOptions, PutResult,
 };
 use hearth_fabric::{BlockStatus, serve_tcp};
 use hearth_proto::limits::{BLOCK_BYTES_MAX, DEADLINE_GRACE_MS};
@@ -273,9 +273,14 @@ async fn a_buffer_lost_with_its_connection_is_replaced_for_the_next_copy() {
     let lookup = client.lookup(&chain(1), Some(Duration::from_secs(2))).await;
     let mut results = Vec::new();
     client
-        .get(&lookup, vec![(0, BlockBuf::with_capacity(LEN))], Some(Duration::from_secs(5)), |_, result| {
-            results.push(result);
-        })
+        .get(
+            &lookup,
+            vec![(0, BlockBuf::with_capacity(LEN))],
+            GetOptions::within(Duration::from_secs(5)),
+            |_, result| {
+                results.push(result);
+            },
+        )
         .await
         .expect("the request is well formed");
     match &results[..] {
@@ -302,7 +307,7 @@ async fn a_second_lookup_without_an_answer_costs_no_known_copy() {
     let (wanted, mut from) =
         ((0..2).map(|index| (index, BlockBuf::with_capacity(LEN))).collect(), Vec::new());
     client
-        .get(&lookup, wanted, Some(patience), |index, result| match result {
+        .get(&lookup, wanted, GetOptions::within(patience), |index, result| match result {
             BlockResult::Hit(hit) => from.push((index, hit.node)),
             BlockResult::Miss { reason, .. } => panic!("block {index} is held elsewhere: {reason:?}"),
         })
@@ -322,9 +327,14 @@ async fn a_node_that_registered_anew_is_asked_under_its_new_incarnation() {
     router.locates(vec![near.replica(INCARNATION)]);
     let mut results = Vec::new();
     client
-        .get(&lookup, vec![(0, BlockBuf::with_capacity(LEN))], Some(Duration::from_secs(5)), |_, result| {
-            results.push(result);
-        })
+        .get(
+            &lookup,
+            vec![(0, BlockBuf::with_capacity(LEN))],
+            GetOptions::within(Duration::from_secs(5)),
+            |_, result| {
+                results.push(result);
+            },
+        )
         .await
         .expect("the request is well formed");
     assert!(matches!(&results[..], [BlockResult::Hit(hit)] if hit.node == NodeId(1)), "{results:?}");
@@ -342,7 +352,7 @@ async fn a_router_of_another_cluster_is_believed_nothing() {
     assert_eq!((lookup.source(), lookup.held_prefix()), (None, 0));
     let mut reasons = Vec::new();
     client
-        .get(&lookup, vec![(0, BlockBuf::with_capacity(LEN))], None, |_, result| {
+        .get(&lookup, vec![(0, BlockBuf::with_capacity(LEN))], GetOptions::default(), |_, result| {
             if let BlockResult::Miss { reason, .. } = result {
                 reasons.push(reason);
             }

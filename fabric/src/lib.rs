@@ -19,5 +19,5 @@ pub use block_buf::BlockBuf;
 pub use call::{GetStream, PutStream};
 pub use hearth_proto::frame::{BlockStatus, TierBits};
 pub use mover::{GetCompletion, GetItem, Got, Mover, PeerInfo, PutAck, PutCompletion, PutItem};
-pub use service::{BlockService, GetHit, PutRequest};
+pub use service::{BlockService, GetHit, GetRequest, PutRequest};
 pub use tcp::{ConnectError, EndError, TcpMover, TcpOptions, TcpTimeouts, serve_tcp, serve_tcp_with};

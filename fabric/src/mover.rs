@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use hearth_proto::frame::{BlockStatus, TierBits};
-use hearth_proto::{AckLevel, BlockKey, ClusterId, Generation, Incarnation, NodeId, Retention, Tier};
+use hearth_proto::{
+    AckLevel, BlockKey, ClusterId, Generation, Incarnation, NodeId, Retention, Tier, Urgency,
+};
 
 use crate::block_buf::BlockBuf;
 use crate::call::{GetStream, PutStream};
@@ -111,10 +113,17 @@ pub struct PutCompletion {
 /// need a tokio runtime.
 pub trait Mover: Send + Sync {
     /// Asks for blocks. `expected` is the incarnation that the locations were learned under, zero for
-    /// any; under another incarnation every block completes with `Stale`.
+    /// any; under another incarnation every block completes with `Stale`. To a peer that does not know
+    /// `urgency` every get is as urgent as any other.
     ///
     /// *Cancel safety*: dropping the stream cancels the request at the peer.
-    fn get(&self, items: Vec<GetItem>, expected: Incarnation, deadline: Instant) -> GetStream;
+    fn get(
+        &self,
+        items: Vec<GetItem>,
+        expected: Incarnation,
+        urgency: Urgency,
+        deadline: Instant,
+    ) -> GetStream;
 
     /// Gives blocks to the peer.
     ///

@@ -5,9 +5,18 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use hearth_proto::frame::{BlockStatus, TierBits};
-use hearth_proto::{AckLevel, BlockKey, Generation, NamespaceId, Retention, Tier};
+use hearth_proto::{AckLevel, BlockKey, Generation, NamespaceId, Retention, Tier, Urgency};
 
 use crate::mover::{PeerInfo, PutAck};
+
+/// A block that a client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GetRequest {
+    /// The block.
+    pub key: BlockKey,
+    /// How much it matters beside others that wait for the same device.
+    pub urgency: Urgency,
+}
 
 /// A block that the store holds and lends for sending.
 #[derive(Debug)]
@@ -61,7 +70,7 @@ pub trait BlockService: Send + Sync + 'static {
     fn get(
         &self,
         namespace: NamespaceId,
-        key: BlockKey,
+        request: GetRequest,
         deadline: Instant,
     ) -> impl Future<Output = Result<GetHit<Self::Lease>, BlockStatus>> + Send;
 

@@ -10,12 +10,14 @@ pub mod layout;
 pub mod limits;
 mod retention;
 pub mod size;
+mod urgency;
 
 pub use block::{BlockDelta, BlockId, BlockKey, PrefixHash};
 pub use error::{Classified, ErrorKind};
 pub use ids::{ClusterId, Generation, GroupId, IdError, Incarnation, LogIndex, NamespaceId, NodeId};
 pub use layout::{Layout, LayoutId};
 pub use retention::{AckLevel, Priority, Retention, Tier};
+pub use urgency::Urgency;
 
 /// The protobuf messages and tonic services, package `hearth.v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]

@@ -15,12 +15,20 @@ pub const BLOCK_BYTES_MAX: usize = 64 << 20;
 pub const SECTOR_BYTES: usize = 4_096;
 /// Size of one extent: the unit in which memory and disk are given to a record size.
 pub const EXTENT_BYTES: usize = 128 << 20;
+/// Extents of the arena that are considered when one is emptied for another record size.
+pub const DRAIN_EXTENTS_TRIED_MAX: usize = 8;
 /// Smallest arena that a store opens.
 pub const ARENA_BYTES_MIN: u64 = EXTENT_BYTES as u64;
 /// Largest piece of the arena that the kernel takes as one fixed buffer.
 pub const FIXED_BUFFER_BYTES_MAX: usize = 1 << 30;
 /// Files and devices of one store.
 pub const SLABS_MAX: usize = 64;
+/// Blocks of one record size go to the slabs of a store in turn, so many bytes at a time: short enough that
+/// a burst of puts keeps all of them busy.
+pub const STRIPE_BYTES: usize = 4 << 20;
+/// Blocks that go to one slab in a row at the least, however large they are: eviction looks for the rest of
+/// a chain in the slots after a block.
+pub const STRIPE_BLOCKS_MIN: u32 = 8;
 /// Reads and writes in flight on one ring.
 pub const RING_IN_FLIGHT_MAX: usize = 64;
 /// Threads of the portable disk driver; each performs one transfer at a time.
@@ -223,6 +231,7 @@ const _: () = {
     assert!(EXTENT_BYTES.is_multiple_of(SECTOR_BYTES));
     assert!(FIXED_BUFFER_BYTES_MAX.is_multiple_of(EXTENT_BYTES));
     assert!(BLOCK_BYTES_MAX + SECTOR_BYTES <= EXTENT_BYTES);
+    assert!(STRIPE_BYTES >= SECTOR_BYTES && STRIPE_BYTES < EXTENT_BYTES);
     assert!(RECORD_FOOTER_BYTES < SECTOR_BYTES);
     assert!(SUPERBLOCK_BYTES as u64 <= SLAB_DATA_OFFSET_BYTES);
     assert!(SLAB_DATA_OFFSET_BYTES.is_multiple_of(SECTOR_BYTES as u64));

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use hearth_cluster::Cluster;
-use hearth_fabric::{BlockService, BlockStatus, GetHit, PeerInfo, PutAck, PutRequest, TierBits};
+use hearth_fabric::{BlockService, BlockStatus, GetHit, GetRequest, PeerInfo, PutAck, PutRequest, TierBits};
 use hearth_proto::limits::BLOCK_BYTES_MAX;
 use hearth_proto::{BlockId, BlockKey, Incarnation, NamespaceId, Tier};
 use hearth_store::{
@@ -37,11 +37,11 @@ impl BlockService for StoreService {
     async fn get(
         &self,
         namespace: NamespaceId,
-        key: BlockKey,
+        request: GetRequest,
         deadline: Instant,
     ) -> Result<GetHit<Lease>, BlockStatus> {
-        let id = BlockId { namespace, key };
-        match self.store.get(&id, deadline).await {
+        let id = BlockId { namespace, key: request.key };
+        match self.store.get_with(&id, request.urgency, deadline).await {
             Ok(GetOutcome::Hit(lease)) => {
                 Ok(GetHit { tier: lease.tier(), generation: lease.generation(), crc32: lease.crc32(), lease })
             }

@@ -17,6 +17,7 @@ pub(crate) struct BlockSettings {
     pub(crate) disk_driver: Option<String>,
     pub(crate) disk_sqpoll: Option<bool>,
     pub(crate) disk_iopoll: Option<bool>,
+    pub(crate) nvme_lift_fences: Option<bool>,
     pub(crate) compression: Option<String>,
 }
 
@@ -29,6 +30,8 @@ pub struct BlockConfig {
     pub driver: DriverOptions,
     /// Work spent on storing blocks shorter.
     pub compression: Compression,
+    /// Whether extents come back into service that I/O errors took out of it.
+    pub lift_fences: bool,
 }
 
 impl BlockSettings {
@@ -60,6 +63,7 @@ impl BlockSettings {
                 iopoll: self.disk_iopoll.unwrap_or(false),
             },
             compression,
+            lift_fences: self.nvme_lift_fences.unwrap_or(false),
         })
     }
 }
@@ -85,7 +89,8 @@ impl BlockConfig {
     pub(crate) fn nvme(&self, dir: PathBuf, capacity_bytes: u64) -> NvmeConfig {
         let one = NvmeConfig::one_file(dir, capacity_bytes);
         let slabs = if self.slabs.is_empty() { one.slabs } else { self.slabs.clone() };
-        NvmeConfig { slabs, driver: self.driver, compression: self.compression, ..one }
+        let (driver, compression, lift_fences) = (self.driver, self.compression, self.lift_fences);
+        NvmeConfig { slabs, driver, compression, lift_fences, ..one }
     }
 
     /// The settings as entries of a TOML file.
@@ -109,5 +114,6 @@ impl BlockConfig {
         table.insert("disk_sqpoll".into(), self.driver.sqpoll.into());
         table.insert("disk_iopoll".into(), self.driver.iopoll.into());
         table.insert("compression".into(), compression.into());
+        table.insert("nvme_lift_fences".into(), self.lift_fences.into());
     }
 }

@@ -71,6 +71,10 @@ struct Settings {
     /// blocks are striped over them. Takes the place of --nvme-capacity.
     #[arg(long, env = "HEARTH_NVME_SLAB", value_name = "PATH:SIZE", value_delimiter = ',')]
     nvme_slab: Option<Vec<String>>,
+    /// Puts the parts of slabs back into service, empty, that I/O errors took out of it: for one start after
+    /// the cause is gone.
+    #[arg(long, env = "HEARTH_NVME_LIFT_FENCES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    nvme_lift_fences: Option<bool>,
     /// What moves blocks between memory and disk: auto, io-uring or threads. Default: auto.
     #[arg(long, env = "HEARTH_DISK_DRIVER", value_name = "DRIVER")]
     disk_driver: Option<String>,
@@ -178,6 +182,7 @@ impl Config {
             disk_driver: s.disk_driver,
             disk_sqpoll: s.disk_sqpoll,
             disk_iopoll: s.disk_iopoll,
+            nvme_lift_fences: s.nvme_lift_fences,
             compression: s.compression,
         };
         let mut config = Self {
@@ -282,6 +287,7 @@ impl Settings {
             host_capacity: self.host_capacity.or(lower.host_capacity),
             nvme_capacity: self.nvme_capacity.or(lower.nvme_capacity),
             nvme_slab: self.nvme_slab.or(lower.nvme_slab),
+            nvme_lift_fences: self.nvme_lift_fences.or(lower.nvme_lift_fences),
             disk_driver: self.disk_driver.or(lower.disk_driver),
             disk_sqpoll: self.disk_sqpoll.or(lower.disk_sqpoll),
             disk_iopoll: self.disk_iopoll.or(lower.disk_iopoll),
@@ -420,8 +426,10 @@ mod tests {
     #[test]
     fn printed_settings_read_back_the_same() {
         let slabs = ["--nvme-slab", "/a:1GiB", "--nvme-slab", "/b:2GiB", "--compression", "dense"];
-        let others = ["--name", "a", "--join", "h:1", "--insecure", "--disk-driver", "threads"];
+        let others =
+            ["--name", "a", "--join", "h:1", "--insecure", "--disk-driver", "threads", "--nvme-lift-fences"];
         let config = resolve(&[&slabs[..], &others].concat()).expect("valid settings");
+        assert!(config.blocks.lift_fences);
         assert_eq!((config.blocks.slabs.len(), config.nvme_capacity_bytes), (2, 3 << 30));
         let file = file(&config.to_toml());
         let path = file.path().to_str().expect("a printable path");

@@ -156,6 +156,7 @@ impl Admin for GrpcService {
                 corrupt_blocks: s.corrupt_blocks,
                 io_errors: s.io_errors,
                 pending_writes: s.pending_writes,
+                fenced_extents: s.fenced_extents,
             }),
         }))
     }

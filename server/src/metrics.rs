@@ -34,7 +34,10 @@ impl Exported {
         describe_counter!("hearth_put_conflicts_total", "Puts refused for other bytes under a stored key");
         describe_counter!("hearth_stale_blocks_total", "Records found to belong to another block");
         describe_counter!("hearth_writes_given_up_total", "Blocks that NVMe had no room for or refused");
-        describe_gauge!("hearth_fenced_extents", "Extents taken out of service after an I/O error");
+        describe_gauge!(
+            "hearth_fenced_extents",
+            "Extents out of service since an I/O error, until --nvme-lift-fences"
+        );
         describe_counter!("hearth_growth_failures_total", "Times that a slab could not grow");
         describe_gauge!("hearth_index_bytes", "Memory of the block index");
         describe_gauge!("hearth_pinned_bytes", "Payload bytes of pinned blocks");

@@ -344,6 +344,8 @@ async fn open_store(config: &Config, data_dir: &DataDir) -> Result<Store, NodeEr
         blocks = recovery.blocks,
         bytes = recovery.bytes,
         dropped = recovery.dropped,
+        fenced_extents = recovery.fenced_extents,
+        lifted_fences = recovery.lifted_fences,
         index_set_aside = ?recovery.index_set_aside,
         slabs_set_aside = ?recovery.slabs_set_aside,
         elapsed_us = recovery.elapsed.as_micros() as u64,

@@ -9,12 +9,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_proto::Urgency;
 use hearth_proto::limits::SECTOR_BYTES;
 
 use crate::arena::{Arena, SlotMut};
 use crate::clock::Clock;
 use crate::codec::{Codec, Coder};
-use crate::device::{ReadDone, ReadEnd, Request, Urgency};
+use crate::device::{ReadDone, ReadEnd, Request};
 use crate::mutant::{Mutant, is};
 use crate::slab::{BlockEntry, FOOTER_BYTES, Footer, ReadySlot};
 use crate::volume::Volume;

@@ -30,7 +30,8 @@ pub struct StoreConfig {
 pub struct NvmeConfig {
     /// Folder of the index; made if it is missing.
     pub dir: PathBuf,
-    /// The files and raw devices that hold blocks; at least one. Blocks are striped over them.
+    /// The files and raw devices that hold blocks; at least one. Blocks are striped over them, some MiB of one
+    /// record size at a time.
     pub slabs: Vec<SlabConfig>,
     /// How the slabs are read and written.
     pub driver: DriverOptions,
@@ -39,6 +40,9 @@ pub struct NvmeConfig {
     /// The most bytes of slots for each size of block that are kept free ahead of puts, so that a durable
     /// put waits for its own bytes alone and not for the index. Zero keeps none.
     pub ready_bytes: u64,
+    /// Puts extents back into service, empty, that I/O errors took out of it: for one opening after the cause
+    /// is gone, as a cable or a controller was.
+    pub lift_fences: bool,
 }
 
 /// One file or raw block device that holds blocks.
@@ -65,6 +69,7 @@ impl NvmeConfig {
             driver: DriverOptions::default(),
             compression: Compression::default(),
             ready_bytes: READY_BYTES_MAX,
+            lift_fences: false,
         }
     }
 }

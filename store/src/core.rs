@@ -31,6 +31,10 @@ use crate::writer::Message;
 /// How often a reservation evicts and loses the room to somebody else before it waits in line.
 const ROOM_ATTEMPTS_MAX: usize = 16;
 
+/// What an operator does about extents that are out of service.
+pub(crate) const LIFT_FENCES: &str =
+    "when the cause is gone, start once with --nvme-lift-fences, or open with lift_fences";
+
 pub(crate) struct Core {
     pub(crate) arena: Arc<Arena>,
     /// Blocks that may be evicted from the arena: those that are not waiting to be written.
@@ -100,21 +104,22 @@ impl Core {
         if self.is_closed() {
             return Err(ReserveError::Closed);
         }
-        // Whoever comes while others wait does not overtake them.
-        if !self.arena.anyone_waits()
+        let class = class_of(payload_len);
+        // Whoever comes while others wait for a slot of the same size does not overtake them.
+        if !self.arena.anyone_waits(class)
             && let Some(slot) = self.try_reserve(payload_len)
         {
             return Ok(slot);
         }
         let attempt = || match self.is_closed() {
             true => Some(Err(ReserveError::Closed)),
-            false => self.try_reserve(payload_len).map(Ok),
+            false => self.try_reserve(payload_len).or_else(|| self.drain_for(payload_len, class)).map(Ok),
         };
         let next_end = || {
             let ends = [self.loans.first_end_us(), lock(&self.pins).first_end_us()];
             ends.into_iter().flatten().min().map(|end_us| self.clock.instant_of(end_us))
         };
-        let waiting = self.arena.wait_for_room(&self.clock, next_end, attempt);
+        let waiting = self.arena.wait_for_room(class, &self.clock, next_end, attempt);
         self.clock.timeout_at(deadline, waiting).await.unwrap_or(Err(ReserveError::Deadline))
     }
 
@@ -174,6 +179,24 @@ impl Core {
         drop(shard);
         drop(room);
         self.arena.made_room();
+    }
+
+    /// Takes a block that stands in the bags of the arena out of the arena, the index and the bags, and the
+    /// entry with it if nothing else is left. Its slot is free when nobody holds it any more.
+    pub(crate) fn unname_host(
+        &self,
+        bags: &mut Bags<Handle>,
+        mut shard: MutexGuard<'_, Shard>,
+        handle: Handle,
+    ) -> Arc<HostBlock> {
+        let node = shard.node(handle);
+        let (id, standing, payload_len) = (node.id(), node.standing(Kept::Host), node.payload_len());
+        let host = shard.take_host(handle).expect("a candidate of the arena lies there");
+        self.announce(&id, Tier::Host, false, payload_len);
+        self.drop_if_empty(&mut shard, handle);
+        drop(shard);
+        self.leave_host_bag(bags, handle, standing, &host);
+        host
     }
 
     /// Takes a block of the arena, which the index no longer names, out of the bags.
@@ -414,17 +437,27 @@ impl Core {
         Some((resident, replica))
     }
 
-    /// Takes an extent of the slabs out of service: its blocks lose their NVMe replica (INV-EIO).
-    pub(crate) fn fence_extent(&self, nvme: &Nvme, extent: u32) {
+    /// Takes an extent of the slabs out of service: its blocks lose their NVMe replica (INV-EIO). False if it
+    /// stays, because the durability thread has ended and nobody would remember the fence: a store that is
+    /// closed gives out no slots, and its next life verifies whatever it reads.
+    pub(crate) fn fence_extent(&self, nvme: &Nvme, extent: u32) -> bool {
         {
             let mut slots = lock(&nvme.slots);
             if slots.is_fenced(extent) {
-                return;
+                return true;
+            }
+            if nvme.mailbox.send(Message::Fenced(extent)).is_err() {
+                return false;
             }
             slots.fence(extent);
         }
-        tracing::error!(extent, "an extent of the slabs is taken out of service after an I/O error");
-        let _ = nvme.mailbox.send(Message::Fenced(extent));
+        let place = nvme.volume.place_of(extent);
+        tracing::error!(
+            extent,
+            member = place.map(|place| place.member),
+            local = place.map(|place| place.local),
+            "an extent of a slab is taken out of service after an I/O error: {LIFT_FENCES}"
+        );
         let mut room = lock(&nvme.room);
         let bags = &mut room.bags;
         let owners: Vec<_> = lock(&nvme.slots).owners(extent).map(Handle::from_bits).collect();
@@ -435,6 +468,7 @@ impl Core {
             let sector = self.unname_nvme(nvme, bags, shard, handle);
             self.release_nvme(nvme, &resident, sector);
         }
+        true
     }
 
     pub(crate) fn next_generation(&self) -> Option<Generation> {

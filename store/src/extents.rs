@@ -1,14 +1,28 @@
 //! Which slots of a tier are taken: extents given to record sizes, slots given to records.
 //!
 //! A place is the number of its first sector within the tier. An extent serves one class, the sectors
-//! of one slot; when its last slot is released it may serve another class. Pure bookkeeping: it moves
-//! no bytes and knows nothing of what lies in a slot.
+//! of one slot; when its last slot is released it may serve another class. Extents may lie on several
+//! stripes, which are members of a volume: a class then takes its slots from all of them in turn, some at
+//! a time. Pure bookkeeping: it moves no bytes and knows nothing of what lies in a slot.
+
+mod reserved;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 
 use hearth_proto::Generation;
-use hearth_proto::limits::SECTOR_BYTES;
+use hearth_proto::limits::{SECTOR_BYTES, STRIPE_BLOCKS_MIN, STRIPE_BYTES};
+use reserved::Reserved;
 use rustc_hash::FxHashMap;
+
+use crate::stripes::{ByStripe, Turn};
+
+/// Part of the tier, as a divisor, up to which every class may keep an extent open on each stripe. Beyond
+/// it a class keeps no more open than it fills, so that many small ones do not take the room of one another.
+const SPREAD_FREELY_DIVISOR: u32 = 4;
+/// Part of an extent, as a divisor, that is the most of a class's turn on one stripe.
+const TURN_DIVISOR: u32 = 4;
 
 /// Sectors of one slot that holds a record of `payload_len` bytes with its footer.
 pub(crate) fn class_of(payload_len: usize) -> u32 {
@@ -22,19 +36,25 @@ pub(crate) struct ExtentMap {
     /// The first put of this life: what lies in free slots at its beginning is older.
     first: Generation,
     extents: Vec<Extent>,
+    /// How many stripes there are.
+    stripes: u16,
+    /// How many extents there may be.
+    extents_max: u32,
     /// Extents without a class, lowest first so that a file fills from its start.
-    free: BTreeSet<u32>,
+    free: ByStripe,
     /// Those of the free ones that held something since they were last discarded.
     used_before: BTreeSet<u32>,
     classes: FxHashMap<u32, Class>,
+    reserved: Option<Reserved>,
     used_sectors: u64,
 }
 
 #[derive(Default)]
 struct Class {
     /// Extents of this class with a free slot.
-    open: BTreeSet<u32>,
+    open: ByStripe,
     extents: u32,
+    turn: Turn,
 }
 
 #[derive(Default)]
@@ -42,6 +62,7 @@ struct Extent {
     /// Sectors per slot; zero while the extent serves nobody.
     class: u32,
     used: u32,
+    stripe: u16,
     fenced: bool,
     /// True if the extent lies nowhere: its file is gone, or that part of it.
     missing: bool,
@@ -85,18 +106,32 @@ impl ExtentMap {
             extent_sectors,
             first,
             extents: Vec::new(),
-            free: BTreeSet::new(),
+            stripes: 1,
+            extents_max: 0,
+            free: ByStripe::default(),
             used_before: BTreeSet::new(),
             classes: FxHashMap::default(),
+            reserved: None,
             used_sectors: 0,
         }
     }
 
+    /// Lets the extents, of which there may be so many, lie on several stripes.
+    pub(crate) fn striped(self, stripes: usize, extents_max: u32) -> Self {
+        let stripes = u16::try_from(stripes).expect("the slabs of a store are few");
+        Self { stripes, extents_max, ..self }
+    }
+
     /// Adds one extent at the end and says its number.
     pub(crate) fn grow(&mut self) -> u32 {
+        self.grow_on(0)
+    }
+
+    /// The same, on a stripe.
+    pub(crate) fn grow_on(&mut self, stripe: u16) -> u32 {
         let extent = self.count();
-        self.extents.push(Extent { newer: self.first, ..Extent::default() });
-        self.free.insert(extent);
+        self.extents.push(Extent { stripe, newer: self.first, ..Extent::default() });
+        self.free.insert(stripe, extent);
         extent
     }
 
@@ -123,16 +158,17 @@ impl ExtentMap {
 
     /// Notes that an extent, which nobody uses yet, lies nowhere.
     pub(crate) fn miss(&mut self, extent: u32) {
-        self.extents[extent as usize].missing = true;
-        self.free.remove(&extent);
+        let gone = &mut self.extents[extent as usize];
+        gone.missing = true;
+        self.free.remove(gone.stripe, extent);
     }
 
-    /// Notes that an extent that lay nowhere, and that nobody uses, lies somewhere again.
-    pub(crate) fn find(&mut self, number: u32) {
+    /// Notes that an extent that lay nowhere, and that nobody uses, lies on a stripe again.
+    pub(crate) fn find(&mut self, number: u32, stripe: u16) {
         let extent = &mut self.extents[number as usize];
-        extent.missing = false;
+        (extent.missing, extent.stripe) = (false, stripe);
         if !extent.fenced {
-            self.free.insert(number);
+            self.free.insert(stripe, number);
         }
     }
 
@@ -195,7 +231,9 @@ impl ExtentMap {
 
     /// The extents that serve `class`, lowest first.
     pub(crate) fn extents_of(&self, class: u32) -> impl Iterator<Item = u32> {
-        let serving = move |(_, extent): &(u32, &Extent)| extent.class == class && !extent.fenced;
+        let serving = move |(number, extent): &(u32, &Extent)| {
+            extent.class == class && !extent.fenced && !self.is_reserved(*number)
+        };
         (0..self.count()).zip(&self.extents).filter(serving).map(|(number, _)| number)
     }
 
@@ -203,32 +241,33 @@ impl ExtentMap {
     /// [`ExtentMap::end_discard`].
     pub(crate) fn begin_discard(&mut self) -> Option<u32> {
         let extent = self.used_before.pop_first()?;
-        self.free.remove(&extent);
+        self.free.remove(self.extents[extent as usize].stripe, extent);
         Some(extent)
     }
 
     pub(crate) fn end_discard(&mut self, extent: u32) {
         if !self.is_fenced(extent) {
-            self.free.insert(extent);
+            self.free.insert(self.extents[extent as usize].stripe, extent);
         }
     }
 
-    /// Gives a free slot of `class`, in the lowest extent that has one; `None` if there is none.
+    /// Gives a free slot of `class`, in the lowest extent that has one on the stripe whose turn it is;
+    /// `None` if there is none anywhere.
     pub(crate) fn allocate(&mut self, class: u32) -> Option<Given> {
         let slots = self.slots_per_extent(class);
         if slots == 0 {
             return None;
         }
-        let open = self.classes.get(&class).and_then(|class| class.open.first().copied());
-        let (extent, assigned) = match open {
-            Some(extent) => (extent, None),
-            None => {
-                let extent = self.free.pop_first()?;
-                self.used_before.remove(&extent);
-                self.assign(extent, class);
-                (extent, Some(extent))
-            }
-        };
+        let extent = self.next_extent(class)?;
+        let assigned = (self.extents[extent as usize].class == 0).then_some(extent);
+        if assigned.is_some() {
+            self.assign(extent, class);
+        }
+        let turn_slots = self.turn_slots(class);
+        let stripe = self.extents[extent as usize].stripe;
+        if let Some(class) = self.classes.get_mut(&class) {
+            class.turn.take(stripe, turn_slots);
+        }
         let taken = &self.extents[extent as usize].taken;
         let word = taken.iter().position(|word| *word != u64::MAX).expect("an open extent has a free slot");
         let slot = word as u32 * 64 + taken[word].trailing_ones();
@@ -258,8 +297,6 @@ impl ExtentMap {
             return Err(ClaimError::Fenced);
         }
         if extent.class == 0 {
-            self.free.remove(&number);
-            self.used_before.remove(&number);
             self.assign(number, class);
         } else if extent.class != class {
             return Err(ClaimError::OtherClass);
@@ -293,21 +330,24 @@ impl ExtentMap {
         if extent.fenced {
             return;
         }
-        let empty = extent.used == 0;
+        let (empty, stripe) = (extent.used == 0, extent.stripe);
+        let reserved = self.reserved.is_some_and(|reserved| reserved.is(number));
         let entry = self.classes.entry(class).or_default();
         if empty {
             extent.class = 0;
             extent.taken = Vec::new();
             extent.owners = Vec::new();
-            entry.open.remove(&number);
+            entry.open.remove(stripe, number);
             entry.extents -= 1;
             if entry.extents == 0 {
                 self.classes.remove(&class);
             }
-            self.free.insert(number);
-            self.used_before.insert(number);
-        } else {
-            entry.open.insert(number);
+            if !reserved {
+                self.free.insert(stripe, number);
+                self.used_before.insert(number);
+            }
+        } else if !reserved {
+            entry.open.insert(stripe, number);
         }
     }
 
@@ -317,10 +357,11 @@ impl ExtentMap {
         if std::mem::replace(&mut extent.fenced, true) {
             return;
         }
-        self.free.remove(&number);
+        self.reserved.take_if(|reserved| reserved.is(number));
+        self.free.remove(extent.stripe, number);
         self.used_before.remove(&number);
         if let Some(class) = self.classes.get_mut(&extent.class) {
-            class.open.remove(&number);
+            class.open.remove(extent.stripe, number);
             class.extents -= 1;
             if class.extents == 0 {
                 self.classes.remove(&extent.class);
@@ -328,11 +369,70 @@ impl ExtentMap {
         }
     }
 
+    /// The stripes that the next slots of `class` would go to, in turn, if those had an extent more: up to the
+    /// first that has one to give. Whoever can lengthen one of them does so before he allocates.
+    pub(crate) fn lacking(&self, class: u32) -> Vec<u16> {
+        let Some(serving) = self.classes.get(&class) else { return Vec::new() };
+        if self.stripes == 1 || serving.has_turn() || !self.may_spread(serving) {
+            return Vec::new();
+        }
+        let has_room =
+            |stripe: &u16| serving.open.first_on(*stripe).or_else(|| self.free.first_on(*stripe)).is_some();
+        serving.turn.stripes(self.stripes).take_while(|stripe| !has_room(stripe)).collect()
+    }
+
+    /// The extent in which the next slot of `class` lies: one that serves the class, or a free one.
+    fn next_extent(&self, class: u32) -> Option<u32> {
+        if let Some(extent) = self.reserved_for(class).filter(|extent| self.class_of_extent(*extent) == 0) {
+            return Some(extent);
+        }
+        let Some(serving) = self.classes.get(&class) else { return self.free.lowest() };
+        if serving.has_turn() {
+            return serving.open.first_on(serving.turn.stripe());
+        }
+        let spreads = self.may_spread(serving);
+        let free = |stripe| self.free.first_on(stripe).filter(|_| spreads);
+        serving
+            .turn
+            .stripes(self.stripes)
+            .find_map(|stripe| serving.open.first_on(stripe).or_else(|| free(stripe)))
+    }
+
+    /// True if a class may take another extent although it has open ones, for the sake of another stripe.
+    fn may_spread(&self, class: &Class) -> bool {
+        let open = class.open.count();
+        let serving = || self.classes.values().map(|class| class.extents).sum::<u32>();
+        open + open <= class.extents || serving() <= self.extents_max / SPREAD_FREELY_DIVISOR
+    }
+
+    /// Slots that a class takes on one stripe before it is the next one's turn.
+    fn turn_slots(&self, class: u32) -> u32 {
+        let slots = (STRIPE_BYTES / SECTOR_BYTES) as u32 / class;
+        let most = (self.slots_per_extent(class) / TURN_DIVISOR).max(1);
+        slots.max(STRIPE_BLOCKS_MIN).min(most)
+    }
+
+    /// Puts a fenced extent, which nobody uses, back into service.
+    pub(crate) fn lift_fence(&mut self, number: u32) {
+        let extent = &mut self.extents[number as usize];
+        assert_eq!((extent.class, extent.used), (0, 0), "nobody uses an extent whose fence is lifted");
+        extent.fenced = false;
+        if !extent.missing {
+            self.free.insert(extent.stripe, number);
+            self.used_before.insert(number);
+        }
+    }
+
     fn slots_per_extent(&self, class: u32) -> u32 {
         self.extent_sectors.checked_div(class).unwrap_or(0)
     }
 
+    /// Lets a free extent serve a class.
     fn assign(&mut self, number: u32, class: u32) {
+        self.end_reservation(class);
+        let stripe = self.extents[number as usize].stripe;
+        self.free.remove(stripe, number);
+        self.used_before.remove(&number);
         let slots = self.slots_per_extent(class);
         let mut taken = vec![0_u64; slots.div_ceil(64) as usize];
         if !slots.is_multiple_of(64)
@@ -343,10 +443,10 @@ impl ExtentMap {
         let owners = vec![NOBODY; slots as usize];
         let newer = self.newer(number);
         self.extents[number as usize] =
-            Extent { class, used: 0, fenced: false, missing: false, newer, taken, owners };
+            Extent { class, used: 0, stripe, fenced: false, missing: false, newer, taken, owners };
         let entry = self.classes.entry(class).or_default();
         entry.extents += 1;
-        entry.open.insert(number);
+        entry.open.insert(stripe, number);
     }
 
     fn take(&mut self, sector: u32, class: u32) {
@@ -357,136 +457,24 @@ impl ExtentMap {
         extent.taken[slot as usize / 64] |= 1 << (slot % 64);
         extent.used += 1;
         self.used_sectors += u64::from(class);
+        let stripe = extent.stripe;
         if extent.used == slots
             && let Some(class) = self.classes.get_mut(&class)
         {
-            class.open.remove(&number);
+            class.open.remove(stripe, number);
         }
+    }
+}
+
+impl Class {
+    /// True while the class goes on where it got its last slot.
+    fn has_turn(&self) -> bool {
+        self.turn.goes_on() && self.open.first_on(self.turn.stripe()).is_some()
     }
 }
 
 impl Extent {
     fn is_taken(&self, slot: u32) -> bool {
         self.taken.get(slot as usize / 64).is_some_and(|word| word >> (slot % 64) & 1 == 1)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn map(extents: u32) -> ExtentMap {
-        let mut map = ExtentMap::new(100);
-        for _ in 0..extents {
-            map.grow();
-        }
-        map
-    }
-
-    #[test]
-    fn a_class_fills_its_extent_before_it_takes_another() {
-        let mut map = map(2);
-        let sectors: Vec<_> = (0..20).map(|_| map.allocate(10).unwrap().sector).collect();
-        assert_eq!(sectors, (0..20).map(|n| n * 10).collect::<Vec<_>>());
-        assert_eq!(map.allocate(10), None);
-    }
-
-    #[test]
-    fn an_emptied_extent_serves_another_class() {
-        let mut map = map(1);
-        let first = map.allocate(30).unwrap();
-        assert_eq!(map.allocate(7), None, "the only extent serves slots of 30 sectors");
-        map.release(first.sector);
-        assert_eq!(map.allocate(7), Some(Given { sector: 0, assigned: Some(0) }));
-    }
-
-    #[test]
-    fn what_does_not_fit_an_extent_gets_nothing() {
-        assert_eq!(map(1).allocate(101), None);
-    }
-
-    #[test]
-    fn a_fenced_extent_gives_nothing_and_takes_back_what_was_given() {
-        let mut map = map(1);
-        let given = map.allocate(10).unwrap();
-        map.fence(0);
-        assert_eq!(map.allocate(10), None);
-        map.release(given.sector);
-        assert_eq!(map.allocate(10), None);
-        assert_eq!((map.used_bytes(), map.fenced_count()), (0, 1));
-    }
-
-    #[test]
-    fn contradicting_claims_are_refused() {
-        let mut map = map(2);
-        assert_eq!(map.claim(10, 10), Ok(()));
-        assert_eq!(map.claim(10, 10), Err(ClaimError::Taken));
-        assert_eq!(map.claim(20, 5), Err(ClaimError::OtherClass));
-        assert_eq!(map.claim(15, 10), Err(ClaimError::OutOfRange));
-        assert_eq!(map.claim(200, 10), Err(ClaimError::OutOfRange));
-        assert_eq!(map.claim(130, 40), Err(ClaimError::OutOfRange));
-        map.fence(1);
-        assert_eq!(map.claim(100, 10), Err(ClaimError::Fenced));
-    }
-
-    #[test]
-    fn slots_remember_whose_they_are_until_they_are_released() {
-        let mut map = map(1);
-        let first = map.allocate(10).unwrap().sector;
-        let second = map.allocate(10).unwrap().sector;
-        map.set_owner(second, Some(7));
-        assert_eq!(map.owners(0).collect::<Vec<_>>(), [7]);
-        assert_eq!((map.some_owner(0, |_| 1), map.some_owner(0, |_| 2)), (Some(7), Some(7)));
-        map.set_owner(first, Some(8));
-        map.release(second);
-        assert_eq!(map.owners(0).collect::<Vec<_>>(), [8]);
-        assert_eq!(map.extents_of(10).collect::<Vec<_>>(), [0]);
-        assert_eq!(map.extents_of(11).count(), 0);
-    }
-
-    #[test]
-    fn an_extent_is_discarded_once_after_each_use_and_meanwhile_given_to_nobody() {
-        let mut map = map(1);
-        assert_eq!(map.begin_discard(), None, "it never held anything");
-        let given = map.allocate(10).unwrap();
-        assert_eq!(map.begin_discard(), None, "it is in use");
-        map.release(given.sector);
-        assert_eq!(map.begin_discard(), Some(0));
-        assert_eq!(map.allocate(10), None);
-        map.end_discard(0);
-        assert_eq!(map.begin_discard(), None);
-        assert!(map.allocate(10).is_some());
-    }
-
-    proptest! {
-        #[test]
-        fn slots_never_overlap_and_all_come_back(steps in prop::collection::vec((0..4_u32, any::<u16>()), 1..400)) {
-            let mut map = map(5);
-            let mut held: BTreeMap<u32, u32> = BTreeMap::new();
-            for (step, choice) in steps {
-                if step < 3 {
-                    let class = [3, 10, 64][step as usize];
-                    if let Some(given) = map.allocate(class) {
-                        let before = held.range(..given.sector + class).next_back();
-                        prop_assert!(before.is_none_or(|(sector, class)| sector + class <= given.sector));
-                        prop_assert_eq!(given.sector / 100, (given.sector + class - 1) / 100);
-                        held.insert(given.sector, class);
-                    }
-                } else if !held.is_empty() {
-                    let sector = *held.keys().nth(usize::from(choice) % held.len()).unwrap();
-                    held.remove(&sector);
-                    map.release(sector);
-                }
-                let used: u64 = held.values().map(|class| u64::from(*class)).sum();
-                prop_assert_eq!(map.used_bytes(), used * SECTOR_BYTES as u64);
-            }
-            held.keys().for_each(|sector| map.release(*sector));
-            prop_assert_eq!(map.used_bytes(), 0);
-            prop_assert_eq!(map.free.len(), 5);
-        }
     }
 }

@@ -19,6 +19,7 @@ mod config;
 mod core;
 mod delta;
 mod device;
+mod drain;
 mod error;
 mod extents;
 mod growth;
@@ -42,6 +43,7 @@ mod slabs;
 mod space;
 mod stats;
 mod store;
+mod stripes;
 mod sync;
 #[cfg(test)]
 mod tests;

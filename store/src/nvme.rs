@@ -59,6 +59,35 @@ impl Nvme {
         }
     }
 
+    /// Adds an extent, on the least full of the slabs that may grow. False if none may; `refused` counts
+    /// those that had no room.
+    pub(crate) fn grow(&self, now_us: u64, refused: &mut dyn FnMut()) -> bool {
+        let grown = self.volume.grow(now_us, refused);
+        grown.is_some_and(|extent| self.enter_extent(extent))
+    }
+
+    /// Adds an extent to a slab whose turn it is to take blocks of a record size, if it has no room for
+    /// them and may grow.
+    pub(crate) fn spread(&self, class: u32, now_us: u64, refused: &mut dyn FnMut()) -> bool {
+        let lacking = lock(&self.slots).lacking(class);
+        let grown =
+            lacking.into_iter().find_map(|stripe| self.volume.grow_member(stripe.into(), now_us, refused));
+        grown.is_some_and(|extent| self.enter_extent(extent))
+    }
+
+    /// Enters an extent that the volume has got.
+    fn enter_extent(&self, extent: u32) -> bool {
+        let stripe = self.volume.stripe_of(extent);
+        let mut slots = lock(&self.slots);
+        if extent < slots.count() {
+            slots.find(extent, stripe);
+        } else {
+            let known = slots.grow_on(stripe);
+            assert_eq!(known, extent, "the volume and its bookkeeping grow together");
+        }
+        true
+    }
+
     /// The entry of an extent in the index on disk; `None` if it lies nowhere.
     pub(crate) fn extent_entry(&self, extent: u32, class: u32, fenced: bool) -> Option<ExtentEntry> {
         let place = self.volume.place_of(extent)?;

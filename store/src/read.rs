@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hearth_proto::limits::SECTOR_BYTES;
-use hearth_proto::{BlockId, Generation, Tier};
+use hearth_proto::{BlockId, Generation, Tier, Urgency};
 use tokio::sync::watch;
 
 use crate::arena::{HostBlock, Lease, SlotMut};
 use crate::codec::{Codec, Coder};
 use crate::core::Core;
-use crate::device::{ReadDone, Request, Urgency};
+use crate::device::{ReadDone, Request};
 use crate::error::{GetError, ReserveError};
-use crate::index::{NvmeReplica, Shard};
+use crate::index::{InFlight, NvmeReplica, Shard};
 use crate::mutant::{Mutant, is};
 use crate::nvme::Nvme;
 use crate::slab::Footer;
@@ -87,13 +87,30 @@ impl Store {
     /// *Cancel safe*: a read that was begun is finished by the disk thread, and others who wait for it
     /// begin their own.
     pub async fn get(&self, id: &BlockId, deadline: Instant) -> Result<GetOutcome, GetError> {
+        self.get_with(id, Urgency::default(), deadline).await
+    }
+
+    /// The same, with a say in which reads of NVMe begin first. A read that several ask for is as urgent as
+    /// the most urgent of those who came before it was handed to the device: in the device's own line it
+    /// keeps its place.
+    ///
+    /// # Errors
+    /// Those of [`Store::get`].
+    ///
+    /// *Cancel safe*, as [`Store::get`] is.
+    pub async fn get_with(
+        &self,
+        id: &BlockId,
+        urgency: Urgency,
+        deadline: Instant,
+    ) -> Result<GetOutcome, GetError> {
         let core = self.core();
         let mut waited = false;
         loop {
             if core.is_closed() {
                 return Err(GetError::Closed);
             }
-            match route(core, id, waited) {
+            match route(core, id, urgency, waited) {
                 Route::Host(lease) => return Ok(GetOutcome::Hit(lease)),
                 Route::Miss => {
                     core.counters.gets_missed.add(1);
@@ -165,7 +182,7 @@ impl Drop for Reading<'_> {
     }
 }
 
-fn route(core: &Core, id: &BlockId, waited: bool) -> Route {
+fn route(core: &Core, id: &BlockId, urgency: Urgency, waited: bool) -> Route {
     let now_us = core.clock.now_us();
     let mut guard = core.index.shard(id);
     let shard = &mut *guard;
@@ -180,7 +197,7 @@ fn route(core: &Core, id: &BlockId, waited: bool) -> Route {
         shard.gets_host += 1;
         return Route::Host(lease);
     }
-    board(shard, id).map_or(Route::Miss, Route::Nvme)
+    board(shard, id, urgency).map_or(Route::Miss, Route::Nvme)
 }
 
 fn route_unverified(core: &Core, id: &BlockId) -> Option<Flight> {
@@ -188,20 +205,22 @@ fn route_unverified(core: &Core, id: &BlockId) -> Option<Flight> {
     if shard.get(id)?.is_verified() {
         return None;
     }
-    board(&mut shard, id)
+    board(&mut shard, id, Urgency::default())
 }
 
 /// Begins the read of a block's record, or joins the one that was begun; `None` if there is no record.
-fn board(shard: &mut Shard, id: &BlockId) -> Option<Flight> {
+fn board(shard: &mut Shard, id: &BlockId, urgency: Urgency) -> Option<Flight> {
     let node = shard.get(id)?;
     let NvmeReplica::Stored(sector) = node.nvme() else { return None };
-    if let Some(reading) = shard.reading.get(id) {
-        return Some(Flight::Follow(reading.clone()));
+    if let Some(reading) = shard.reading.get_mut(id) {
+        reading.urgency = reading.urgency.max(urgency);
+        return Some(Flight::Follow(reading.ended.clone()));
     }
+    let node = shard.get(id)?;
     let (ended, reading) = watch::channel(());
     let resident = Resident { id: *id, generation: node.generation() };
     let record = Record { resident, sector, payload_len: node.payload_len(), crc32: node.crc32() };
-    shard.reading.insert(*id, reading);
+    shard.reading.insert(*id, InFlight { ended: reading, urgency });
     Some(Flight::Lead(record, ended))
 }
 
@@ -238,7 +257,7 @@ async fn read(
     nvme.volume.device(member).submit(Request::Read {
         offset,
         slot,
-        urgency: Urgency::Normal,
+        urgency: urgency_of(core, record),
         deadline,
         done,
     });
@@ -247,6 +266,12 @@ async fn read(
         Ok(Err(error)) => fail(core, nvme, record, &error),
         Err(_) => Err(GetError::Deadline),
     }
+}
+
+/// How urgent the read of a record is by now.
+fn urgency_of(core: &Core, record: &Record) -> Urgency {
+    let id = &record.resident.id;
+    core.index.shard(id).reading.get(id).map_or_else(Urgency::default, |reading| reading.urgency)
 }
 
 /// Decides what a record is that was read in full.
@@ -351,7 +376,9 @@ fn fail(
         return Ok(Some(lose(core, nvme, record, MissReason::Corrupt)));
     }
     let extent = lock(&nvme.slots).extent_of(record.sector);
-    core.fence_extent(nvme, extent);
+    if !core.fence_extent(nvme, extent) {
+        return Err(GetError::Closed);
+    }
     // Whoever else fences the extent at this moment may not have come to this record yet.
     core.retract_nvme(nvme, &record.resident, record.sector);
     Ok(Some(GetOutcome::Miss(MissReason::Unreadable)))

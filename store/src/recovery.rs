@@ -2,7 +2,7 @@
 //! until somebody reads it. Of the records only those in slots that were ready are read, of which there are
 //! few, so the time depends on the number of blocks alone.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -18,7 +18,7 @@ use crate::arena::{Arena, Loans};
 use crate::clock::Clock;
 use crate::codec::Compression;
 use crate::config::StoreConfig;
-use crate::core::Core;
+use crate::core::{Core, LIFT_FENCES};
 use crate::delta::DeltaQueue;
 use crate::error::OpenError;
 use crate::extents::{ClaimError, ExtentMap, class_of};
@@ -46,6 +46,10 @@ pub struct RecoveryReport {
     /// Entries of the index that were dropped, because they contradict another or because what they name
     /// is gone with a file or a part of one.
     pub dropped: u64,
+    /// Extents that are out of service since an I/O error.
+    pub fenced_extents: u64,
+    /// Extents that were, and are back in service, empty, because the configuration asked for it.
+    pub lifted_fences: u64,
     /// Where an index that could not be read lies now; the store began anew, and what it named is lost.
     pub index_set_aside: Option<PathBuf>,
     /// Where slab files lie now that could not be used; what lay in them is in `dropped`.
@@ -126,7 +130,11 @@ fn recover(
     }
     let mut load = Load::new(core, &volume, extent_sectors, &remembered.extents, remembered.generation);
     let unreadable = catalog.blocks(&mut |entry| load.add(&entry, is(Mutant::StaleIndexTrusted)))?;
+    // Before fences are lifted: what lies behind them is forgotten.
     let ahead: VecDeque<_> = remembered.ready.iter().filter_map(|slot| load.ahead(*slot)).collect();
+    if config.nvme.as_ref().is_some_and(|nvme| nvme.lift_fences) {
+        load.lift_fences(&remembered.extents);
+    }
     let found = ahead::look(&volume, &core.arena, &core.clock, ahead, wait);
     found.unreadable.iter().for_each(|sector| load.fence(*sector, &volume));
     for entry in &found.entries {
@@ -143,6 +151,8 @@ fn recover(
     }
     remembered.ready.iter().for_each(|slot| load.changes.delete_ready(slot.sector));
     let Load { slots, mut changes, mut report, .. } = load;
+    report.fenced_extents = slots.fenced_count() as u64;
+    tell_fences(&report, &remembered.extents);
     report.dropped += unreadable;
     if report.dropped > 0 {
         tracing::warn!(
@@ -181,10 +191,11 @@ impl<'a> Load<'a> {
         extents: &[ExtentEntry],
         generation: u64,
     ) -> Self {
-        let mut slots = ExtentMap::since(extent_sectors, Generation(generation));
-        for is_there in volume.extents() {
-            let extent = slots.grow();
-            if !is_there {
+        let mut slots = ExtentMap::since(extent_sectors, Generation(generation))
+            .striped(volume.member_count(), volume.extents_max());
+        for stripe in volume.stripes() {
+            let extent = slots.grow_on(stripe.unwrap_or(0));
+            if stripe.is_none() {
                 slots.miss(extent);
             }
         }
@@ -298,6 +309,16 @@ impl<'a> Load<'a> {
         self.report.bytes += u64::from(entry.payload_len);
     }
 
+    /// Puts the fenced extents back into service. Their blocks were dropped as they came (INV-EIO); what lies
+    /// there is never read, since the index names none of it.
+    fn lift_fences(&mut self, extents: &[ExtentEntry]) {
+        for entry in extents.iter().filter(|entry| entry.fenced) {
+            self.slots.lift_fence(entry.extent);
+            self.changes.put_extent(ExtentEntry { class: 0, fenced: false, ..*entry });
+            self.report.lifted_fences += 1;
+        }
+    }
+
     fn is_newer(&self, entry: &BlockEntry) -> bool {
         let Some(owner) = self.slots.owner_of(entry.sector).map(Handle::from_bits) else { return false };
         self.core.index.shard_of(owner).node(owner).generation() < entry.generation
@@ -327,6 +348,25 @@ impl<'a> Load<'a> {
     fn drop_entry(&mut self, entry: &BlockEntry) {
         self.changes.delete_block(&entry.id);
         self.report.dropped += 1;
+    }
+}
+
+fn tell_fences(report: &RecoveryReport, extents: &[ExtentEntry]) {
+    let fenced = extents.iter().filter(|entry| entry.fenced);
+    let members: BTreeSet<_> = fenced.map(|entry| entry.place.member).collect();
+    if report.lifted_fences > 0 {
+        tracing::warn!(
+            extents = report.lifted_fences,
+            ?members,
+            "extents of the slabs are back in service, empty, as asked for"
+        );
+    }
+    if report.fenced_extents > 0 {
+        tracing::warn!(
+            extents = report.fenced_extents,
+            ?members,
+            "extents of the slabs are out of service since an I/O error: {LIFT_FENCES}"
+        );
     }
 }
 

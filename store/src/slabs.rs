@@ -69,6 +69,7 @@ impl Looked {
                     superblock
                 }
             };
+            tracing::info!(path = %slab.path.display(), member = superblock.member, "a slab is open");
             slabs.push((member, superblock));
         }
         Ok(Begun { slabs, set_aside: aside })

@@ -1,8 +1,13 @@
 //! What the store does when its device fails or dawdles.
 
 mod faulty;
+mod fences;
+mod queued;
 mod ready;
 mod recovered;
+mod room;
+mod striped;
+mod urgent;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hearth_proto::{Generation, Tier};
+use hearth_proto::Generation;
 
 use crate::arena::HostBlock;
 use crate::core::Core;
@@ -71,20 +71,14 @@ impl Residents for HostTier<'_> {
 
     fn evict(&self, bags: &mut Bags<Handle>, block: Handle) -> bool {
         let core = self.core;
-        let mut shard = core.index.shard_of(block);
+        let shard = core.index.shard_of(block);
         let node = shard.node(block);
         let host = shard.host(block).expect("a candidate of the arena lies there");
         let last = node.is_pinned() && node.nvme() == NvmeReplica::Absent;
         if last || is_leased(host) || node.nvme() == NvmeReplica::Pending {
             return false;
         }
-        let (standing, payload_len) = (node.standing(Kept::Host), node.payload_len());
-        let id = node.id();
-        let host = shard.take_host(block).expect("it was there a moment ago");
-        core.announce(&id, Tier::Host, false, payload_len);
-        core.drop_if_empty(&mut shard, block);
-        drop(shard);
-        core.leave_host_bag(bags, block, standing, &host);
+        let host = core.unname_host(bags, shard, block);
         if host.is_leased() {
             // Only as a mutant: the slot goes now, and must not go again with the lease.
             lock(core.arena.slots()).release(host.slot().sector());

@@ -1,4 +1,5 @@
-//! The files and devices of a store as one row of extents, striped over them.
+//! The files and devices of a store as one row of extents. Each member is a stripe: blocks go to all of
+//! them in turn.
 //!
 //! Each member is a file or a raw device, cut into extents. An extent of the volume is one of some member;
 //! which one is fixed when it is made, and the index on disk remembers it, so members may be added, be of
@@ -56,6 +57,12 @@ struct Home {
     local: u32,
 }
 
+impl Home {
+    fn stripe(self) -> u16 {
+        u16::try_from(self.member).expect("the slabs of a store are few")
+    }
+}
+
 impl Volume {
     /// A volume of `members`, with the extents that an index remembered by their numbers.
     ///
@@ -90,9 +97,19 @@ impl Volume {
         Self { members, extent_bytes, homes: RwLock::new(homes), cut_off: Mutex::new(cut_off) }
     }
 
-    /// Which extents there are, by their numbers; false for one that lies nowhere.
-    pub(crate) fn extents(&self) -> Vec<bool> {
-        self.homes().iter().map(Option::is_some).collect()
+    /// The stripes of the extents, by their numbers: each member is one; `None` for an extent that lies
+    /// nowhere.
+    pub(crate) fn stripes(&self) -> Vec<Option<u16>> {
+        self.homes().iter().map(|home| home.map(Home::stripe)).collect()
+    }
+
+    /// The stripe of an extent that lies somewhere.
+    pub(crate) fn stripe_of(&self, extent: u32) -> u16 {
+        self.homes()[extent as usize].expect("the extent lies somewhere").stripe()
+    }
+
+    pub(crate) fn member_count(&self) -> usize {
+        self.members.len()
     }
 
     /// Where an extent lies.
@@ -138,27 +155,38 @@ impl Volume {
     /// Adds an extent to the least full of the members that may grow now, and says its number: the next
     /// one, or the one that the place had before. `None` if all are as long as they may be, or have no
     /// room: those pause, and `refused` counts them.
-    pub(crate) fn grow(&self, now_us: u64, mut refused: impl FnMut()) -> Option<u32> {
+    pub(crate) fn grow(&self, now_us: u64, refused: &mut dyn FnMut()) -> Option<u32> {
         loop {
             let candidates = (0..self.members.len()).filter(|member| self.members[*member].may_grow(now_us));
             let member = candidates.min_by_key(|member| self.members[*member].fullness())?;
-            match self.members[member].grow(self.extent_bytes) {
-                Ok(local) => {
-                    let mut homes = self.homes.write().unwrap_or_else(PoisonError::into_inner);
-                    let home = Some(Home { member, local });
-                    if let Some(extent) = lock(&self.cut_off).remove(&(member, local))
-                        && !is(Mutant::ExtentNumberedTwice)
-                    {
-                        homes[extent as usize] = home;
-                        return Some(extent);
-                    }
-                    homes.push(home);
-                    return Some(homes.len() as u32 - 1);
+            if let Some(extent) = self.grow_member(member, now_us, refused) {
+                return Some(extent);
+            }
+        }
+    }
+
+    /// The same for one member.
+    pub(crate) fn grow_member(&self, member: usize, now_us: u64, refused: &mut dyn FnMut()) -> Option<u32> {
+        if !self.members[member].may_grow(now_us) {
+            return None;
+        }
+        match self.members[member].grow(self.extent_bytes) {
+            Ok(local) => {
+                let mut homes = self.homes.write().unwrap_or_else(PoisonError::into_inner);
+                let home = Some(Home { member, local });
+                if let Some(extent) = lock(&self.cut_off).remove(&(member, local))
+                    && !is(Mutant::ExtentNumberedTwice)
+                {
+                    homes[extent as usize] = home;
+                    return Some(extent);
                 }
-                Err(error) => {
-                    refused();
-                    self.pause_growth(member, now_us, &error);
-                }
+                homes.push(home);
+                Some(homes.len() as u32 - 1)
+            }
+            Err(error) => {
+                refused();
+                self.pause_growth(member, now_us, &error);
+                None
             }
         }
     }

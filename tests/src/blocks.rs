@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use hearth_client::{BlockBuf, BlockResult, Chain, Client, MissReason, PutBlock, PutOptions, PutResult};
+use hearth_client::{
+    BlockBuf, BlockResult, Chain, Client, GetOptions, MissReason, PutBlock, PutOptions, PutResult,
+};
 use hearth_proto::{AckLevel, BlockKey, LayoutId, PrefixHash, Tier};
 use hearth_replay::content;
 
@@ -70,7 +72,7 @@ pub async fn get_all(client: &Client, chain: &Chain, len: usize, patience: Durat
     let mut got = Got::default();
     let mut wrong = None;
     client
-        .get(&lookup, buffers, Some(left), |index, result| match result {
+        .get(&lookup, buffers, GetOptions::within(left), |index, result| match result {
             BlockResult::Hit(hit) => {
                 let bytes = hit.buffer.as_slice();
                 if content::verify(&chain.keys()[index], len, bytes).is_err() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hearth_client::BlockResult;
+use hearth_client::{BlockResult, GetOptions};
 use hearth_proto::{AckLevel, Tier};
 use hearth_replay::content;
 use hearth_tests::blocks::{chain, get_all, put_all};
@@ -32,7 +32,7 @@ async fn a_block_put_on_one_node_is_got_through_every_other() {
         let reader = cluster.client(through).await.expect("the node answers");
         let got = get_all(&reader, &chain, BLOCK, PATIENCE).await.expect("no wrong bytes");
         assert_eq!(got.hits.len(), chain.len(), "through node {through}: {:?}", got.misses);
-        let whole = reader.get_chain(&chain, BLOCK, Some(PATIENCE)).await;
+        let whole = reader.get_chain(&chain, BLOCK, GetOptions::within(PATIENCE)).await;
         assert_eq!(whole.len(), chain.len());
         for (key, result) in chain.keys().iter().zip(whole) {
             let BlockResult::Hit(hit) = result else { panic!("{key} is missing: {result:?}") };
@@ -40,7 +40,7 @@ async fn a_block_put_on_one_node_is_got_through_every_other() {
         }
     }
     let reader = cluster.client(2).await.expect("the node answers");
-    let absent = reader.get_chain(&self::chain(999, 3), BLOCK, Some(PATIENCE)).await;
+    let absent = reader.get_chain(&self::chain(999, 3), BLOCK, GetOptions::within(PATIENCE)).await;
     assert!(absent.is_empty(), "what nobody holds is an empty answer: {absent:?}");
 }
 

@@ -5,8 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hearth_client::{
-    BlockBuf, BlockResult, Chain, Client, ClientConfig, DiscoverError, Lookup, MissReason, NotStoredReason,
-    PutOptions, PutResult, RequestError,
+    BlockBuf, BlockResult, Chain, Client, ClientConfig, DiscoverError, GetOptions, Lookup, MissReason,
+    NotStoredReason, PutOptions, PutResult, RequestError,
 };
 use hearth_proto::{AckLevel, BlockKey, v1};
 
@@ -101,7 +101,7 @@ impl BlockStore for HearthStore {
                 }
             }
         };
-        self.client.get(found, wanted, Some(deadline), done).await.map_err(bad_request)
+        self.client.get(found, wanted, GetOptions::within(deadline), done).await.map_err(bad_request)
     }
 
     async fn put(

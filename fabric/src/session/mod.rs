@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use hearth_proto::frame::{BlockStatus, Body, Get, GetBlock, GetEntry, Keys, PutDone, TierBits};
 use hearth_proto::limits::{CALL_DEADLINE_MS_MAX, CHAIN_BLOCKS_MAX, CONNECTION_REQUESTS_MAX};
-use hearth_proto::{BlockKey, Generation, Incarnation, Tier};
+use hearth_proto::{BlockKey, Generation, Incarnation, Tier, Urgency};
 
 use crate::block_buf::BlockBuf;
 use crate::mover::{GetCompletion, GetItem, Got, PutAck, PutCompletion, PutItem};
@@ -150,6 +150,7 @@ impl<R: Route> Session<R> {
         &mut self,
         items: Vec<GetItem>,
         expected: Incarnation,
+        urgency: Urgency,
         now: Instant,
         deadline: Instant,
         route: R,
@@ -168,7 +169,8 @@ impl<R: Route> Session<R> {
             slots.push(GetSlot::awaiting(item));
         }
         let request_id = self.insert(Work::Get(GetWork { slots, expected, deadline }), route);
-        let get = Get { deadline_ms: relative_ms(now, deadline), incarnation: expected, entries };
+        let deadline_ms = relative_ms(now, deadline);
+        let get = Get { deadline_ms, urgency, incarnation: expected, entries };
         Ok((request_id, Body::Get(get)))
     }
 

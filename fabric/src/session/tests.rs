@@ -64,7 +64,14 @@ impl Harness {
     fn get(&mut self, count: u32) -> (u64, Collected) {
         let route = Collected::default();
         let items = items(self.session.next_id, count);
-        let opened = self.session.open_get(items, Incarnation(0), self.now, self.deadline, route.clone());
+        let opened = self.session.open_get(
+            items,
+            Incarnation(0),
+            Urgency::Normal,
+            self.now,
+            self.deadline,
+            route.clone(),
+        );
         (opened.expect("a get is opened").0, route)
     }
 
@@ -132,8 +139,14 @@ fn an_answer_of_another_incarnation_than_expected_is_stale() {
         let mut harness = Harness::new();
         let route = Collected::default();
         let (now, deadline) = (harness.now, harness.deadline);
-        let opened =
-            harness.session.open_get(items(1, 1), Incarnation(expected), now, deadline, route.clone());
+        let opened = harness.session.open_get(
+            items(1, 1),
+            Incarnation(expected),
+            Urgency::Normal,
+            now,
+            deadline,
+            route.clone(),
+        );
         let (request, _) = opened.expect("a get is opened");
         let block = GetBlock { incarnation: Incarnation(answers), ..answer(request, 0) };
         harness.arrive(request, &block).expect("the connection lives on");
@@ -163,8 +176,14 @@ fn a_reused_buffer_never_shows_the_bytes_of_an_earlier_block() {
     let buffer = BlockBuf::from(b"the bytes of an earlier block".to_vec());
     let item = GetItem { key: key(1, 0), buffer };
     let route = Collected::default();
-    let opened =
-        harness.session.open_get(vec![item], Incarnation(0), harness.now, harness.deadline, route.clone());
+    let opened = harness.session.open_get(
+        vec![item],
+        Incarnation(0),
+        Urgency::Normal,
+        harness.now,
+        harness.deadline,
+        route.clone(),
+    );
     let (request, _) = opened.expect("a get is opened");
     harness.arrive(request, &GetBlock::refusal(0, key(1, 0), BlockStatus::Miss)).expect("an honest answer");
     assert!(only_get(&route).buffer.is_empty());
@@ -214,14 +233,21 @@ fn a_reply_must_have_as_many_entries_as_keys_were_asked() {
 #[test]
 fn what_cannot_be_asked_completes_at_once() {
     let mut harness = Harness::new();
-    let late =
-        harness.session.open_get(items(1, 2), Incarnation(0), harness.now, harness.now, Collected::default());
+    let late = harness.session.open_get(
+        items(1, 2),
+        Incarnation(0),
+        Urgency::Normal,
+        harness.now,
+        harness.now,
+        Collected::default(),
+    );
     assert_eq!(late.expect_err("the deadline has passed").len(), 2);
     let count = CHAIN_BLOCKS_MAX as u32 + 1;
     let deadline = harness.deadline;
     let many = harness.session.open_get(
         items(1, count),
         Incarnation(0),
+        Urgency::Normal,
         harness.now,
         deadline,
         Collected::default(),

@@ -203,7 +203,8 @@ impl<S: BlockService> Requests<S> {
     fn get_job(&self, request_id: u64, get: Get) -> GetJob {
         let current = self.service.hello().incarnation;
         let stale = get.incarnation.0 != 0 && get.incarnation != current;
-        GetJob::new(request_id, get.entries, deadline(get.deadline_ms), stale.then_some(BlockStatus::Stale))
+        let deadline = deadline(get.deadline_ms);
+        GetJob::new(request_id, get.entries, get.urgency, deadline, stale.then_some(BlockStatus::Stale))
     }
 
     /// Receives the payload of a put into a slot, or throws it away if there is none in time.

@@ -21,13 +21,13 @@ use hearth_proto::limits::{
     BLOCK_BYTES_MAX, CHAIN_BLOCKS_MAX, CONNECTION_ANSWERS_MAX, CONNECTION_BLOCKS_IN_WORK_MAX,
     CONNECTION_BYTES_IN_WORK_MAX, CONNECTION_REQUESTS_MAX,
 };
-use hearth_proto::{Incarnation, NamespaceId};
+use hearth_proto::{Incarnation, NamespaceId, Urgency};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 
 use super::batch::Batch;
 use super::error::EndError;
-use crate::service::{BlockService, GetHit};
+use crate::service::{BlockService, GetHit, GetRequest};
 
 /// A request in work that ends in an answer.
 pub(super) type Work<L> = Pin<Box<dyn Future<Output = Reply<L>> + Send>>;
@@ -65,6 +65,7 @@ struct Asked {
     request_id: u64,
     index: u32,
     entry: GetEntry,
+    urgency: Urgency,
     deadline: Instant,
 }
 
@@ -111,6 +112,7 @@ pub(super) struct GetJob {
     entries: Vec<GetEntry>,
     /// The entry to look up next; there always is one while the job is in the driver.
     next: usize,
+    urgency: Urgency,
     deadline: Instant,
     /// Answers every block without looking.
     refusal: Option<BlockStatus>,
@@ -120,10 +122,47 @@ impl GetJob {
     pub(super) fn new(
         request_id: u64,
         entries: Vec<GetEntry>,
+        urgency: Urgency,
         deadline: Instant,
         refusal: Option<BlockStatus>,
     ) -> Self {
-        Self { request_id, entries, next: 0, deadline, refusal }
+        Self { request_id, entries, next: 0, urgency, deadline, refusal }
+    }
+}
+
+/// Gets with blocks not yet looked up, a line for each of [`Urgency::ALL`].
+#[derive(Default)]
+struct Jobs([VecDeque<GetJob>; Urgency::ALL.len()]);
+
+impl Jobs {
+    /// The first of the most urgent ones.
+    fn pop(&mut self) -> Option<GetJob> {
+        self.0.iter_mut().find_map(VecDeque::pop_front)
+    }
+
+    fn push_front(&mut self, job: GetJob) {
+        self.line(job.urgency).push_front(job);
+    }
+
+    fn push_back(&mut self, job: GetJob) {
+        self.line(job.urgency).push_back(job);
+    }
+
+    fn forget(&mut self, request_id: u64) {
+        self.0.iter_mut().for_each(|line| line.retain(|job| job.request_id != request_id));
+    }
+
+    fn clear(&mut self) {
+        self.0.iter_mut().for_each(VecDeque::clear);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(VecDeque::is_empty)
+    }
+
+    fn line(&mut self, urgency: Urgency) -> &mut VecDeque<GetJob> {
+        let line = Urgency::ALL.iter().position(|one| *one == urgency).expect("one of all");
+        &mut self.0[line]
     }
 }
 
@@ -191,8 +230,8 @@ pub(super) struct Driver<S: BlockService> {
     output: OwnedWriteHalf,
     orders: mpsc::Receiver<Command<S::Lease>>,
     stall: Duration,
-    /// Gets with blocks not yet looked up, in turns.
-    jobs: VecDeque<GetJob>,
+    /// Gets with blocks not yet looked up, those of one urgency in turns.
+    jobs: Jobs,
     /// Blocks not yet answered of each get; a get that was cancelled is not here.
     wanted: HashMap<u64, usize>,
     work: FuturesUnordered<Work<S::Lease>>,
@@ -217,7 +256,7 @@ impl<S: BlockService> Driver<S> {
             output,
             orders,
             stall,
-            jobs: VecDeque::new(),
+            jobs: Jobs::default(),
             wanted: HashMap::new(),
             work: FuturesUnordered::new(),
             ready: VecDeque::new(),
@@ -270,7 +309,7 @@ impl<S: BlockService> Driver<S> {
             Command::Get(job) => self.take_get(job),
             Command::Cancel(request_id) => {
                 if self.wanted.remove(&request_id).is_some() {
-                    self.jobs.retain(|job| job.request_id != request_id);
+                    self.jobs.forget(request_id);
                 }
             }
             Command::Work(work) => self.work.push(work),
@@ -301,11 +340,12 @@ impl<S: BlockService> Driver<S> {
         self.goodbye = Some(goodbye);
     }
 
-    /// Starts as many lookups as the budget has room for, gets taking turns block by block.
+    /// Starts as many lookups as the budget has room for, the most urgent gets first, and those that are
+    /// equally urgent in turns, block by block.
     fn look_up(&mut self, cx: &mut Context<'_>) {
         let now = Instant::now();
         while self.ready.len() < CONNECTION_ANSWERS_MAX
-            && let Some(mut job) = self.jobs.pop_front()
+            && let Some(mut job) = self.jobs.pop()
         {
             let entry = job.entries[job.next];
             let room = (entry.capacity as usize).min(BLOCK_BYTES_MAX);
@@ -315,8 +355,13 @@ impl<S: BlockService> Driver<S> {
                 self.jobs.push_front(job);
                 return;
             }
-            let asked =
-                Asked { request_id: job.request_id, index: job.next as u32, entry, deadline: job.deadline };
+            let asked = Asked {
+                request_id: job.request_id,
+                index: job.next as u32,
+                entry,
+                urgency: job.urgency,
+                deadline: job.deadline,
+            };
             job.next += 1;
             if job.next < job.entries.len() {
                 self.jobs.push_back(job);
@@ -336,7 +381,8 @@ impl<S: BlockService> Driver<S> {
     fn lookup(&self, asked: Asked, charge: Charge) -> Work<S::Lease> {
         let (service, namespace) = (Arc::clone(&self.service), self.namespace);
         Box::pin(async move {
-            let found = service.get(namespace, asked.entry.key, asked.deadline);
+            let request = GetRequest { key: asked.entry.key, urgency: asked.urgency };
+            let found = service.get(namespace, request, asked.deadline);
             // The timer is armed only if the lookup does not end at once.
             match tokio::time::timeout_at(asked.deadline.into(), found).await {
                 Ok(Ok(hit)) => asked.answer(hit, charge),

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hearth_proto::frame::{BlockStatus, Body, Hello, TierBits, VERSION, VERSION_MIN};
+use hearth_proto::frame::{BlockStatus, Body, Get, Hello, TierBits, VERSION, VERSION_MIN};
 use hearth_proto::limits::CONNECTION_COMMANDS_MAX;
-use hearth_proto::{BlockKey, ClusterId, Incarnation};
+use hearth_proto::{BlockKey, ClusterId, Incarnation, Urgency};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
@@ -39,6 +39,8 @@ pub struct TcpMover {
 struct Link {
     shared: Arc<Shared>,
     peer: PeerInfo,
+    /// The version of the frames that both ends know.
+    version: u16,
     tasks: TaskTracker,
 }
 
@@ -63,14 +65,14 @@ impl TcpMover {
     /// *Cancel safety*: dropping the future closes the connection.
     pub async fn connect(addr: &str, options: TcpOptions, deadline: Instant) -> Result<Self, ConnectError> {
         let greeted = tokio::time::timeout_at(deadline.into(), greet(addr, &options));
-        let (socket, reader, peer) = greeted.await.map_err(|_| ConnectError::DeadlineExceeded)??;
+        let (socket, reader, peer, version) = greeted.await.map_err(|_| ConnectError::DeadlineExceeded)??;
         let (commands, orders) = mpsc::channel(CONNECTION_COMMANDS_MAX);
         let shared = Arc::new(Shared::new(commands));
         let tasks = TaskTracker::new();
         tasks.spawn(read_task(Arc::clone(&shared), reader));
         tasks.spawn(write_task(Arc::clone(&shared), socket, orders, options.timeouts.stall));
         tasks.close();
-        Ok(Self { link: Arc::new(Link { shared, peer, tasks }) })
+        Ok(Self { link: Arc::new(Link { shared, peer, version, tasks }) })
     }
 
     /// Ends the connection for all its users and returns when its tasks have ended. Everything
@@ -98,7 +100,7 @@ impl TcpMover {
     }
 }
 
-type Greeted = (tokio::net::tcp::OwnedWriteHalf, FrameReader, PeerInfo);
+type Greeted = (tokio::net::tcp::OwnedWriteHalf, FrameReader, PeerInfo, u16);
 
 async fn greet(addr: &str, options: &TcpOptions) -> Result<Greeted, ConnectError> {
     let stream = TcpStream::connect(addr).await.map_err(ConnectError::Unreachable)?;
@@ -135,7 +137,7 @@ async fn greet(addr: &str, options: &TcpOptions) -> Result<Greeted, ConnectError
         cluster_id: ack.cluster_id,
         block_bytes_max: ack.block_bytes_max as usize,
     };
-    Ok((output, reader, peer))
+    Ok((output, reader, peer, ack.version))
 }
 
 fn encoded(request_id: u64, body: &Body) -> Command {
@@ -145,9 +147,16 @@ fn encoded(request_id: u64, body: &Body) -> Command {
 }
 
 impl Mover for TcpMover {
-    fn get(&self, items: Vec<GetItem>, expected: Incarnation, deadline: Instant) -> GetStream {
+    fn get(
+        &self,
+        items: Vec<GetItem>,
+        expected: Incarnation,
+        urgency: Urgency,
+        deadline: Instant,
+    ) -> GetStream {
+        let urgency = if self.link.version < Get::URGENCY_SINCE { Urgency::Normal } else { urgency };
         GetStream(self.call(items.len(), deadline, |shared, route| {
-            let opened = shared.session().open_get(items, expected, Instant::now(), deadline, route);
+            let opened = shared.session().open_get(items, expected, urgency, Instant::now(), deadline, route);
             opened.map(|(request_id, body)| (request_id, encoded(request_id, &body)))
         }))
     }

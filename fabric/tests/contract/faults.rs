@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hearth_fabric::{BlockStatus, Mover};
 use hearth_proto::limits::{CONNECTION_BLOCKS_IN_WORK_MAX, DEADLINE_GRACE_MS};
-use hearth_proto::{Classified, ErrorKind, Incarnation};
+use hearth_proto::{Classified, ErrorKind, Incarnation, Urgency};
 use tokio::sync::Semaphore;
 
 use crate::support::*;
@@ -86,7 +86,7 @@ pub(crate) async fn an_earlier_incarnation_is_fenced<T: Transport>() {
     let bench = Bench::<T>::start().await;
     bench.service.store(key(1), payload(1, 100));
     let ask = async |expected| {
-        let mut stream = bench.mover.get(get_items([1], 100), expected, soon());
+        let mut stream = bench.mover.get(get_items([1], 100), expected, Urgency::Normal, soon());
         stream.next().await.expect("one block was asked for").result.err()
     };
     let next = Incarnation(INCARNATION.0 + 1);
@@ -106,8 +106,8 @@ pub(crate) async fn a_node_that_registers_anew_fences_what_it_was_looking_up<T: 
         bench.service.store(key(number), payload(number, 100));
         bench.service.fault(key(number), Fault::Waits(Arc::clone(&gate)));
     }
-    let mut fenced = bench.mover.get(get_items([0], 100), INCARNATION, soon());
-    let mut any = bench.mover.get(get_items([1], 100), Incarnation(0), soon());
+    let mut fenced = bench.mover.get(get_items([0], 100), INCARNATION, Urgency::Normal, soon());
+    let mut any = bench.mover.get(get_items([1], 100), Incarnation(0), Urgency::Normal, soon());
     bench.service.waiting.reaches(2).await;
     bench.service.info(|info| info.incarnation = Incarnation(INCARNATION.0 + 1));
     gate.add_permits(2);
@@ -162,7 +162,7 @@ pub(crate) async fn a_dropped_request_is_forgotten<T: Transport>() {
         bench.service.fault(key(number), Fault::Waits(Arc::clone(&gate)));
     }
     bench.service.store(key(2_000), payload(2_000, 1_000));
-    let mut stream = bench.mover.get(get_items(0..1_000, 1_000), Incarnation(0), soon());
+    let mut stream = bench.mover.get(get_items(0..1_000, 1_000), Incarnation(0), Urgency::Normal, soon());
     gate.add_permits(1);
     stream.next().await.expect("one block passes").result.expect("the block is there");
     drop(stream);
@@ -187,7 +187,7 @@ pub(crate) async fn shutting_down_finishes_what_is_in_work<T: Transport>() {
         bench.service.store(key(number), payload(number, 50_000));
         bench.service.fault(key(number), Fault::Waits(Arc::clone(&gate)));
     }
-    let mut stream = bench.mover.get(get_items(0..300, 50_000), Incarnation(0), soon());
+    let mut stream = bench.mover.get(get_items(0..300, 50_000), Incarnation(0), Urgency::Normal, soon());
     gate.add_permits(1);
     stream.next().await.expect("one block passes").result.expect("the block is there");
     bench.transport.shut_down();

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_fabric::{BlockStatus, Mover, PutItem};
-use hearth_proto::Incarnation;
 use hearth_proto::limits::{
     BLOCK_BYTES_MAX, CHAIN_BLOCKS_MAX, CONNECTION_BLOCKS_IN_WORK_MAX, CONNECTION_BYTES_IN_WORK_MAX,
     CONNECTION_REQUESTS_MAX,
 };
+use hearth_proto::{Incarnation, Urgency};
 use tokio::sync::Semaphore;
 
 use crate::support::*;
@@ -45,7 +45,7 @@ pub(crate) async fn too_many_blocks_or_requests_are_refused<T: Transport>() {
     let gate = Arc::new(Semaphore::new(0));
     bench.service.store(key(1), payload(1, 10));
     bench.service.fault(key(1), Fault::Waits(Arc::clone(&gate)));
-    let get = || bench.mover.get(get_items([1], 10), Incarnation(0), soon());
+    let get = || bench.mover.get(get_items([1], 10), Incarnation(0), Urgency::Normal, soon());
     let open: Vec<_> = (0..CONNECTION_REQUESTS_MAX).map(|_| get()).collect();
     let refused = get().next().await.expect("one block was asked for");
     assert_eq!(refused.result, Err(BlockStatus::Overloaded));
@@ -137,6 +137,31 @@ pub(crate) async fn no_more_blocks_are_in_work_than_allowed<T: Transport>() {
     let failed = caller.await.expect("the caller does not panic");
     assert!(failed.iter().all(Option::is_none));
     assert_eq!(bench.service.lent.peak(), CONNECTION_BLOCKS_IN_WORK_MAX);
+    bench.finish().await;
+}
+
+pub(crate) async fn an_urgent_get_is_looked_up_before_what_others_still_want<T: Transport>() {
+    let bench = Bench::<T>::start().await;
+    let gate = Arc::new(Semaphore::new(0));
+    for number in 0..300 {
+        bench.service.store(key(number), payload(number, 100));
+        bench.service.fault(key(number), Fault::Waits(Arc::clone(&gate)));
+    }
+    bench.service.store(key(1_000), payload(1_000, 100));
+    let mover = bench.mover.clone();
+    let caller =
+        tokio::spawn(async move { failures(&get_all(&mover, get_items(0..300, 100), soon()).await) });
+    bench.service.waiting.reaches(CONNECTION_BLOCKS_IN_WORK_MAX).await;
+    let mut urgent = bench.mover.get(get_items([1_000], 100), Incarnation(0), Urgency::Urgent, soon());
+    // Requests are taken in the order in which they come, so the server knows the urgent one by now.
+    assert_eq!(bench.mover.contains(vec![key(1_000)], soon()).await.map(|tiers| tiers.len()), Ok(1));
+    gate.add_permits(1);
+    let got = in_time(urgent.next()).await.expect("one block was asked for");
+    assert!(got.result.is_ok(), "{:?}", got.result);
+    assert_eq!(bench.service.urgency_of(key(1_000)), Some(Urgency::Urgent));
+    assert_eq!(bench.service.urgency_of(key(1)), Some(Urgency::Normal));
+    gate.add_permits(300);
+    assert!(caller.await.expect("the caller does not panic").iter().all(Option::is_none));
     bench.finish().await;
 }
 

@@ -155,6 +155,7 @@ contract!(Tcp, tcp:
         refused_puts_do_not_add_up,
         a_remove_without_a_place_holds_up_nobody_for_long,
         no_more_blocks_are_in_work_than_allowed,
+        an_urgent_get_is_looked_up_before_what_others_still_want,
         no_more_bytes_are_in_work_than_allowed,
         no_more_puts_are_in_work_than_allowed,
     },

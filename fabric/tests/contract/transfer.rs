@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hearth_fabric::{BlockStatus, Mover, TierBits};
 use hearth_proto::limits::{BLOCK_BYTES_MAX, CHAIN_BLOCKS_MAX};
-use hearth_proto::{Incarnation, NodeId, Tier};
+use hearth_proto::{Incarnation, NodeId, Tier, Urgency};
 use tokio::sync::Semaphore;
 
 use crate::support::*;
@@ -44,7 +44,7 @@ pub(crate) async fn blocks_complete_in_the_order_they_are_found<T: Transport>() 
         bench.service.store(key(number), payload(number, 10_000));
         bench.service.fault(key(number), Fault::Waits(Arc::clone(&gates[number as usize])));
     }
-    let mut stream = bench.mover.get(get_items(0..4, 10_000), Incarnation(0), soon());
+    let mut stream = bench.mover.get(get_items(0..4, 10_000), Incarnation(0), Urgency::Normal, soon());
     for index in [2, 0, 3, 1] {
         gates[index as usize].add_permits(1);
         let completion = stream.next().await.expect("one block is found");
@@ -87,7 +87,7 @@ pub(crate) async fn a_caller_that_does_not_read_holds_up_nobody<T: Transport>() 
     for number in 0..300 {
         bench.service.store(key(number), payload(number, len));
     }
-    let mut slow = bench.mover.get(get_items(0..300, len), Incarnation(0), soon());
+    let mut slow = bench.mover.get(get_items(0..300, len), Incarnation(0), Urgency::Normal, soon());
     for got in get_all(&bench.mover, get_items(0..10, len), soon()).await {
         got.result.expect("the block is there");
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hearth_fabric::{BlockStatus, ConnectError, Mover, TcpMover, TcpOptions, TcpTimeouts, serve_tcp_with};
 use hearth_proto::frame::{Body, Get, GetEntry, Goodbye, GoodbyeReason, Hello, Keys, PutBlock, VERSION};
 use hearth_proto::limits::{CONNECTION_REQUESTS_MAX, CONNECTIONS_MAX};
-use hearth_proto::{AckLevel, ClusterId, Incarnation, Retention};
+use hearth_proto::{AckLevel, ClusterId, Incarnation, Retention, Urgency};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -63,7 +63,7 @@ impl Server {
 
 fn get(numbers: std::ops::Range<u32>, capacity: u32) -> Body {
     let entries = numbers.map(|number| GetEntry { key: key(number), capacity }).collect();
-    Body::Get(Get { deadline_ms: 60_000, incarnation: Incarnation(0), entries })
+    Body::Get(Get { deadline_ms: 60_000, urgency: Urgency::Normal, incarnation: Incarnation(0), entries })
 }
 
 fn put(number: u32, bytes: &[u8]) -> Body {
@@ -330,7 +330,8 @@ async fn a_request_past_its_deadline_is_answered_so_and_drops_its_work() {
     server.service.fault(key(1), Fault::Waits(Arc::new(Semaphore::new(0))));
     let mut raw = Raw::greeted(&server.addr).await;
     let entries = (0..2).map(|number| GetEntry { key: key(number), capacity: 100 }).collect();
-    let get = Body::Get(Get { deadline_ms: 50, incarnation: Incarnation(0), entries });
+    let get =
+        Body::Get(Get { deadline_ms: 50, urgency: Urgency::Normal, incarnation: Incarnation(0), entries });
     raw.say(&frame(1, &get, &[])).await;
     let mut answers = Vec::new();
     for _ in 0..2 {

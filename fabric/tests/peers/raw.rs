@@ -35,8 +35,12 @@ pub(crate) fn hello(cluster_id: ClusterId) -> Body {
 }
 
 pub(crate) fn hello_ack(cluster_id: ClusterId) -> Body {
+    hello_ack_of(VERSION, cluster_id)
+}
+
+pub(crate) fn hello_ack_of(version: u16, cluster_id: ClusterId) -> Body {
     Body::HelloAck(HelloAck {
-        version: VERSION,
+        version,
         block_bytes_max: BLOCK_BYTES_MAX as u32,
         node_id: NodeId(1),
         incarnation: INCARNATION,

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use hearth_fabric::{BlockStatus, ConnectError, Mover, TcpMover, TcpOptions, TcpTimeouts};
 use hearth_proto::frame::{BlockCodec, Body, GetBlock, Goodbye, GoodbyeReason, PutDone, PutEntry, VERSION};
 use hearth_proto::limits::DEADLINE_GRACE_MS;
-use hearth_proto::{Classified, ClusterId, ErrorKind, Generation, Incarnation, Tier};
+use hearth_proto::{Classified, ClusterId, ErrorKind, Generation, Incarnation, Tier, Urgency};
 use tokio::net::TcpListener;
 
-use crate::raw::{Raw, frame, frame_of_version, hello_ack};
+use crate::raw::{Raw, frame, frame_of_version, hello_ack, hello_ack_of};
 use crate::support::*;
 
 const LEN: usize = 300_000;
@@ -73,6 +73,30 @@ async fn no_greeting(answer: &[u8]) -> ConnectError {
         result.err().expect("this is no greeting")
     };
     tokio::join!(connect, script).0
+}
+
+#[tokio::test]
+async fn a_server_of_an_older_version_is_asked_in_that_version() {
+    for (version, urgency) in [(1, Urgency::Normal), (VERSION, Urgency::Urgent)] {
+        let (listener, addr) = listener().await;
+        let script = async {
+            let mut raw = Raw(listener.accept().await.expect("a client comes").0);
+            let (header, body) = raw.hear().await.expect("a hello");
+            assert_eq!(header.version, 1, "a hello that every version knows");
+            assert!(matches!(body, Body::Hello(hello) if hello.version_max == VERSION));
+            raw.say(&frame(0, &hello_ack_of(version, CLUSTER), &[])).await;
+            raw.hear().await.expect("a get")
+        };
+        let asked = async {
+            let mover = TcpMover::connect(&addr, TcpOptions::default(), soon()).await;
+            let mover = mover.expect("the greeting succeeds");
+            let stream = mover.get(get_items([1], 10), Incarnation(0), Urgency::Urgent, soon());
+            (mover, stream)
+        };
+        let (_asked, (header, body)) = tokio::join!(asked, script);
+        assert!(header.version <= version);
+        assert!(matches!(body, Body::Get(get) if get.urgency == urgency), "version {version}");
+    }
 }
 
 #[tokio::test]
@@ -357,7 +381,7 @@ async fn a_goodbye_says_why_everything_failed() {
         })
         .await;
         assert_eq!(failures(&completions), [Some(status); 2]);
-        let mut later = mover.get(get_items([1], 10), Incarnation(0), soon());
+        let mut later = mover.get(get_items([1], 10), Incarnation(0), Urgency::Normal, soon());
         assert_eq!(later.next().await.and_then(|got| got.result.err()), Some(status));
     }
 }

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_fabric::{
-    BlockBuf, BlockService, BlockStatus, GetCompletion, GetHit, GetItem, Mover, PeerInfo, PutAck,
+    BlockBuf, BlockService, BlockStatus, GetCompletion, GetHit, GetItem, GetRequest, Mover, PeerInfo, PutAck,
     PutCompletion, PutItem, PutRequest, TierBits,
 };
-use hearth_proto::{BlockKey, ClusterId, Generation, Incarnation, NamespaceId, NodeId, Tier};
+use hearth_proto::{BlockKey, ClusterId, Generation, Incarnation, NamespaceId, NodeId, Tier, Urgency};
 use tokio::sync::{Notify, Semaphore};
 
 pub const CLUSTER: ClusterId = ClusterId([7; 16]);
@@ -119,6 +119,8 @@ struct Stored {
 pub struct MemoryService {
     blocks: Mutex<HashMap<(NamespaceId, BlockKey), Stored>>,
     faults: Mutex<HashMap<BlockKey, Fault>>,
+    /// How urgently each block was asked for last.
+    urgencies: Mutex<HashMap<BlockKey, Urgency>>,
     info: Mutex<PeerInfo>,
     generation: AtomicU64,
     /// Leases, slots and lookups that live.
@@ -142,6 +144,7 @@ impl Default for MemoryService {
         Self {
             blocks: Mutex::default(),
             faults: Mutex::default(),
+            urgencies: Mutex::default(),
             info: Mutex::new(info),
             generation: AtomicU64::new(1),
             lent: Arc::default(),
@@ -177,6 +180,10 @@ impl MemoryService {
         self.blocks.lock().expect("no test panics under a lock").contains_key(&(NamespaceId::DEFAULT, key))
     }
 
+    pub fn urgency_of(&self, key: BlockKey) -> Option<Urgency> {
+        self.urgencies.lock().expect("no test panics under a lock").get(&key).copied()
+    }
+
     fn fault_of(&self, key: BlockKey) -> Option<Fault> {
         self.faults.lock().expect("no test panics under a lock").get(&key).cloned()
     }
@@ -205,9 +212,10 @@ impl BlockService for MemoryService {
     async fn get(
         &self,
         namespace: NamespaceId,
-        key: BlockKey,
+        GetRequest { key, urgency }: GetRequest,
         _deadline: Instant,
     ) -> Result<GetHit<Lease>, BlockStatus> {
+        self.urgencies.lock().expect("no test panics under a lock").insert(key, urgency);
         let alive = self.lent.lend();
         let fault = self.fault_of(key);
         self.pass(fault.as_ref()).await?;
@@ -305,7 +313,7 @@ pub fn put_items(numbers: impl IntoIterator<Item = u32>, len: usize) -> Vec<PutI
 /// All completions of a get in the order of its items; each index exactly once.
 pub async fn get_all(mover: &impl Mover, items: Vec<GetItem>, deadline: Instant) -> Vec<GetCompletion> {
     let count = items.len();
-    let mut stream = mover.get(items, Incarnation(0), deadline);
+    let mut stream = mover.get(items, Incarnation(0), Urgency::Normal, deadline);
     let mut completions = Vec::with_capacity(count);
     while let Some(completion) = stream.next().await {
         completions.push(completion);

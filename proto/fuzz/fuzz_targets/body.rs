@@ -4,20 +4,20 @@
 
 #![no_main]
 
-use hearth_proto::frame::{Body, FrameKind, Header, VERSION};
+use hearth_proto::frame::{Body, FrameKind, Header, VERSION, VERSION_MIN};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
     let Some((&[kind, a, b, c, d], bytes)) = input.split_first_chunk::<5>() else { return };
     let Some(kind) = FrameKind::from_wire(kind) else { return };
-    let header = Header {
-        version: VERSION,
-        kind,
-        request_id: 1,
-        body_len: bytes.len() as u32,
-        payload_len: u32::from_le_bytes([a, b, c, d]),
-        body_crc: crc32fast::hash(bytes),
-    };
+    for version in VERSION_MIN..=VERSION {
+        let (body_len, payload_len) = (bytes.len() as u32, u32::from_le_bytes([a, b, c, d]));
+        let body_crc = crc32fast::hash(bytes);
+        judge(&Header { version, kind, request_id: 1, body_len, payload_len, body_crc }, bytes);
+    }
+});
+
+fn judge(header: &Header, bytes: &[u8]) {
     // A reader comes to the body only by a header that passed.
     let Ok(header) = Header::decode(&header.encode()) else { return };
     if let Ok(body) = Body::decode(&header, bytes) {
@@ -27,4 +27,4 @@ fuzz_target!(|input: &[u8]| {
         body.encode(header.request_id, header.payload_len, &mut encoded);
         assert_eq!(encoded, expected, "there is one way to say a frame");
     }
-});
+}

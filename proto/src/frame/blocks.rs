@@ -1,11 +1,13 @@
 //! The bodies that carry blocks: get, put, and their answers.
 
+use super::VERSION_MIN;
 use super::error::FrameError;
 use super::status::BlockStatus;
 use super::wire::{Fields, put_count};
 use crate::block::BlockKey;
 use crate::ids::{Generation, Incarnation};
 use crate::retention::{AckLevel, Priority, Retention, Tier};
+use crate::urgency::Urgency;
 
 /// How a payload is encoded. Version 1 knows raw bytes only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -30,6 +32,8 @@ pub struct GetEntry {
 pub struct Get {
     /// Milliseconds from receipt after which no answer is wanted.
     pub deadline_ms: u32,
+    /// How much it matters beside others; all but the usual one need [`Get::URGENCY_SINCE`].
+    pub urgency: Urgency,
     /// The incarnation that the locations were learned under; zero takes any.
     pub incarnation: Incarnation,
     /// Up to `CHAIN_BLOCKS_MAX` blocks.
@@ -37,9 +41,22 @@ pub struct Get {
 }
 
 impl Get {
+    /// The version from which on a get has an urgency. Before, where it lies were high bytes of the count,
+    /// which were always zero, as is the usual urgency.
+    pub const URGENCY_SINCE: u16 = 2;
+
+    pub(super) const fn version(&self) -> u16 {
+        match self.urgency {
+            Urgency::Normal => VERSION_MIN,
+            Urgency::Background | Urgency::Urgent => Self::URGENCY_SINCE,
+        }
+    }
+
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.deadline_ms.to_le_bytes());
-        put_count(out, self.entries.len());
+        let count = u16::try_from(self.entries.len()).expect("the caller's batch is within CHAIN_BLOCKS_MAX");
+        out.extend_from_slice(&count.to_le_bytes());
+        out.extend_from_slice(&[self.urgency.to_wire(), 0]);
         out.extend_from_slice(&self.incarnation.0.to_le_bytes());
         for entry in &self.entries {
             out.extend_from_slice(&entry.key.0);
@@ -49,18 +66,23 @@ impl Get {
 
     pub(super) fn read(fields: &mut Fields<'_>) -> Result<Self, FrameError> {
         let deadline_ms = fields.u32("deadline_ms")?;
-        let claimed = fields.u32("count")? as usize;
+        let claimed = usize::from(fields.u16("count")?);
+        let [urgency, padding] = fields.array("urgency")?;
         let incarnation = Incarnation(fields.u64("incarnation")?);
         let rest = fields.rest();
         if claimed.checked_mul(36) != Some(rest.len()) {
             return Err(fields.bad("count"));
+        }
+        let urgency = Urgency::from_wire(urgency).ok_or_else(|| fields.bad("urgency"))?;
+        if padding != 0 {
+            return Err(fields.bad("padding"));
         }
         let entry = |bytes: &[u8]| {
             let (key, capacity) = bytes.split_first_chunk::<32>()?;
             Some(GetEntry { key: BlockKey(*key), capacity: u32::from_le_bytes(capacity.try_into().ok()?) })
         };
         let entries = rest.chunks_exact(36).map(entry).collect::<Option<Vec<_>>>();
-        Ok(Self { deadline_ms, incarnation, entries: entries.ok_or_else(|| fields.bad("entries"))? })
+        Ok(Self { deadline_ms, urgency, incarnation, entries: entries.ok_or_else(|| fields.bad("entries"))? })
     }
 }
 

@@ -1,6 +1,6 @@
 //! A frame without its payload: the body, and how it goes to bytes and comes back.
 
-use super::VERSION;
+use super::VERSION_MIN;
 use super::blocks::{Get, GetBlock, PutBlock, PutDone};
 use super::control::{Goodbye, Hello, HelloAck, Keys, RemoveReply, TierBits};
 use super::error::FrameError;
@@ -56,6 +56,14 @@ impl Body {
         }
     }
 
+    /// The version that the header states: the oldest that can say this.
+    const fn version(&self) -> u16 {
+        match self {
+            Self::Get(get) => get.version(),
+            _ => VERSION_MIN,
+        }
+    }
+
     /// Appends header and body to `out`; the caller sends `payload_len` bytes of payload after them.
     ///
     /// # Panics
@@ -82,7 +90,7 @@ impl Body {
         assert!((body_min..=body_max).contains(&body.len()), "{kind:?} body of {} bytes", body.len());
         assert!(payload_len as usize <= kind.payload_bytes_max(), "{kind:?} payload of {payload_len} bytes");
         let header = Header {
-            version: VERSION,
+            version: self.version(),
             kind,
             request_id,
             body_len: body.len() as u32,
@@ -122,6 +130,9 @@ impl Body {
             FrameKind::Goodbye => Self::Goodbye(Goodbye::read(&mut fields)?),
         };
         fields.end()?;
+        if body.version() != header.version {
+            return Err(FrameError::Field { kind, field: "version" });
+        }
         Ok(body)
     }
 }

@@ -10,8 +10,14 @@
 //!         magic    version   kind   flags   request_id   body_len   payload_len   body_crc   header_crc
 //! ```
 //!
-//! The place of magic and version never changes, and neither does the body of [`Hello`]. A client says
-//! hello in the oldest version it speaks, both ends then use the newest that both know.
+//! The place of magic and version never changes, and neither does the body of [`Hello`]. Both ends learn
+//! from the greeting which is the newest version that both know. Each frame states the oldest version that
+//! can say what it says, so what a newer end says to an older one is in the bytes that this one knows; what
+//! only a newer version can say is not said to an older one.
+//!
+//! | version | what is new |
+//! |---|---|
+//! | 2 | a get has an urgency |
 
 mod blocks;
 mod body;
@@ -31,7 +37,7 @@ pub use status::BlockStatus;
 /// The first four bytes of every frame: `HRTH`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"HRTH");
 /// The newest version of the frames that this build speaks.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// The oldest version of the frames that this build speaks.
 pub const VERSION_MIN: u16 = 1;
 

@@ -5,7 +5,7 @@ use crate::hex;
 use crate::limits::{BLOCK_BYTES_MAX, CHAIN_BLOCKS_MAX, FRAME_HEADER_BYTES, GOODBYE_TEXT_BYTES_MAX};
 use crate::{
     AckLevel, BlockKey, Classified, ClusterId, ErrorKind, Generation, Incarnation, NodeId, Priority,
-    Retention, Tier,
+    Retention, Tier, Urgency,
 };
 
 fn key(byte: u8) -> BlockKey {
@@ -50,6 +50,7 @@ fn samples() -> Vec<(Body, u32)> {
         (
             Body::Get(Get {
                 deadline_ms: 1_500,
+                urgency: Urgency::Normal,
                 incarnation: Incarnation(9),
                 entries: vec![
                     GetEntry { key: key(1), capacity: 0x10_0000 },
@@ -116,6 +117,46 @@ fn every_frame_has_the_bytes_that_were_agreed() {
             (body, *payload_len, 0x0102_0304_0506_0708)
         );
     }
+}
+
+/// The golden get, made as urgent as can be.
+fn urgent() -> Vec<u8> {
+    let (mut body, _) = samples().remove(2);
+    if let Body::Get(get) = &mut body {
+        get.urgency = Urgency::Urgent;
+    }
+    encode(1, &body, 0)
+}
+
+#[test]
+fn urgency_is_one_byte_and_one_version_more_than_a_usual_get() {
+    let (usual, urgent) = (encode(1, &samples()[2].0, 0), urgent());
+    assert_eq!((usual[4], urgent[4]), (1, 2), "the oldest version that can say it");
+    let body = |frame: &[u8]| frame[FRAME_HEADER_BYTES..].to_vec();
+    let differ: Vec<_> =
+        (0..).zip(body(&usual).into_iter().zip(body(&urgent))).filter(|(_, (a, b))| a != b).collect();
+    assert_eq!(differ, [(6, (0, 1))]);
+    assert!(matches!(decode(&urgent), Ok((_, Body::Get(Get { urgency: Urgency::Urgent, .. })))));
+}
+
+#[test]
+fn what_a_version_cannot_say_is_refused_in_it() {
+    let field = |field| Err(FrameError::Field { kind: FrameKind::Get, field });
+    for (at, value, refusal) in [
+        (4, 1, field("version")),
+        (FRAME_HEADER_BYTES + 6, 0, field("version")),
+        (FRAME_HEADER_BYTES + 6, 3, field("urgency")),
+        (FRAME_HEADER_BYTES + 7, 1, field("padding")),
+    ] {
+        let mut bytes = urgent();
+        bytes[at] = value;
+        reseal(&mut bytes);
+        assert_eq!(decode(&bytes), refusal, "byte {at} is {value}");
+    }
+    let mut bytes = encode(1, &Body::Cancel, 0);
+    bytes[4] = 2;
+    reseal(&mut bytes);
+    assert_eq!(decode(&bytes), Err(FrameError::Field { kind: FrameKind::Cancel, field: "version" }));
 }
 
 #[test]
@@ -204,7 +245,8 @@ fn a_count_that_its_body_does_not_hold_is_refused_before_memory_is_taken() {
 fn the_largest_batch_fits_and_a_larger_one_cannot_be_made() {
     let get = |count| {
         let entries = vec![GetEntry { key: key(1), capacity: 1 }; count];
-        Body::Get(Get { deadline_ms: 1, incarnation: Incarnation(0), entries })
+        let urgency = Urgency::Normal;
+        Body::Get(Get { deadline_ms: 1, urgency, incarnation: Incarnation(0), entries })
     };
     let largest = get(CHAIN_BLOCKS_MAX);
     assert_eq!(decode(&encode(1, &largest, 0)).map(|(_, body)| body), Ok(largest));
@@ -298,11 +340,11 @@ fn any_small() -> impl Strategy<Value = Body> {
                 Body::HelloAck(HelloAck { version, block_bytes_max, node_id, incarnation, cluster_id })
             }
         ),
-        (any::<u32>(), any::<u64>(), proptest::collection::vec(entry, 0..20)).prop_map(
-            |(deadline_ms, incarnation, entries)| {
-                Body::Get(Get { deadline_ms, incarnation: Incarnation(incarnation), entries })
-            }
-        ),
+        (any::<u32>(), 0..Urgency::ALL.len(), any::<u64>(), proptest::collection::vec(entry, 0..20))
+            .prop_map(|(deadline_ms, urgency, incarnation, entries)| {
+                let (urgency, incarnation) = (Urgency::ALL[urgency], Incarnation(incarnation));
+                Body::Get(Get { deadline_ms, urgency, incarnation, entries })
+            }),
         proptest::collection::vec(put_entry, 0..20).prop_map(|entries| Body::PutDone(PutDone { entries })),
         keys().prop_map(Body::Contains),
         keys().prop_map(Body::Remove),

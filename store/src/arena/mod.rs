@@ -5,6 +5,7 @@
 //! that is: the index, a lease, or the disk thread in the middle of a transfer.
 
 mod block;
+mod lines;
 mod loan;
 mod mapping;
 mod slot;
@@ -13,14 +14,12 @@ mod view;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
-
-use hearth_proto::limits::{FIXED_BUFFER_BYTES_MAX, SECTOR_BYTES};
-use tokio::sync::{Notify, Semaphore};
 
 pub(crate) use block::HostBlock;
 pub use block::Lease;
+use hearth_proto::limits::{FIXED_BUFFER_BYTES_MAX, SECTOR_BYTES};
+use lines::{Line, Lines};
 pub use loan::Loan;
 pub(crate) use loan::Loans;
 use mapping::Mapping;
@@ -37,12 +36,8 @@ pub(crate) struct Arena {
     mapping: Mapping,
     slots: Mutex<ExtentMap>,
     piece_bytes: usize,
-    /// Tells the one who waits for room that a slot was released or became evictable.
-    room: Notify,
-    /// Those who wait for room, the first in line included.
-    waiting: AtomicUsize,
-    /// Lets one at a time wait for room, in the order of arrival.
-    turnstile: Semaphore,
+    /// Those who wait for room.
+    lines: Lines,
 }
 
 impl Arena {
@@ -61,9 +56,7 @@ impl Arena {
             mapping,
             slots: Mutex::new(slots),
             piece_bytes: FIXED_BUFFER_BYTES_MAX / extent_bytes * extent_bytes,
-            room: Notify::new(),
-            waiting: AtomicUsize::new(0),
-            turnstile: Semaphore::new(1),
+            lines: Lines::default(),
         }))
     }
 
@@ -104,35 +97,37 @@ impl Arena {
         self.mapping.memfd()
     }
 
-    pub(crate) fn anyone_waits(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) > 0
+    /// True if anyone waits for a slot of `class` sectors.
+    pub(crate) fn anyone_waits(&self, class: u32) -> bool {
+        self.lines.anyone_waits(class)
     }
 
-    /// Lets the first in line try again. Called after anything that may have made room.
+    /// Lets the first in line of each record size try again. Called after anything that may have made room.
     pub(crate) fn made_room(&self) {
-        if self.anyone_waits() {
-            self.room.notify_one();
-        }
+        self.lines.made_room();
     }
 
-    /// Waits in line and then until `attempt` gives something, tried again whenever there may be room, and
-    /// when something ends by itself that `attempt` looks at.
+    /// Waits in the line of a record size and then until `attempt` gives something, tried again whenever
+    /// there may be room, and when something ends by itself that `attempt` looks at.
     ///
-    /// Cancel safe: whoever gives up leaves the line.
+    /// Cancel safe: whoever gives up leaves the line, and with the last of a line goes what was reserved for
+    /// its size.
     pub(crate) async fn wait_for_room<T>(
         &self,
+        class: u32,
         clock: &Clock,
         next_end: impl Fn() -> Option<Instant>,
         mut attempt: impl FnMut() -> Option<T>,
     ) -> T {
-        let _waiting = Waiting::new(&self.waiting);
-        let _turn = self.turnstile.acquire().await.expect("the turnstile is never closed");
+        let waiting = Waiting { arena: self, class, line: self.lines.join(class) };
+        let line = &waiting.line;
+        let _turn = line.turnstile.acquire().await.expect("the turnstile is never closed");
         loop {
             if let Some(given) = attempt() {
                 return given;
             }
             // A notification that came since the attempt began is kept, so none is missed.
-            let notified = self.room.notified();
+            let notified = line.room.notified();
             match next_end() {
                 Some(end) => drop(clock.timeout_at(end, notified).await),
                 None => notified.await,
@@ -146,23 +141,28 @@ impl Arena {
     }
 }
 
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(waiting: &'a AtomicUsize) -> Self {
-        waiting.fetch_add(1, Ordering::SeqCst);
-        Self(waiting)
-    }
+/// Somebody in a line.
+struct Waiting<'a> {
+    arena: &'a Arena,
+    class: u32,
+    line: Arc<Line>,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        let last = self.arena.lines.leave(self.class, &self.line);
+        if last && lock(&self.arena.slots).end_reservation(self.class) {
+            self.arena.made_room();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::pin::Pin;
+    use std::task::{Context, Waker};
+
     use super::*;
     use crate::extents::class_of;
 
@@ -183,6 +183,48 @@ mod tests {
         assert_eq!(lock(arena.slots()).used_bytes(), 4_096);
         drop(lease);
         assert_eq!(lock(arena.slots()).used_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn room_wakes_the_first_of_each_size_and_nobody_else() {
+        let arena = Arena::new(1 << 20, 1 << 20).unwrap();
+        let clock = Clock::real();
+        let (attempts, may) = (Cell::new(0), Cell::new(false));
+        let waiter = |class| {
+            arena.wait_for_room(
+                class,
+                &clock,
+                || None,
+                || {
+                    attempts.set(attempts.get() + 1);
+                    may.get().then_some(())
+                },
+            )
+        };
+        let mut waiters: Vec<_> = [1, 1, 1, 2, 2].map(|class| Box::pin(waiter(class))).into();
+        let mut poll_all = |ended: &mut usize| {
+            waiters.retain_mut(|waiter| {
+                let pending = futures_poll(waiter.as_mut());
+                *ended += usize::from(!pending);
+                pending
+            });
+        };
+        let mut ended = 0;
+        poll_all(&mut ended);
+        assert_eq!(attempts.take(), 2, "the first of each line");
+        arena.made_room();
+        poll_all(&mut ended);
+        assert_eq!((attempts.take(), ended), (2, 0));
+        may.set(true);
+        arena.made_room();
+        (0..3).for_each(|_| poll_all(&mut ended));
+        assert_eq!((attempts.take(), ended), (5, 5), "whoever is served makes way for the next");
+        assert!(!arena.anyone_waits(1) && !arena.anyone_waits(2));
+    }
+
+    /// True if a future is not ready.
+    fn futures_poll(future: Pin<&mut impl Future<Output = ()>>) -> bool {
+        future.poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
     #[test]

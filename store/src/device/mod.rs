@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 pub use file::DeviceError;
 pub(crate) use file::Member;
-pub(crate) use request::{Done, ReadDone, ReadEnd, Request, Urgency};
+pub(crate) use request::{Done, ReadDone, ReadEnd, Request};
 
 use crate::arena::Arena;
 use crate::config::{Driver, DriverOptions};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
+pub(crate) use hearth_proto::Urgency;
 use tokio::sync::oneshot;
 
 use super::stopped;
@@ -37,23 +38,6 @@ impl Request {
             Self::Write { done, .. } | Self::Discard { done, .. } => done(Err(error)),
         }
     }
-}
-
-/// How much a read matters beside others that wait.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Urgency {
-    /// Nobody waits for it yet, as with a prefetch.
-    Background,
-    /// A get.
-    #[default]
-    Normal,
-    /// A get that is to overtake others.
-    Urgent,
-}
-
-impl Urgency {
-    /// Every urgency, the most urgent first.
-    pub(crate) const ALL: [Self; 3] = [Self::Urgent, Self::Normal, Self::Background];
 }
 
 /// Called once, when a write or a discard ended.

@@ -42,7 +42,14 @@ pub(super) fn start(member: &Arc<Member>, arena: &Arc<Arena>, options: DriverOpt
         Driver { rings, transfers: Transfers::new(RING_IN_FLIGHT_MAX), shared, arena }.run();
     };
     let thread = std::thread::Builder::new().name("hearth-disk".into()).spawn(body)?;
-    let shared = made.recv().map_err(io::Error::other)??;
+    let shared = match made.recv().map_err(io::Error::other)? {
+        Ok(shared) => shared,
+        Err(error) => {
+            // Nothing of it is left when another driver begins.
+            let _ = thread.join();
+            return Err(error);
+        }
+    };
     Ok(Started { device: Arc::new(RingDevice { shared, thread: Mutex::new(Some(thread)) }), ready })
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use hearth_proto::{BlockId, BlockKey, Generation, NamespaceId, Priority};
+use hearth_proto::{BlockId, BlockKey, Generation, NamespaceId, Priority, Urgency};
 use tempfile::{TempDir, tempdir};
 
 use super::request::{Done, ReadEnd};

@@ -5,7 +5,7 @@ mod table;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use hearth_proto::BlockId;
+use hearth_proto::{BlockId, Urgency};
 pub(crate) use node::{Kept, NewBlock, Node, NvmeReplica, SECTORS_MAX, key_bits};
 use rustc_hash::FxHashMap;
 use table::{NODES_MAX, Table};
@@ -76,6 +76,14 @@ fn fold(a: u64, b: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
+/// The read of a block that is made.
+pub(crate) struct InFlight {
+    /// Closes when the read ends, well or not.
+    pub(crate) ended: watch::Receiver<()>,
+    /// That of the most urgent get that waits for it.
+    pub(crate) urgency: Urgency,
+}
+
 pub(crate) struct Shard {
     number: usize,
     seed: Seed,
@@ -86,8 +94,8 @@ pub(crate) struct Shard {
     given: u32,
     hosts: Vec<Option<Arc<HostBlock>>>,
     hosts_free: Vec<u32>,
-    /// Blocks that someone reads from NVMe; the channel closes when that ends, well or not.
-    pub(crate) reading: FxHashMap<BlockId, watch::Receiver<()>>,
+    /// Blocks that someone reads from NVMe.
+    pub(crate) reading: FxHashMap<BlockId, InFlight>,
     /// Those who wait for a block to be durable.
     pub(crate) waiters: FxHashMap<BlockId, Vec<oneshot::Sender<Durability>>>,
     pub(crate) gets_host: u64,

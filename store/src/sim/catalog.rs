@@ -94,6 +94,17 @@ impl CatalogState {
         self.faults = faults;
     }
 
+    /// What the index says is out of service.
+    pub(super) fn fenced(&self) -> Fenced {
+        let fenced = |extent: &u32| self.extents.get(extent).is_some_and(|entry| entry.fenced);
+        let extent_sectors = (self.extent_bytes / SECTOR_BYTES) as u32;
+        let blocks = self.blocks.values().filter(|entry| fenced(&(entry.sector / extent_sectors)));
+        Fenced {
+            extents: self.extents.keys().copied().filter(fenced).collect(),
+            blocks: blocks.map(|entry| entry.id).collect(),
+        }
+    }
+
     fn apply(&mut self, changes: &Changes) {
         self.committed.extend_from_slice(&changes.list);
         for change in &changes.list {
@@ -133,6 +144,12 @@ impl CatalogState {
         self.apply(changes);
         Ok(())
     }
+}
+
+/// Extents that are out of service, and the blocks that lie there by the index.
+pub(super) struct Fenced {
+    pub(super) extents: Vec<u32>,
+    pub(super) blocks: Vec<BlockId>,
 }
 
 /// One store's handle to the index.
@@ -251,7 +268,7 @@ impl CatalogState {
         })
     }
 
-    fn extent_of(&self, entry: &BlockEntry) -> u32 {
+    pub(super) fn extent_of(&self, entry: &BlockEntry) -> u32 {
         entry.sector / (self.extent_bytes / SECTOR_BYTES) as u32
     }
 

@@ -1,5 +1,7 @@
 //! Single flipped bits in stored records: each is refused, wherever it is.
 
+use hearth_proto::Urgency;
+
 use super::content::{NAMES, Name};
 use super::disk::Fate;
 use super::faults::Faults;
@@ -81,7 +83,7 @@ fn flip_until(world: &mut World, flips: &mut Flips, until: u64) -> Result<(), Br
         world.open()?;
         for (entry, spot) in blocks.values().zip(spots) {
             let hits = world.oracle.hits;
-            world.begin(Kind::Get, Name::of(&entry.id), PATIENCE_US);
+            world.begin(Kind::Get(Urgency::Normal), Name::of(&entry.id), PATIENCE_US);
             world.run_calls()?;
             let region = match (spot, world.oracle.hits > hits) {
                 (Spot::Payload, false) => &mut flips.payload,

@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use hearth_proto::Tier;
 use hearth_proto::limits::SECTOR_BYTES;
+use hearth_proto::{BlockId, Tier, Urgency};
 
-use super::catalog::DATA_OFFSET;
+use super::catalog::{DATA_OFFSET, Fenced};
 use super::content::Name;
 use super::device::SimulatedDevice;
 use super::disk::Fate;
@@ -41,6 +41,8 @@ impl World {
         for attempt in 0..OPENINGS_MAX {
             let faults = if attempt + 1 == OPENINGS_MAX { Faults::default() } else { self.faults };
             lock(&self.medium.catalog).begin_life(faults);
+            self.lifts_fences = self.rng.below(4) == 0;
+            let fenced = lock(&self.medium.catalog).fenced();
             let config = self.config();
             let arena = Arena::new(config.arena_bytes, config.extent_bytes)
                 .map_err(|error| Broken { invariant: "OPEN", detail: error.to_string() })?;
@@ -51,6 +53,7 @@ impl World {
                     let store = Store::new(core, None);
                     self.oracle.reopened(&store, &self.medium)?;
                     self.trace_changes();
+                    self.check_lifted(&store, &fenced)?;
                     self.note("opened", &[report.blocks, report.dropped]);
                     self.life = Some(Life::new(store, writer, arena));
                     self.lives += 1;
@@ -63,6 +66,26 @@ impl World {
             }
         }
         broken("OPEN", "a store does not open on an index that takes changes")
+    }
+
+    /// Whether a store that was to lift fences did, and forgot what lay behind them (INV-EIO).
+    fn check_lifted(&self, store: &Store, fenced: &Fenced) -> Result<(), Broken> {
+        let catalog = lock(&self.medium.catalog);
+        let left = (store.stats().fenced_extents, catalog.fenced().extents.len());
+        let expected = if self.lifts_fences { 0 } else { fenced.extents.len() };
+        // A slot that was ready and cannot be read costs its extent while the store opens.
+        let fenced_now = self.medium.errors() > 0 && left.0 == left.1 as u64;
+        if left != (expected as u64, expected) && !fenced_now {
+            return broken("INV-EIO", format!("{left:?} extents are fenced, expected {expected}"));
+        }
+        let came_back = |block: &&BlockId| {
+            let entry = catalog.blocks.get(block);
+            entry.is_some_and(|entry| fenced.extents.contains(&catalog.extent_of(entry)))
+        };
+        match fenced.blocks.iter().find(came_back) {
+            Some(block) => broken("INV-EIO", format!("{block:?} came back from a fenced extent")),
+            None => Ok(()),
+        }
     }
 
     /// Devices and an index for one life.
@@ -152,14 +175,8 @@ impl World {
         if self.power_failed() {
             return self.crash();
         }
-        if let Some(life) = &mut self.life {
-            if let Some(mut writer) = life.writer.take() {
-                writer.end();
-            }
-            if let Some(nvme) = &life.store.core().nvme {
-                let slots = lock(&nvme.slots);
-                life.fenced = (0..slots.count()).filter(|extent| slots.is_fenced(*extent)).collect();
-            }
+        if let Some(mut writer) = self.life.as_mut().and_then(|life| life.writer.take()) {
+            writer.end();
         }
         self.medium.devices.iter().for_each(|device| device.stop());
         self.look()?;
@@ -205,13 +222,17 @@ impl World {
         if refusals > 0 {
             self.oracle.history.forget_removals();
         }
-        match lock(arena.slots()).used_bytes() {
+        let slots = lock(arena.slots());
+        match slots.used_bytes() {
+            0 if slots.anything_is_reserved() => {
+                broken("INV-LEAK", "an extent of the arena is reserved for nobody")
+            }
             0 => Ok(()),
             bytes => broken("INV-LEAK", format!("{bytes} bytes of the arena are in use by nobody")),
         }
     }
 
-    /// An extent that failed a write is out of service, and stays so when the store opens again
+    /// An extent that failed a write is out of service, and whatever is stays so when the store opens again
     /// (INV-EIO).
     fn check_fences(&self, life: &Life) -> Result<(), Broken> {
         let Some(nvme) = &life.store.core().nvme else { return Ok(()) };
@@ -227,8 +248,8 @@ impl World {
                 }
             }
         }
-        for extent in &life.fenced {
-            let remembered = catalog.extents.get(extent).is_some_and(|entry| entry.fenced);
+        for extent in (0..slots.count()).filter(|extent| slots.is_fenced(*extent)) {
+            let remembered = catalog.extents.get(&extent).is_some_and(|entry| entry.fenced);
             if !remembered && catalog.refusals == 0 {
                 return broken("INV-EIO", format!("extent {extent} is back in service after a restart"));
             }
@@ -241,7 +262,7 @@ impl World {
         let faults = std::mem::take(&mut self.faults);
         lock(&self.medium.catalog).set_faults(Faults::default());
         for name in self.oracle.held() {
-            self.begin(Kind::Get, name, PATIENCE_US);
+            self.begin(Kind::Get(Urgency::Normal), name, PATIENCE_US);
             self.run_calls()?;
         }
         lock(&self.medium.catalog).set_faults(faults);
@@ -281,6 +302,7 @@ impl World {
             arena_bytes: self.shape.arena_extents * extent_bytes,
             nvme: Some(NvmeConfig {
                 compression: self.shape.compression,
+                lift_fences: self.lifts_fences,
                 ..NvmeConfig::one_file("simulated", self.shape.disk_extents * extent_bytes)
             }),
             extent_bytes: self.shape.extent_bytes,

@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::time::{Duration, Instant};
 
-use hearth_proto::{AckLevel, Priority, Retention};
+use hearth_proto::{AckLevel, Priority, Retention, Urgency};
 
 use super::content::{NAMES, Name, PAYLOAD_BYTES_MIN, Version, fill};
 use super::rng::Rng;
@@ -32,7 +32,7 @@ pub(super) enum Kind {
         keep: KeepAsked,
         pause_us: u64,
     },
-    Get,
+    Get(Urgency),
     GetHost,
     Remove,
     Flush,
@@ -81,7 +81,7 @@ impl Kind {
                 let pause_us = pause(rng);
                 Self::Put { version, len, durable: rng.below(2) == 0, keep, pause_us }
             }
-            45..=79 => Self::Get,
+            45..=79 => Self::Get(rng.pick(&[Urgency::Background, Urgency::Normal, Urgency::Urgent])),
             80..=84 => Self::GetHost,
             85..=92 => Self::Remove,
             93 | 94 => Self::Flush,
@@ -101,7 +101,7 @@ impl Kind {
             Self::Put { version, len, durable, .. } => {
                 u64::from(version.0) << 32 | (*len as u64) << 1 | u64::from(*durable)
             }
-            Self::Get => 1,
+            Self::Get(urgency) => 1 | u64::from(urgency.to_wire()) << 3,
             Self::GetHost => 2,
             Self::Remove => 3,
             Self::Flush => 4,
@@ -115,7 +115,7 @@ impl Kind {
         match self {
             Self::Put { durable: true, .. } => "put durable",
             Self::Put { .. } => "put",
-            Self::Get => "get",
+            Self::Get(_) => "get",
             Self::GetHost => "get_host",
             Self::Remove => "remove",
             Self::Flush => "flush",
@@ -170,7 +170,9 @@ pub(super) fn perform(store: &Store, call: &Call, deadline: Instant) -> Work {
             let ack = if durable { AckLevel::Durable } else { AckLevel::Host };
             Answer::Put(store.put(name.id(), slot, meta, ack, deadline).await)
         }),
-        Kind::Get => Box::pin(async move { Answer::Got(store.get(&name.id(), deadline).await) }),
+        Kind::Get(urgency) => {
+            Box::pin(async move { Answer::Got(store.get_with(&name.id(), urgency, deadline).await) })
+        }
         Kind::GetHost => Box::pin(async move { Answer::GotHost(store.get_host(&name.id())) }),
         Kind::Remove => Box::pin(async move { Answer::Removed(store.remove(&name.id()).await) }),
         Kind::Flush => Box::pin(async move {

@@ -62,6 +62,8 @@ pub(super) struct World {
     pub(super) trace: Trace,
     pub(super) time: Arc<SimulatedTime>,
     pub(super) shape: Shape,
+    /// True if the next life lifts the fences of the lives before.
+    pub(super) lifts_fences: bool,
     pub(super) faults: Faults,
     pub(super) medium: Medium,
     pub(super) oracle: Oracle,
@@ -85,8 +87,6 @@ pub(super) struct Life {
     /// Gone once it has ended.
     pub(super) writer: Option<Writer>,
     pub(super) arena: Arc<Arena>,
-    /// Extents that were out of service when the writer ended: a reader who finds out later tells nobody.
-    pub(super) fenced: Vec<u32>,
     leases: Vec<Held>,
 }
 
@@ -114,26 +114,28 @@ enum Action {
 
 impl Life {
     pub(super) fn new(store: Store, writer: Writer, arena: Arc<Arena>) -> Self {
-        Self { store, writer: Some(writer), arena, fenced: Vec::new(), leases: Vec::new() }
+        Self { store, writer: Some(writer), arena, leases: Vec::new() }
     }
 }
 
 impl World {
     pub(super) fn new(seed: u64, options: &Options) -> Self {
         let mut rng = Rng::new(seed);
+        let churns = rng.below(2) == 0;
         let shape = Shape {
             extent_bytes: rng.pick(&[32 << 10, 64 << 10]),
             arena_extents: rng.between(2, 4),
-            disk_extents: rng.between(2, 4),
+            // Where few names come and go, little room lets them take each other's slots.
+            disk_extents: if churns { rng.between(1, 2) } else { rng.between(2, 4) },
             disks: rng.pick(&[1, 1, 1, 2, 3]),
-            churns: rng.below(3) == 0,
+            churns,
             compression: match rng.below(8) {
                 0..=4 => Compression::Off,
                 5 | 6 => Compression::Fast,
                 _ => Compression::Dense,
             },
             ready: ReadyLimits {
-                bytes_max: rng.pick(&[0, 24 << 10, 1 << 20]),
+                bytes_max: rng.pick(&[0, 0, 24 << 10, 1 << 20]),
                 tier_divisor: rng.pick(&[2, 4, 8]),
                 slots_min: 1,
             },
@@ -149,6 +151,7 @@ impl World {
             trace: Trace::new(verbose),
             time: SimulatedTime::new(),
             shape,
+            lifts_fences: false,
             faults,
             medium,
             oracle: Oracle::new(),
@@ -290,7 +293,7 @@ impl World {
         let possible = [
             (Action::Poll, 300, ready > 0),
             (Action::Complete, 200, answers && !stalls),
-            (Action::Commit, 100, commits),
+            (Action::Commit, 20, commits),
             (Action::Turn, 150, mail),
             (Action::Begin, 100, begins),
             (Action::PassTime, if quiet { 100 } else { 8 }, later && ready == 0),

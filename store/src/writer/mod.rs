@@ -270,6 +270,9 @@ impl Writer {
     /// Finds a slot on the device: a free one, else a longer file, else one that is ready for others and
     /// that nobody takes, else an evicted block's.
     fn allocate(&mut self, nvme: &Nvme, class: u32) -> Option<u32> {
+        let core = Arc::clone(&self.core);
+        let refused = &mut || core.counters.growth_failures.add(1);
+        nvme.spread(class, core.clock.now_us(), refused);
         loop {
             if let Some(given) = lock(&nvme.slots).allocate(class) {
                 if let Some(extent) = given.assigned {
@@ -277,16 +280,8 @@ impl Writer {
                 }
                 return Some(given.sector);
             }
-            let now_us = self.core.clock.now_us();
-            let core = Arc::clone(&self.core);
-            if let Some(extent) = nvme.volume.grow(now_us, || core.counters.growth_failures.add(1)) {
-                let mut slots = lock(&nvme.slots);
-                if extent < slots.count() {
-                    slots.find(extent);
-                } else {
-                    let known = slots.grow();
-                    assert_eq!(known, extent, "the volume and its bookkeeping grow together");
-                }
+            let now_us = core.clock.now_us();
+            if nvme.grow(now_us, refused) {
                 continue;
             }
             let idle = lock(&nvme.ready).take_idle(class);

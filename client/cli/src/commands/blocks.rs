@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use hearth_client::{
-    BlockBuf, BlockResult, Chain, Client, Lookup, MissReason, PutBlock, PutOptions, PutResult,
+    BlockBuf, BlockResult, Chain, Client, GetOptions, Lookup, MissReason, PutBlock, PutOptions, PutResult,
 };
 use hearth_proto::limits::{BLOCK_BYTES_MAX, CHAIN_BLOCKS_MAX};
 use hearth_proto::{NodeId, PrefixHash, Priority, Retention, Tier};
@@ -168,7 +168,9 @@ async fn fetch(client: &Client, lookup: &Lookup, index: usize) -> anyhow::Result
     loop {
         let mut result = None;
         client
-            .get(lookup, vec![(index, BlockBuf::with_capacity(capacity))], None, |_, r| result = Some(r))
+            .get(lookup, vec![(index, BlockBuf::with_capacity(capacity))], GetOptions::default(), |_, r| {
+                result = Some(r);
+            })
             .await?;
         match result.context("every block of a get completes")? {
             BlockResult::Miss { reason: MissReason::BufferTooSmall, .. } if capacity < BLOCK_BYTES_MAX => {

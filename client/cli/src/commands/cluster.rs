@@ -148,6 +148,14 @@ fn status_tables(
         }),
     );
     for (node, answer) in listed.nodes.iter().zip(answers) {
+        let fenced = answer.as_ref().ok().and_then(|status| status.store).map_or(0, |s| s.fenced_extents);
+        if fenced > 0 {
+            output::line(format_args!(
+                "node {}: {fenced} extents of its slabs are out of service since an I/O error; when the cause is \
+                 gone, start it once with --nvme-lift-fences",
+                node.node_id
+            ));
+        }
         let groups = answer.iter().flat_map(|status| &status.groups);
         for group in groups.filter(|group| !group.stopped.is_empty()) {
             output::line(format_args!("node {}: group {} {}", node.node_id, group.group_id, group.stopped));
@@ -181,6 +189,6 @@ fn store_json(s: v1::StoreStatus) -> serde_json::Value {
         "nvme_used_bytes": s.nvme_used_bytes, "nvme_blocks": s.nvme_blocks, "gets_host": s.gets_host,
         "gets_nvme": s.gets_nvme, "gets_missed": s.gets_missed, "puts": s.puts, "put_bytes": s.put_bytes,
         "evicted_host": s.evicted_host, "evicted_nvme": s.evicted_nvme, "corrupt_blocks": s.corrupt_blocks,
-        "io_errors": s.io_errors, "pending_writes": s.pending_writes,
+        "io_errors": s.io_errors, "pending_writes": s.pending_writes, "fenced_extents": s.fenced_extents,
     })
 }
