@@ -172,9 +172,10 @@ impl Core {
             // It may have been written meanwhile, and can go now.
             return self.arena.made_room();
         }
-        let standing = shard.node_mut(handle).stand(Kept::Host, self.clock.now_us());
+        let node = shard.node_mut(handle);
+        let standing = node.stand(Kept::Host, self.clock.now_us());
         let slot = block.slot();
-        block.set_place(Some(bags.insert(slot.class(), handle, standing)));
+        block.set_place(Some(bags.insert(slot.class(), handle, standing, node.reuse)));
         lock(self.arena.slots()).set_owner(slot.sector(), Some(handle.to_bits()));
         drop(shard);
         drop(room);
@@ -210,7 +211,7 @@ impl Core {
         let Some(place) = block.place() else { return };
         block.set_place(None);
         let slot = block.slot();
-        if let Some(moved) = bags.remove(slot.class(), handle, standing, place) {
+        if let Some(moved) = bags.remove(handle, standing, place) {
             HostTier { core: self, now_us: 0 }.place(moved, place);
         }
         lock(self.arena.slots()).set_owner(slot.sector(), None);
@@ -253,7 +254,7 @@ impl Core {
         let node = shard.node_mut(handle);
         let NvmeReplica::Stored(sector) = node.nvme() else { return };
         let standing = node.stand(Kept::Nvme, self.clock.now_us());
-        node.place = bags.insert(class, handle, standing);
+        node.place = bags.insert(class, handle, standing, node.reuse);
         lock(&nvme.slots).set_owner(sector, Some(handle.to_bits()));
     }
 
@@ -293,23 +294,23 @@ impl Core {
             return None;
         }
         let after = [Kept::Host, Kept::Nvme].map(|tier| node.stand(tier, now_us));
-        let (replica, nvme_place) = (node.nvme(), node.place);
+        let (replica, nvme_place, reuse) = (node.nvme(), node.place, node.reuse);
         drop(shard);
         if let Some(block) = host {
             let class = block.slot().class();
             let place = block.place().expect("only the holder of the bags takes blocks out of them");
-            if let Some(moved) = host_bags.remove(class, handle, before[0], place) {
+            if let Some(moved) = host_bags.remove(handle, before[0], place) {
                 HostTier { core: self, now_us }.place(moved, place);
             }
-            block.set_place(Some(host_bags.insert(class, handle, after[0])));
+            block.set_place(Some(host_bags.insert(class, handle, after[0], reuse)));
         }
         if let (NvmeReplica::Stored(sector), Some(nvme), Some(bags)) = (replica, &self.nvme, &mut nvme_bags) {
             let class = lock(&nvme.slots).class_at(sector);
             let tier = NvmeTier { core: self, nvme, now_us };
-            if let Some(moved) = bags.remove(class, handle, before[1], nvme_place) {
+            if let Some(moved) = bags.remove(handle, before[1], nvme_place) {
                 tier.place(moved, nvme_place);
             }
-            tier.place(handle, bags.insert(class, handle, after[1]));
+            tier.place(handle, bags.insert(class, handle, after[1], reuse));
         }
         drop(host_room);
         // What stands lower than before may make room.
@@ -376,8 +377,7 @@ impl Core {
     }
 
     fn leave_nvme_bag(&self, nvme: &Nvme, bags: &mut Bags<Handle>, handle: Handle, was: &Withdrawn) {
-        let class = lock(&nvme.slots).class_at(was.sector);
-        if let Some(moved) = bags.remove(class, handle, was.standing, was.place) {
+        if let Some(moved) = bags.remove(handle, was.standing, was.place) {
             NvmeTier { core: self, nvme, now_us: 0 }.place(moved, was.place);
         }
         lock(&nvme.slots).set_owner(was.sector, None);

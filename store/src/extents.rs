@@ -211,13 +211,6 @@ impl ExtentMap {
         self.extents[extent as usize].owners.iter().copied().filter(|owner| *owner != NOBODY)
     }
 
-    /// The owner of the slot `steps` after the one at `sector`, in the same extent.
-    pub(crate) fn neighbour(&self, sector: u32, steps: u32) -> Option<u32> {
-        let extent = &self.extents[self.extent_of(sector) as usize];
-        let slot = (sector % self.extent_sectors).checked_div(extent.class)? + steps;
-        extent.owners.get(slot as usize).copied().filter(|owner| *owner != NOBODY)
-    }
-
     /// The owner of some slot of an extent: the first from the slot on that `pick` chooses below the bound
     /// it gets. `None` if no slot has an owner.
     pub(crate) fn some_owner(&self, extent: u32, pick: impl FnOnce(usize) -> usize) -> Option<u32> {

@@ -12,10 +12,10 @@ use hearth_proto::{BlockId, BlockKey, Generation, NamespaceId, Retention};
 use crate::clock::Clock;
 use crate::extents::ExtentMap;
 use crate::index::{Handle, Kept, NewBlock, Node, NvmeReplica};
-use crate::policy::{Bags, Candidates, Keep, Level, Ranker, Spot, Tick};
-use crate::space::{Link, Residents, Room, Worth};
+use crate::policy::{Bags, Candidates, Keep, Look, Ranker, Reuse, Spot, Tick};
+use crate::space::{Residents, Room, Worth};
 use crate::sync::lock;
-use crate::tiers::link;
+use crate::tiers::{look, worth};
 
 /// Sectors of a slot: one, as sizes do not matter where all are equal.
 const CLASS: u32 = 1;
@@ -112,7 +112,7 @@ impl TierModel {
             verified: true,
         });
         let handle = Handle::from_bits(block);
-        node.place = self.room.bags.insert(CLASS, handle, node.stand(Kept::Nvme, now_us));
+        node.place = self.room.bags.insert(CLASS, handle, node.stand(Kept::Nvme, now_us), node.reuse);
         lock(&self.slots).set_owner(sector, Some(block));
         let mut nodes = self.nodes.borrow_mut();
         if nodes.len() <= block as usize {
@@ -145,8 +145,8 @@ impl TierModel {
         node.set_keep(&keep);
         let after = node.stand(Kept::Nvme, now_us);
         let (bags, handle) = (&mut self.room.bags, Handle::from_bits(block));
-        let moved = bags.remove(CLASS, handle, before, place);
-        node.place = bags.insert(CLASS, handle, after);
+        let moved = bags.remove(handle, before, place);
+        node.place = bags.insert(CLASS, handle, after, node.reuse);
         if let Some(moved) = moved {
             named(nodes, moved).place = place;
         }
@@ -170,10 +170,16 @@ fn sector_of(node: &Node) -> u32 {
 }
 
 impl Candidates<Handle> for ModelTier<'_> {
-    fn score(&self, block: Handle) -> Option<(u64, Generation)> {
-        let node = self.node(block);
-        let rank = self.ranker.rank(node.reuse, node.depth().into(), Tick::from_us(self.now_us));
-        Some((rank, node.generation()))
+    fn look(&self, block: Handle) -> Look {
+        look(&self.node(block), true)
+    }
+
+    fn uses(&self, reuse: Reuse) -> f32 {
+        self.ranker.worth(reuse, self.now())
+    }
+
+    fn now(&self) -> Tick {
+        Tick::from_us(self.now_us)
     }
 
     fn is_copied(&self, _block: Handle) -> bool {
@@ -184,32 +190,25 @@ impl Candidates<Handle> for ModelTier<'_> {
         named(&mut self.nodes.borrow_mut(), block).place = place;
     }
 
-    fn expire(&self, block: Handle) -> (u32, Level, u32) {
+    fn expire(&self, block: Handle) -> u32 {
         let mut nodes = self.nodes.borrow_mut();
         let node = named(&mut nodes, block);
-        let level = node.standing(Kept::Nvme).level;
         node.expire(Kept::Nvme);
-        (CLASS, level, node.place)
+        node.place
     }
 }
 
 impl Residents for ModelTier<'_> {
     fn worth(&self, block: Handle) -> Option<Worth> {
-        let link = self.link(block)?;
-        let uses = self.ranker.worth(link.reuse, Tick::from_us(self.now_us));
-        Some(Worth { level: link.level, uses: uses.to_bits() })
-    }
-
-    fn link(&self, block: Handle) -> Option<Link> {
         let nodes = self.nodes.borrow();
         let node = nodes.get(block.to_bits() as usize)?.as_ref()?;
-        Some(link(node, sector_of(node), Kept::Nvme))
+        Some(worth(node, Kept::Nvme, self))
     }
 
     fn evict(&self, bags: &mut Bags<Handle>, block: Handle) -> bool {
         let taken = self.nodes.borrow_mut()[block.to_bits() as usize].take();
         let node = taken.expect("a candidate is there");
-        if let Some(moved) = bags.remove(CLASS, block, node.standing(Kept::Nvme), node.place) {
+        if let Some(moved) = bags.remove(block, node.standing(Kept::Nvme), node.place) {
             self.place(moved, node.place);
         }
         lock(self.slots).release(sector_of(&node));

@@ -2,19 +2,15 @@
 
 use std::sync::Mutex;
 
-use hearth_proto::{BlockId, Generation, NamespaceId};
+use hearth_proto::{BlockId, Generation};
 
 use crate::extents::ExtentMap;
 use crate::index::Handle;
-use crate::policy::{Bags, Candidates, Level, Reuse};
+use crate::policy::{Bags, Candidates, Level};
 use crate::sync::lock;
 
 /// Extents of another record size that are considered at a time.
 const EXTENTS_TRIED_MAX: usize = 8;
-/// Blocks of a chain that are evicted after one draw. All of them are as good as the one that was drawn.
-const RUN_MAX: usize = 32;
-/// Slots after a block in which its child is looked for: puts of several chains mix.
-const NEAR: u32 = 4;
 /// Blocks by which an extent is judged.
 const JUDGED: usize = 8;
 
@@ -35,24 +31,10 @@ pub(crate) struct Worth {
     pub(crate) uses: u32,
 }
 
-/// What is looked at to follow a chain.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Link {
-    pub(crate) sector: u32,
-    pub(crate) depth: u16,
-    pub(crate) level: Level,
-    pub(crate) namespace: NamespaceId,
-    pub(crate) generation: Generation,
-    pub(crate) reuse: Reuse,
-}
-
 /// The blocks of a tier, as whoever makes room sees them.
 pub(crate) trait Residents: Candidates<Handle> {
     /// What a block is worth in comparison with those of other bags; `None` if it cannot go now.
     fn worth(&self, block: Handle) -> Option<Worth>;
-
-    /// The place of a block in its chain; `None` if the block is not there any more or cannot go now.
-    fn link(&self, block: Handle) -> Option<Link>;
 
     /// Evicts a block that stands in `bags`. Returns false if it is in use by now.
     fn evict(&self, bags: &mut Bags<Handle>, block: Handle) -> bool;
@@ -61,22 +43,19 @@ pub(crate) trait Residents: Candidates<Handle> {
 /// The candidates of a tier, and who goes next among them.
 pub(crate) struct Room {
     pub(crate) bags: Bags<Handle>,
-    /// Blocks of one chain that go one after the other, the deepest last, each with what it was when it was
-    /// chosen.
-    run: Vec<(Handle, Link)>,
 }
 
 impl Room {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { bags: Bags::new(seed), run: Vec::new() }
+        Self { bags: Bags::new(seed) }
     }
 
     /// Frees at least one slot of `class`. Returns false if nothing may be evicted for it.
     ///
-    /// A record size evicts what is worth least of its own, and with it the rest of its chain, the deepest
-    /// first: a child is useless without its parent. Extents follow the worth of what lies in them: when
-    /// those of another record size hold what is worth less, one of them is emptied and changes sides, so
-    /// that what nobody uses any more makes room whatever its size. A record size that has nothing to evict
+    /// A record size evicts what is worth least of its own, of a chain the deepest first: a child is useless
+    /// without its parent. Extents follow the worth of what lies in them: when those of another record size
+    /// hold what is worth less, one of them is emptied and changes sides, so that what nobody uses any more
+    /// makes room whatever its size. A record size that has nothing to evict
     /// takes an extent all the same.
     pub(crate) fn make(
         &mut self,
@@ -86,66 +65,15 @@ impl Room {
         residents: &impl Residents,
     ) -> bool {
         self.bags.expire(now_us, residents);
-        if self.go_on(slots, class, residents) {
-            return true;
-        }
-        // Whoever is drawn may be taken into use before it is evicted: then the next one is drawn.
-        while let Some(own) = self.bags.draw(class, residents) {
+        // Whoever is chosen may be taken into use before it is evicted: then it is the next one's turn.
+        while let Some(own) = self.bags.next(class, residents) {
             let worth = residents.worth(own);
-            if self.take_from_rival(slots, class, worth, residents) {
-                return true;
-            }
-            self.choose_run(slots, class, own, residents);
-            if self.go_on(slots, class, residents) || residents.evict(&mut self.bags, own) {
+            if self.take_from_rival(slots, class, worth, residents) || residents.evict(&mut self.bags, own) {
                 return true;
             }
         }
-        let others: Vec<_> = self.bags.classes().filter(|other| *other != class).collect();
+        let others: Vec<_> = self.bags.sizes().filter(|other| *other != class).collect();
         take_extent(&mut self.bags, slots, &others, None, residents)
-    }
-
-    /// Evicts the next block of the run that was chosen, if it is of `class` and nothing happened to it.
-    fn go_on(&mut self, slots: &Mutex<ExtentMap>, class: u32, residents: &impl Residents) -> bool {
-        let fits = self.run.first().is_some_and(|(_, first)| lock(slots).class_at(first.sector) == class);
-        while fits && let Some((block, chosen)) = self.run.pop() {
-            let same = residents.link(block).is_some_and(|link| {
-                (link.generation, link.sector, link.reuse) == (chosen.generation, chosen.sector, chosen.reuse)
-            });
-            if same && residents.evict(&mut self.bags, block) {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Follows the chain of a block to its end. Blocks of a chain are put together, so a child lies in one
-    /// of the next slots, was used at the same time and is one deeper.
-    fn choose_run(
-        &mut self,
-        slots: &Mutex<ExtentMap>,
-        class: u32,
-        first: Handle,
-        residents: &impl Residents,
-    ) {
-        self.run.clear();
-        let Some(mut last) = residents.link(first) else { return };
-        self.run.push((first, last));
-        while self.run.len() < RUN_MAX {
-            let near: Vec<_> = {
-                let slots = lock(slots);
-                (1..=NEAR).filter_map(|step| slots.neighbour(last.sector, step)).collect()
-            };
-            let near = near.into_iter().filter_map(|bits| {
-                let block = Handle::from_bits(bits);
-                Some((block, residents.link(block)?))
-            });
-            let Some((block, link)) = near.into_iter().find(|(_, link)| last.is_parent_of(link)) else {
-                return;
-            };
-            debug_assert_eq!(lock(slots).class_at(link.sector), class, "an extent serves one record size");
-            self.run.push((block, link));
-            last = link;
-        }
     }
 
     /// Takes an extent of another record size, if what lies there is worth less than `own`.
@@ -157,28 +85,20 @@ impl Room {
         residents: &impl Residents,
     ) -> bool {
         let Some(rival) = some_other(&mut self.bags, class) else { return false };
-        let drawn = self.bags.draw(rival, residents).and_then(|block| residents.worth(block));
-        let less = drawn.zip(own).is_some_and(|(drawn, own)| drawn < own);
+        let theirs = self.bags.next(rival, residents).and_then(|block| residents.worth(block));
+        let less = theirs.zip(own).is_some_and(|(theirs, own)| theirs < own);
         less && take_extent(&mut self.bags, slots, &[rival], own, residents)
-    }
-}
-
-impl Link {
-    fn is_parent_of(&self, other: &Self) -> bool {
-        other.depth == self.depth.saturating_add(1)
-            && (other.namespace, other.level) == (self.namespace, self.level)
-            && other.reuse.is_simultaneous(self.reuse)
     }
 }
 
 /// Some record size that has candidates, other than `class`.
 fn some_other(bags: &mut Bags<Handle>, class: u32) -> Option<u32> {
-    let count = bags.classes().filter(|other| *other != class).count();
+    let count = bags.sizes().filter(|other| *other != class).count();
     if count == 0 {
         return None;
     }
     let chosen = bags.random().below(count);
-    bags.classes().filter(|other| *other != class).nth(chosen)
+    bags.sizes().filter(|other| *other != class).nth(chosen)
 }
 
 /// Empties the extent of one of the record sizes `of` that is worth least, if it is worth less than `bound`.
@@ -235,7 +155,7 @@ fn empty(bags: &mut Bags<Handle>, slots: &Mutex<ExtentMap>, extent: u32, residen
         }
         owners
     };
-    if !owners.iter().all(|owner| residents.score(*owner).is_some()) {
+    if !owners.iter().all(|owner| residents.look(*owner).is_free) {
         return false;
     }
     let mut all = true;

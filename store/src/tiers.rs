@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use hearth_proto::Generation;
 
 use crate::arena::HostBlock;
 use crate::core::Core;
 use crate::index::{Handle, Kept, Node, NvmeReplica};
 use crate::mutant::{Mutant, is};
 use crate::nvme::Nvme;
-use crate::policy::{Bags, Candidates, Level, Tick};
-use crate::space::{Link, Resident, Residents, Worth};
+use crate::policy::{Bags, Candidates, Look, Reuse, Tick};
+use crate::space::{Resident, Residents, Worth};
 use crate::sync::lock;
 
 /// The blocks of the arena. Those that go keep their replica on NVMe.
@@ -27,13 +26,20 @@ pub(crate) struct NvmeTier<'a> {
 }
 
 impl Candidates<Handle> for HostTier<'_> {
-    fn score(&self, block: Handle) -> Option<(u64, Generation)> {
+    fn look(&self, block: Handle) -> Look {
         let shard = self.core.index.shard_of(block);
         let node = shard.node(block);
         // New leases come from this entry, under this lock, or from a lease that is already counted.
-        let last = node.is_pinned() && node.nvme() == NvmeReplica::Absent;
-        let in_use = last || is_leased(shard.host(block)?) || node.nvme() == NvmeReplica::Pending;
-        (!in_use).then(|| score(self.core, node, self.now_us))
+        let is_free = shard.host(block).is_some_and(|host| may_leave_arena(node, host));
+        look(node, is_free)
+    }
+
+    fn uses(&self, reuse: Reuse) -> f32 {
+        self.core.ranker.worth(reuse, self.now())
+    }
+
+    fn now(&self) -> Tick {
+        Tick::from_us(self.now_us)
     }
 
     /// What leaves the arena stays on this node, or was not worth writing.
@@ -46,27 +52,20 @@ impl Candidates<Handle> for HostTier<'_> {
         shard.host(block).expect("a candidate of the arena lies there").set_place(Some(place));
     }
 
-    fn expire(&self, block: Handle) -> (u32, Level, u32) {
+    fn expire(&self, block: Handle) -> u32 {
         let mut shard = self.core.index.shard_of(block);
-        let level = shard.node(block).standing(Kept::Host).level;
         shard.node_mut(block).expire(Kept::Host);
         let host = shard.host(block).expect("a candidate of the arena lies there");
-        (host.slot().class(), level, host.place().expect("a candidate has a place"))
+        host.place().expect("a candidate has a place")
     }
 }
 
 impl Residents for HostTier<'_> {
     fn worth(&self, block: Handle) -> Option<Worth> {
-        Some(worth(self.core, &self.link(block)?, self.now_us))
-    }
-
-    fn link(&self, block: Handle) -> Option<Link> {
         let shard = self.core.index.shard_of(block);
         let node = shard.try_node(block)?;
-        let host = shard.host(block).filter(|host| host.place().is_some() && !is_leased(host))?;
-        let stays =
-            node.nvme() == NvmeReplica::Pending || node.is_pinned() && node.nvme() == NvmeReplica::Absent;
-        (!stays).then(|| link(node, host.slot().sector(), Kept::Host))
+        let host = shard.host(block).filter(|host| host.place().is_some())?;
+        may_leave_arena(node, host).then(|| worth(node, Kept::Host, self))
     }
 
     fn evict(&self, bags: &mut Bags<Handle>, block: Handle) -> bool {
@@ -74,8 +73,7 @@ impl Residents for HostTier<'_> {
         let shard = core.index.shard_of(block);
         let node = shard.node(block);
         let host = shard.host(block).expect("a candidate of the arena lies there");
-        let last = node.is_pinned() && node.nvme() == NvmeReplica::Absent;
-        if last || is_leased(host) || node.nvme() == NvmeReplica::Pending {
+        if !may_leave_arena(node, host) {
             return false;
         }
         let host = core.unname_host(bags, shard, block);
@@ -89,15 +87,28 @@ impl Residents for HostTier<'_> {
     }
 }
 
+fn may_leave_arena(node: &Node, host: &HostBlock) -> bool {
+    let is_last = node.is_pinned() && node.nvme() == NvmeReplica::Absent;
+    !is_last && !is_leased(host) && node.nvme() != NvmeReplica::Pending
+}
+
 fn is_leased(host: &HostBlock) -> bool {
     host.is_leased() && !is(Mutant::SlotReusedUnderLease)
 }
 
 impl Candidates<Handle> for NvmeTier<'_> {
-    fn score(&self, block: Handle) -> Option<(u64, Generation)> {
+    fn look(&self, block: Handle) -> Look {
         let shard = self.core.index.shard_of(block);
         let node = shard.node(block);
-        (!node.is_pinned()).then(|| score(self.core, node, self.now_us))
+        look(node, !node.is_pinned())
+    }
+
+    fn uses(&self, reuse: Reuse) -> f32 {
+        self.core.ranker.worth(reuse, self.now())
+    }
+
+    fn now(&self) -> Tick {
+        Tick::from_us(self.now_us)
     }
 
     fn is_copied(&self, block: Handle) -> bool {
@@ -110,28 +121,20 @@ impl Candidates<Handle> for NvmeTier<'_> {
         self.core.index.shard_of(block).node_mut(block).place = place;
     }
 
-    fn expire(&self, block: Handle) -> (u32, Level, u32) {
+    fn expire(&self, block: Handle) -> u32 {
         let mut shard = self.core.index.shard_of(block);
         let node = shard.node_mut(block);
-        let level = node.standing(Kept::Nvme).level;
         node.expire(Kept::Nvme);
-        let NvmeReplica::Stored(sector) = node.nvme() else {
-            unreachable!("a candidate of NVMe is stored there");
-        };
-        (lock(&self.nvme.slots).class_at(sector), level, node.place)
+        node.place
     }
 }
 
 impl Residents for NvmeTier<'_> {
     fn worth(&self, block: Handle) -> Option<Worth> {
-        Some(worth(self.core, &self.link(block)?, self.now_us))
-    }
-
-    fn link(&self, block: Handle) -> Option<Link> {
         let shard = self.core.index.shard_of(block);
         let node = shard.try_node(block)?;
-        let NvmeReplica::Stored(sector) = node.nvme() else { return None };
-        (!node.is_pinned()).then(|| link(node, sector, Kept::Nvme))
+        let is_stored = matches!(node.nvme(), NvmeReplica::Stored(_));
+        (is_stored && !node.is_pinned()).then(|| worth(node, Kept::Nvme, self))
     }
 
     fn evict(&self, bags: &mut Bags<Handle>, block: Handle) -> bool {
@@ -149,23 +152,10 @@ impl Residents for NvmeTier<'_> {
     }
 }
 
-pub(crate) fn link(node: &Node, sector: u32, tier: Kept) -> Link {
-    Link {
-        sector,
-        depth: node.depth(),
-        level: node.standing(tier).level,
-        namespace: node.id().namespace,
-        generation: node.generation(),
-        reuse: node.reuse,
-    }
+pub(crate) fn look(node: &Node, is_free: bool) -> Look {
+    Look { reuse: node.reuse, depth: node.depth(), generation: node.generation(), is_free }
 }
 
-fn score(core: &Core, node: &Node, now_us: u64) -> (u64, Generation) {
-    let rank = core.ranker.rank(node.reuse, node.depth().into(), Tick::from_us(now_us));
-    (rank, node.generation())
-}
-
-fn worth(core: &Core, link: &Link, now_us: u64) -> Worth {
-    let uses = core.ranker.worth(link.reuse, Tick::from_us(now_us));
-    Worth { level: link.level, uses: uses.to_bits() }
+pub(crate) fn worth(node: &Node, tier: Kept, candidates: &impl Candidates<Handle>) -> Worth {
+    Worth { level: node.standing(tier).level, uses: candidates.uses(node.reuse).to_bits() }
 }

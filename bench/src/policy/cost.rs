@@ -6,9 +6,8 @@ use std::time::Instant;
 use hearth_replay::{Figure, Goal};
 use hearth_store::policy::reuse::{Ranker, Reuse, Spot, Tick};
 
-/// Candidates of a draw and victims of a run, as the store has them.
-const DRAWS: usize = 128;
-const RUN: usize = 32;
+/// Lines that are compared at the most: the classes of reuse.
+const LINES: usize = 80;
 const BLOCKS: u64 = 100_000;
 const TURNS: u32 = 7;
 /// Goals, in nanoseconds.
@@ -20,7 +19,7 @@ pub(super) fn figures() -> Vec<Figure> {
     let ranker = Ranker::new(BLOCKS as usize);
     let mut states: Vec<Reuse> =
         (0..BLOCKS).map(|key| ranker.inserted(key, Spot::default(), Tick::default())).collect();
-    let (mut used_ns, mut draw_ns, mut lesson_ns) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
+    let (mut used_ns, mut least_ns, mut lesson_ns) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
     for turn in 1..=TURNS {
         let now = Tick::from_us(u64::from(turn) * 10_000_000);
         let started = Instant::now();
@@ -32,21 +31,21 @@ pub(super) fn figures() -> Vec<Figure> {
         ranker.learn(now);
         lesson_ns = lesson_ns.min(started.elapsed().as_nanos() as f64);
         let later = Tick::from_us(u64::from(turn) * 10_000_000 + 5_000_000);
-        let draws = BLOCKS as usize / DRAWS;
+        let rounds = BLOCKS as usize / LINES;
         let started = Instant::now();
-        for draw in 0..draws {
-            let drawn = (0..DRAWS).map(|index| {
+        for round in 0..rounds {
+            let fronts = (0..LINES).map(|line| {
                 // Odd, so that it walks over all of them.
-                let at = (draw * DRAWS + index) * 7_919 % BLOCKS as usize;
-                (ranker.rank(states[at], index as u32, later), at)
+                let at = (round * LINES + line) * 7_919 % BLOCKS as usize;
+                (ranker.worth(states[at], later).to_bits(), at)
             });
-            black_box(drawn.min());
+            black_box(fronts.min());
         }
-        draw_ns = draw_ns.min(started.elapsed().as_nanos() as f64 / draws as f64);
+        least_ns = least_ns.min(started.elapsed().as_nanos() as f64 / rounds as f64);
     }
     vec![
         Figure::new("cost of noting a use", "ns", used_ns).with_goal(Goal::AtMost(USED_NS)),
-        Figure::new(format!("cost of a draw of {DRAWS} candidates, for up to {RUN} victims"), "ns", draw_ns)
+        Figure::new(format!("cost of comparing {LINES} lines for a victim or a run of them"), "ns", least_ns)
             .with_goal(Goal::AtMost(VICTIM_NS)),
         Figure::new("cost of a lesson", "us", lesson_ns / 1_000.0),
     ]

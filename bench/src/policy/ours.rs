@@ -13,16 +13,13 @@ use super::trace::{Request, Trace};
 pub(super) enum Told {
     /// Nothing.
     Nothing,
-    /// The set-up has priority 80 for 300 s from each use; what a session's next request leaves out of its
-    /// prompt (compaction, edits) has priority 0 from then on; all else has the default.
+    /// What a session's next request leaves out of its prompt (compaction, edits) has priority 0 from then on;
+    /// all else has the default. The harness knows both prompts when it sends the second one.
     Classes,
     /// And a session that has ended is released 60 s after its last request.
     ClassesAndEnds,
 }
 
-/// Set-up that sessions share.
-const SETUP_PRIORITY: u8 = 80;
-const SETUP_MS: u64 = 300_000;
 const RELEASE_US: u64 = 60_000_000;
 /// Any number: equal ones give equal results.
 const SEED: u64 = 0x2545_f491_4f6c_dd1d;
@@ -40,13 +37,6 @@ impl<'a> Ours<'a> {
         let capacity = u32::try_from(capacity).expect("blocks of a trace are counted in 32 bits");
         let tier = TierModel::new(capacity, SEED);
         Self { trace, told, tier, prompts: HashMap::new(), releases: VecDeque::new() }
-    }
-
-    fn retention(&self, is_setup: bool) -> Retention {
-        match is_setup && self.told != Told::Nothing {
-            true => Retention { priority: priority(SETUP_PRIORITY), duration_ms: Some(SETUP_MS) },
-            false => Retention { priority: Priority::DEFAULT, duration_ms: None },
-        }
     }
 
     fn release(&mut self, blocks: &[u32], now_us: u64) {
@@ -84,8 +74,8 @@ impl Cache for Ours<'_> {
 
     fn serve(&mut self, request: &Request, chain: &[u32], _held: usize) {
         self.release_ended(request.at_us);
-        for (at, block) in chain.iter().enumerate() {
-            let retention = self.retention(at < request.setup_blocks as usize);
+        let retention = Retention::default();
+        for block in chain {
             if self.tier.contains(*block) {
                 self.tier.used(*block, request.at_us);
                 self.tier.change_keep(*block, retention, request.at_us);

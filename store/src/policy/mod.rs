@@ -1,9 +1,9 @@
 //! Who goes first when a tier is full, and what is written to NVMe at all.
 //!
-//! Candidates stand in bags, one for each effective priority: the lowest priority that has a candidate
-//! goes first, strictly, since retention is a contract. Within a bag a few candidates are drawn and the
-//! one that is worth least by its reuse goes, so a hit costs one small change to the block's own entry and
-//! nothing is ever reordered. Pure: time and random numbers come from the caller, and so does what only
+//! The lowest effective priority that has a candidate goes first, strictly, since retention is a contract.
+//! Within a priority candidates stand in lines by class of reuse and time of last use, and of the oldest of
+//! each class the one that is worth least goes. A hit costs one small change to the block's own entry: it
+//! is moved when its turn would have come. Pure: time and random numbers come from the caller, and so does what only
 //! it knows of a candidate, such as that somebody reads it.
 
 mod admission;
@@ -12,7 +12,7 @@ mod keep;
 pub mod reuse;
 
 pub(crate) use admission::is_worth_writing;
-pub(crate) use bags::{Bags, Candidates, Level, Standing};
+pub(crate) use bags::{Bags, Candidates, Level, Look, Standing};
 pub(crate) use keep::Keep;
 pub(crate) use reuse::{Ranker, Reuse, Spot, Tick};
 

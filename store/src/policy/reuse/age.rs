@@ -18,9 +18,13 @@ impl Tick {
     }
 
     /// Ticks from `earlier` to here; 0 if another thread's clock was ahead.
-    pub(super) fn since(self, earlier: Self) -> u32 {
+    pub(crate) fn since(self, earlier: Self) -> u32 {
         let age = self.0.wrapping_sub(earlier.0);
         if age > u32::MAX / 2 { 0 } else { age }
+    }
+
+    pub(crate) fn is_after(self, other: Self) -> bool {
+        self.since(other) > 0
     }
 }
 

@@ -22,12 +22,15 @@ pub struct Reuse {
 const _: () = assert!(size_of::<Reuse>() == 8);
 
 /// Blocks of one class are expected to be used alike.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Class(u8);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Class(u8);
 
 const _: () = assert!(CLASSES <= u8::MAX as usize);
 
 impl Class {
+    pub(crate) const FIRST: Self = Self(0);
+    pub(crate) const LAST: Self = Self(CLASSES as u8 - 1);
+
     pub(super) fn index(self) -> usize {
         self.0.into()
     }
@@ -37,12 +40,6 @@ impl Reuse {
     /// When the block was last used, or came in.
     pub const fn used_at(self) -> Tick {
         self.used_at
-    }
-
-    /// Whether one request may have used both blocks last.
-    pub fn is_simultaneous(self, other: Self) -> bool {
-        let apart = self.used_at.since(other.used_at).max(other.used_at.since(self.used_at));
-        apart <= SIMULTANEOUS_TICKS
     }
 
     /// True if the request that comes at `now` may have used the block.
@@ -64,12 +61,12 @@ impl Reuse {
 
     /// A block that comes in behind `parent`. It takes over the pace of its chain, because the next request
     /// of the chain will want both.
-    pub(super) fn first(parent: Option<Self>, now: Tick) -> Self {
+    pub(crate) fn first(parent: Option<Self>, now: Tick) -> Self {
         Self { used_at: now, gap: parent.map_or(0, |parent| parent.gap), uses: 0 }
     }
 
     /// The block was used again; true when that is not the same request as before.
-    pub(super) fn again(self, now: Tick) -> (Self, bool) {
+    pub(crate) fn again(self, now: Tick) -> (Self, bool) {
         let gap = now.since(self.used_at);
         let used_at = if gap == 0 { self.used_at } else { now };
         if gap <= SIMULTANEOUS_TICKS {
@@ -79,7 +76,8 @@ impl Reuse {
         (Self { used_at, gap: gap_octave(gap), uses }, true)
     }
 
-    pub(super) fn class(self) -> Class {
+    /// The blocks that this one is expected to be used like.
+    pub(crate) fn class(self) -> Class {
         let uses = match self.uses {
             0 => 0,
             1 => 1,

@@ -18,13 +18,14 @@ mod recent;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use age::Tick;
 use age::{BINS, bin, lower};
+use class::CLASSES;
+pub(crate) use class::Class;
 pub use class::Reuse;
-use class::{CLASSES, Class};
 use density::{ByAge, Ends, density};
 use lives::{Lives, Sample};
 use recent::Recent;
@@ -46,6 +47,8 @@ pub struct Ranker {
     lives: Mutex<Lives>,
     /// Worth by class and age, as the bits of an `f32`.
     worth: Vec<AtomicU32>,
+    /// False while the order of age finds more than what was learned.
+    learning_pays: AtomicBool,
     inserted: AtomicUsize,
     lesson: usize,
 }
@@ -53,11 +56,13 @@ pub struct Ranker {
 impl Ranker {
     /// A ranker for a store that holds about `capacity_blocks`.
     pub fn new(capacity_blocks: usize) -> Self {
+        let sample = Sample::of(capacity_blocks);
         let ranker = Self {
-            sample: Sample::of(capacity_blocks),
+            sample,
             recent: Recent::new(),
-            lives: Mutex::new(Lives::new()),
+            lives: Mutex::new(Lives::new(sample.part_of(capacity_blocks))),
             worth: (0..CLASSES * BINS).map(|_| AtomicU32::new(0)).collect(),
+            learning_pays: AtomicBool::new(false),
             inserted: AtomicUsize::new(0),
             lesson: capacity_blocks.max(LESSON_MIN),
         };
@@ -70,7 +75,11 @@ impl Ranker {
         self.inserted.fetch_add(1, Ordering::Relaxed);
         let reuse = Reuse::first(self.recent.parent(spot, now), now);
         self.recent.note(spot, reuse);
-        self.follow(key, reuse, now);
+        if self.follow(key, reuse, now) {
+            let mut lives = self.lives();
+            lives.trim(now, |class, age| self.learned(class, age));
+            self.learning_pays.store(lives.learning_pays(), Ordering::Relaxed);
+        }
         reuse
     }
 
@@ -84,20 +93,20 @@ impl Ranker {
         reuse
     }
 
-    /// The rank of a block among those of its priority: the lowest goes first. Blocks of equal worth go
-    /// deepest first.
-    pub fn rank(&self, reuse: Reuse, depth: u32, now: Tick) -> u64 {
-        // The bits of floats that are not negative have the order of the floats.
-        u64::from(self.worth(reuse, now).to_bits()) << 32 | u64::from(u32::MAX - depth)
-    }
-
-    /// Uses per tick that keeping the block will bring, at best.
+    /// Uses per tick that keeping the block will bring, at best. Within a class it falls with age.
     pub fn worth(&self, reuse: Reuse, now: Tick) -> f32 {
         let age = now.since(reuse.used_at());
+        match self.learning_pays.load(Ordering::Relaxed) {
+            true => self.learned(reuse.class(), age),
+            false => 1.0 / (1.0 + age as f32),
+        }
+    }
+
+    fn learned(&self, class: Class, age: u32) -> f32 {
         let at = bin(age).min(BINS - 2);
         let (from, to) = (lower(at), lower(at + 1));
         let share = ((u64::from(age) - from) as f32 / (to - from) as f32).min(1.0);
-        let row = reuse.class().index() * BINS + at;
+        let row = class.index() * BINS + at;
         let [near, far] = [row, row + 1].map(|cell| f32::from_bits(self.worth[cell].load(Ordering::Relaxed)));
         near + (far - near) * share
     }
@@ -113,7 +122,7 @@ impl Ranker {
         let ends = {
             let mut lives = self.lives();
             let ends = lives.ends_at(now);
-            lives.ends.iter_mut().for_each(|ends| ends.fade(MEMORY));
+            lives.fade(MEMORY);
             ends
         };
         let mut all = Ends::NONE;
@@ -132,11 +141,11 @@ impl Ranker {
         }
     }
 
-    fn follow(&self, key: u64, reuse: Reuse, now: Tick) {
-        if let Some(spread) = self.sample.follow(key) {
-            let class: Class = reuse.class();
-            self.lives().begin(spread, class, now);
-        }
+    /// True if the block is one of those that are followed.
+    fn follow(&self, key: u64, reuse: Reuse, now: Tick) -> bool {
+        let Some(spread) = self.sample.follow(key) else { return false };
+        self.lives().begin(spread, reuse.class(), now);
+        true
     }
 
     /// Counts stay usable whatever a thread did that died with them in hand.
