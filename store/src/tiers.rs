@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-
 use crate::arena::HostBlock;
 use crate::core::Core;
 use crate::index::{Handle, Kept, Node, NvmeReplica};

@@ -58,9 +58,8 @@ pub fn entry(key: &[u8], value: &[u8]) {
         assert_eq!(entry.key(), key, "there is one key for an extent");
         assert_eq!(entry.value(), value, "there is one way to say an extent's entry");
     }
-    if let Some(slot) = ReadySlot::decode(key, value) {
-        assert_eq!(ReadySlot::key_of(slot.sector), key, "there is one key for a ready slot");
-        assert_eq!(slot.value(), value, "there is one way to say a ready slot");
+    if let Some(slots) = ReadySlot::decode(value) {
+        assert_eq!(ReadySlot::value(slots.into_iter()), value, "there is one way to say the ready slots");
     }
 }
 

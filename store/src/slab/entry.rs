@@ -128,8 +128,8 @@ impl ExtentEntry {
     }
 }
 
-/// A slot in which a record may lie that the index does not name. The key is its first sector, big-endian, the
-/// value the generation, little-endian.
+/// A slot in which a record may lie that the index does not name. One after the other they make one value:
+/// the first sector, then the generation, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReadySlot {
     pub(crate) sector: u32,
@@ -138,18 +138,28 @@ pub(crate) struct ReadySlot {
 }
 
 impl ReadySlot {
-    pub(crate) fn key_of(sector: u32) -> [u8; 4] {
-        sector.to_be_bytes()
+    const BYTES: usize = 12;
+
+    /// The value that stands for all of them.
+    pub(crate) fn value(slots: impl Iterator<Item = Self>) -> Vec<u8> {
+        let bytes = |slot: Self| {
+            let mut bytes = [0; Self::BYTES];
+            bytes[..4].copy_from_slice(&slot.sector.to_le_bytes());
+            bytes[4..].copy_from_slice(&slot.from.0.to_le_bytes());
+            bytes
+        };
+        slots.flat_map(bytes).collect()
     }
 
-    pub(crate) fn value(&self) -> [u8; 8] {
-        self.from.0.to_le_bytes()
-    }
-
-    pub(crate) fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
-        let sector = u32::from_be_bytes(key.try_into().ok()?);
-        let from = Generation(u64::from_le_bytes(value.try_into().ok()?));
-        Some(Self { sector, from })
+    /// Reads them back; `None` if the bytes are no such value.
+    pub(crate) fn decode(value: &[u8]) -> Option<Vec<Self>> {
+        let (slots, rest) = value.as_chunks::<{ Self::BYTES }>();
+        let slot = |bytes: &[u8; Self::BYTES]| {
+            let (sector, from) = bytes.split_first_chunk()?;
+            let from = u64::from_le_bytes(from.try_into().ok()?);
+            Some(Self { sector: u32::from_le_bytes(*sector), from: Generation(from) })
+        };
+        if rest.is_empty() { slots.iter().map(slot).collect() } else { None }
     }
 }
 
@@ -187,15 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn a_ready_slot_survives_its_bytes() {
-        let slot = ReadySlot { sector: 0x0102_0304, from: Generation(0x1112_1314_1516_1718) };
-        let (key, value) = (ReadySlot::key_of(slot.sector), slot.value());
-        assert_eq!((key, value), ([1, 2, 3, 4], [0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11]));
-        assert_eq!(ReadySlot::decode(&key, &value), Some(slot));
-        assert_eq!(
-            (ReadySlot::decode(&key[1..], &value), ReadySlot::decode(&key, &value[1..])),
-            (None, None)
-        );
+    fn ready_slots_survive_their_bytes() {
+        let first = ReadySlot { sector: 0x0102_0304, from: Generation(0x1112_1314_1516_1718) };
+        let second = ReadySlot { sector: 9, from: Generation(0) };
+        let value = ReadySlot::value([first, second].into_iter());
+        assert_eq!(value[..12], [4, 3, 2, 1, 0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11]);
+        assert_eq!(ReadySlot::decode(&value), Some(vec![first, second]));
+        assert_eq!((ReadySlot::decode(&[]), ReadySlot::decode(&value[1..])), (Some(Vec::new()), None));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The index in RocksDB: which blocks the slabs hold, which record size each extent serves, and from
 //! where generations may be taken.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,7 @@ const FORMAT: u32 = 3;
 const INDEX_FOLDER: &str = "index";
 const BLOCKS: &str = "blocks";
 const EXTENTS: &str = "extents";
-const READY: &str = "ready";
+const READY_KEY: &[u8] = b"ready";
 const FORMAT_KEY: &[u8] = b"format";
 const STORE_KEY: &[u8] = b"store";
 const EXTENT_BYTES_KEY: &[u8] = b"extent_bytes";
@@ -35,6 +36,9 @@ const WAL_BYTES_MAX: u64 = 64 << 20;
 pub(crate) struct RocksCatalog {
     db: DB,
     dir: PathBuf,
+    /// The ready slots by their sectors. They come and go all the time and are few, so all of them are one
+    /// value.
+    ready: BTreeMap<u32, ReadySlot>,
 }
 
 /// What a store is founded with.
@@ -67,7 +71,7 @@ impl RocksCatalog {
             true => DB::list_cf(&options, &path).map_err(|error| open_error(dir, &error))?,
             false => Vec::new(),
         };
-        for name in [DEFAULT_COLUMN_FAMILY_NAME, BLOCKS, EXTENTS, READY] {
+        for name in [DEFAULT_COLUMN_FAMILY_NAME, BLOCKS, EXTENTS] {
             if !names.iter().any(|known| known == name) {
                 names.push(name.into());
             }
@@ -75,8 +79,9 @@ impl RocksCatalog {
         let families = names.into_iter().map(|name| ColumnFamilyDescriptor::new(name, options.clone()));
         let db =
             DB::open_cf_descriptors(&options, &path, families).map_err(|error| open_error(dir, &error))?;
-        let catalog = Self { db, dir: dir.to_path_buf() };
+        let mut catalog = Self { db, dir: dir.to_path_buf(), ready: BTreeMap::new() };
         catalog.check_format(&founding)?;
+        catalog.ready = catalog.ready_slots()?.into_iter().map(|slot| (slot.sector, slot)).collect();
         Ok(catalog)
     }
 
@@ -125,14 +130,11 @@ impl RocksCatalog {
         Ok(extents)
     }
 
-    fn ready(&self) -> Result<Vec<ReadySlot>, OpenError> {
-        let mut ready = Vec::new();
-        for item in self.db.iterator_cf(self.family(READY), IteratorMode::Start) {
-            let (key, value) = item.map_err(|error| open_error(&self.dir, &error))?;
-            let slot = ReadySlot::decode(&key, &value);
-            ready.push(slot.ok_or_else(|| self.damaged("an entry of the ready slots cannot be read"))?);
-        }
-        Ok(ready)
+    fn ready_slots(&self) -> Result<Vec<ReadySlot>, OpenError> {
+        let Some(value) = self.db.get(READY_KEY).map_err(|error| open_error(&self.dir, &error))? else {
+            return Ok(Vec::new());
+        };
+        ReadySlot::decode(&value).ok_or_else(|| self.damaged("the ready slots cannot be read"))
     }
 
     fn number(&self, key: &[u8]) -> Result<Option<u64>, OpenError> {
@@ -161,7 +163,7 @@ impl Catalog for RocksCatalog {
             store: StoreId(uuid.ok_or_else(|| self.damaged("it names no store"))?),
             generation: generation.ok_or_else(|| self.damaged("it names no generation"))?,
             extents: self.extents()?,
-            ready: self.ready()?,
+            ready: self.ready_slots()?,
         })
     }
 
@@ -181,17 +183,28 @@ impl Catalog for RocksCatalog {
         if changes.list.is_empty() {
             return Ok(());
         }
-        let [blocks, extents, ready] = [BLOCKS, EXTENTS, READY].map(|name| self.family(name));
+        let mut ready_changes = false;
+        for change in &changes.list {
+            match change {
+                Change::PutReady(slot) => drop(self.ready.insert(slot.sector, *slot)),
+                Change::DeleteReady(sector) => drop(self.ready.remove(sector)),
+                _ => continue,
+            }
+            ready_changes = true;
+        }
+        let [blocks, extents] = [BLOCKS, EXTENTS].map(|name| self.family(name));
         let mut batch = WriteBatch::default();
         for change in &changes.list {
             match change {
                 Change::PutBlock(entry) => batch.put_cf(blocks, BlockEntry::key_of(&entry.id), entry.value()),
                 Change::DeleteBlock(id) => batch.delete_cf(blocks, BlockEntry::key_of(id)),
                 Change::PutExtent(entry) => batch.put_cf(extents, entry.key(), entry.value()),
-                Change::PutReady(slot) => batch.put_cf(ready, ReadySlot::key_of(slot.sector), slot.value()),
-                Change::DeleteReady(sector) => batch.delete_cf(ready, ReadySlot::key_of(*sector)),
+                Change::PutReady(_) | Change::DeleteReady(_) => {}
                 Change::SetAside(until) => batch.put(GENERATION_KEY, until.to_le_bytes()),
             }
+        }
+        if ready_changes {
+            batch.put(READY_KEY, ReadySlot::value(self.ready.values().copied()));
         }
         self.db.write_opt(batch, &synced()).map_err(io::Error::other)
     }
