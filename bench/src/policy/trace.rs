@@ -28,6 +28,9 @@ pub(super) struct Trace {
     pub(super) requests: Vec<Request>,
 }
 
+/// Least time between two requests, a little more than a tick of the store. Traces give times in whole seconds or
+/// so, and what is used within a tick counts as one moment, of which the deepest blocks go first.
+const APART_US: u64 = 20_000;
 /// From this priority on a harness means what sessions share.
 const PRIORITY_SETUP: u8 = 80;
 
@@ -93,7 +96,7 @@ impl Trace {
         let mut earliest = 0;
         for request in &mut self.requests {
             request.at_us = request.at_us.max(earliest);
-            earliest = request.at_us + 1;
+            earliest = request.at_us + APART_US;
         }
         let mut ended = HashSet::new();
         for request in self.requests.iter_mut().rev() {
