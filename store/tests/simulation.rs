@@ -5,7 +5,7 @@ use hearth_store::sim::{Counters, Crossed, Options, exhaust, flip_bits, run};
 /// Seeds of one run of the tests.
 const SEEDS: u64 = 10_000;
 /// Small histories that crash at every boundary.
-const HISTORIES: u64 = 12;
+const HISTORIES: u64 = 60;
 const FLIPS: u64 = 50_000;
 
 #[test]
@@ -36,7 +36,7 @@ fn a_crash_at_any_boundary_costs_nothing_that_was_promised() {
         crossed.add(&exhaust(seed).unwrap_or_else(|violation| panic!("{violation}")));
     }
     println!("{HISTORIES} histories: {crossed:?}");
-    assert!(crossed.crashes > 3 * crossed.boundaries && crossed.volatile_max >= 3, "{crossed:?}");
+    assert!(crossed.crashes > 2 * crossed.boundaries && crossed.volatile_max >= 3, "{crossed:?}");
 }
 
 #[test]

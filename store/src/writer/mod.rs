@@ -8,9 +8,11 @@
 
 mod batch;
 mod commits;
+mod committing;
 mod encoder;
 mod job;
 mod record;
+mod supply;
 mod under_way;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -21,7 +23,6 @@ use batch::Batch;
 pub(crate) use commits::{CommitThread, Commits};
 use encoder::Encoder;
 use hearth_proto::Generation;
-use hearth_proto::limits::READY_SLOTS_STEP;
 pub(crate) use job::WriteJob;
 pub(crate) use record::{Named, Record, send};
 use rustc_hash::FxHashMap;
@@ -37,7 +38,6 @@ use crate::policy::Tick;
 use crate::slab::ReadySlot;
 use crate::space::Resident;
 use crate::sync::lock;
-use crate::tiers::NvmeTier;
 
 /// Slots that are tried for one block before it stays in the arena alone.
 const ATTEMPTS_MAX: u32 = 3;
@@ -267,82 +267,6 @@ impl Writer {
         }
     }
 
-    /// Finds a slot on the device: a free one, else a longer file, else one that is ready for others and
-    /// that nobody takes, else an evicted block's.
-    fn allocate(&mut self, nvme: &Nvme, class: u32) -> Option<u32> {
-        let core = Arc::clone(&self.core);
-        let refused = &mut || core.counters.growth_failures.add(1);
-        nvme.spread(class, core.clock.now_us(), refused);
-        loop {
-            if let Some(given) = lock(&nvme.slots).allocate(class) {
-                if let Some(extent) = given.assigned {
-                    self.next.set_extent(nvme.extent_entry(extent, class, false));
-                }
-                return Some(given.sector);
-            }
-            let now_us = core.clock.now_us();
-            if nvme.grow(now_us, refused) {
-                continue;
-            }
-            let idle = lock(&nvme.ready).take_idle(class);
-            if !idle.is_empty() {
-                self.take_back(nvme, idle);
-                continue;
-            }
-            core.end_overdue_pins(now_us);
-            let residents = NvmeTier { core: &core, nvme, now_us };
-            if !lock(&nvme.room).make(&nvme.slots, class, now_us, &residents) {
-                return None;
-            }
-        }
-    }
-
-    /// Makes slots ready for the record sizes that run out of them, some at a time.
-    fn make_ready(&mut self, nvme: &Nvme) {
-        if !self.next.ready.is_empty() || self.stopping || self.index_refuses {
-            return;
-        }
-        while let Some(class) = self.wanted.pop_first() {
-            let target = ready_target(nvme, class);
-            let wanted = target.saturating_sub(lock(&nvme.ready).count(class)).min(READY_SLOTS_STEP);
-            for _ in 0..wanted {
-                let Some(sector) = self.allocate(nvme, class) else { break };
-                let from = {
-                    let slots = lock(&nvme.slots);
-                    slots.newer(slots.extent_of(sector))
-                };
-                self.next.ready.push((class, ReadySlot { sector, from }));
-            }
-        }
-        if is(Mutant::AckBeforeReady) {
-            self.shelve(nvme, &self.next.ready);
-        }
-    }
-
-    /// Puts slots that are ready where blocks find them.
-    fn shelve(&self, nvme: &Nvme, slots: &[(u32, ReadySlot)]) {
-        for of_class in slots.chunk_by(|one, other| one.0 == other.0) {
-            let class = of_class[0].0;
-            let low = ready_target(nvme, class) / 2;
-            lock(&nvme.ready).add(class, of_class.iter().map(|(_, slot)| *slot), low);
-        }
-    }
-
-    /// Frees slots that were ready and hold nothing.
-    fn take_back(&mut self, nvme: &Nvme, slots: Vec<ReadySlot>) {
-        for slot in slots {
-            self.unready(slot.sector);
-            lock(&nvme.slots).release(slot.sector);
-        }
-    }
-
-    /// Lets the index believe nothing any more that lies in a slot.
-    fn unready(&mut self, sector: u32) {
-        if self.known_ready.remove(&sector).is_some() && !is(Mutant::ReadyForEver) {
-            self.next.unready(sector);
-        }
-    }
-
     /// Lets the index forget a replica. Its slot may be another's by now, and ready for that.
     fn forget(&mut self, nvme: &Nvme, resident: Resident, sector: Option<u32>) {
         self.next.delete(resident);
@@ -377,106 +301,6 @@ impl Writer {
             let _ = mailbox.send(Message::Discarded(extent, result));
         };
         nvme.volume.discard(extent, Box::new(done));
-    }
-
-    /// Takes in the replicas that were forgotten before now. Their slots may have been given out already, and
-    /// what their extent serves since must not become durable before they are forgotten.
-    fn take_deletes(&mut self, nvme: &Nvme) {
-        let mut deletes = VecDeque::new();
-        nvme.mailbox.take_where(|message| matches!(message, Message::Delete { .. }), &mut deletes);
-        deletes.into_iter().for_each(|delete| self.handle(nvme, delete));
-    }
-
-    /// Hands what there is to the index, if it is time.
-    fn start_commit(&mut self, nvme: &Nvme) {
-        // After a refusal only those who wait are answered, until something else has happened.
-        if self.committing.is_some() || !self.may_commit && !self.next.is_waited_for() {
-            return;
-        }
-        let is_quiet = self.stopping || lock(&nvme.under_way).len() == 0;
-        let is_due = self.next.is_urgent()
-            || self.next.is_worth_a_commit(is_quiet)
-            || self.stopping && !self.next.is_empty();
-        if !is_due {
-            return;
-        }
-        self.take_deletes(nvme);
-        let changes = self.next.changes(&self.core);
-        self.committing = Some(std::mem::take(&mut self.next));
-        let mailbox = Arc::clone(&nvme.mailbox);
-        let done = move |result| {
-            // This thread reads its mailbox until every commit has ended.
-            let _ = mailbox.send(Message::Committed(result));
-        };
-        self.commits.submit(changes, Box::new(done));
-    }
-
-    /// Takes in the end of the commit: names what the index names by now.
-    fn committed(&mut self, nvme: &Nvme, result: io::Result<()>) {
-        let mut batch = self.committing.take().expect("a commit that ended was begun");
-        if let Err(error) = result {
-            return self.refused(nvme, batch, &error);
-        }
-        self.may_commit = true;
-        if std::mem::take(&mut self.index_refuses) {
-            tracing::info!("the index on disk takes changes again: blocks go to NVMe again");
-        }
-        batch.answer();
-        if let Some(until) = batch.generations {
-            nvme.generations.extend(until);
-        }
-        self.known_ready.extend(batch.ready.iter().map(|(_, slot)| (slot.sector, slot.from)));
-        if !is(Mutant::AckBeforeReady) {
-            self.shelve(nvme, &batch.ready);
-        }
-        let fenced = |slot: &ReadySlot| {
-            let slots = lock(&nvme.slots);
-            slots.is_fenced(slots.extent_of(slot.sector))
-        };
-        if batch.ready.iter().any(|(_, slot)| fenced(slot)) {
-            let fenced = lock(&nvme.ready).take_slots(fenced);
-            self.take_back(nvme, fenced);
-        }
-        for record in batch.records {
-            self.take_up(nvme, record);
-        }
-    }
-
-    /// Settles a commit of which nobody knows whether it happened.
-    fn refused(&mut self, nvme: &Nvme, mut batch: Batch, error: &io::Error) {
-        self.core.counters.io_errors.add(1);
-        self.may_commit = false;
-        if !std::mem::replace(&mut self.index_refuses, true) {
-            tracing::error!(
-                %error,
-                "the index on disk refuses changes: new blocks stay in memory alone, durable puts are \
-                 refused; if the disk is full, free space on the file system of the data folder"
-            );
-        }
-        if batch.generations.is_some() {
-            nvme.generations.extend_failed();
-        }
-        for (_, slot) in std::mem::take(&mut batch.ready) {
-            batch.unready(slot.sector);
-            lock(&nvme.slots).release(slot.sector);
-        }
-        for record in std::mem::take(&mut batch.records) {
-            // The index may have taken the entries all the same, and their slots are given out again.
-            batch.delete(record.job.resident());
-            self.release(nvme, &record);
-            record.job.give_up(&self.core, nvme, PutError::NotDurable);
-        }
-        self.next.go_on_with(batch);
-    }
-
-    /// Forgets what the index refuses once nothing else will happen. Until then blocks that still come need what
-    /// their extents serve.
-    fn give_up_changes(&mut self, nvme: &Nvme) {
-        if self.stopping && !self.may_commit && self.committing.is_none() && lock(&nvme.under_way).len() == 0
-        {
-            let given_up = std::mem::take(&mut self.next);
-            given_up.ready.iter().for_each(|(_, slot)| lock(&nvme.slots).release(slot.sector));
-        }
     }
 
     /// Names a durable record, or lets go of it if it is not wanted any more.
@@ -551,12 +375,6 @@ impl Writer {
             let _ = done.send(());
         }
     }
-}
-
-/// How many slots are to be ready for records of a size, in a tier that is as long as it is now.
-fn ready_target(nvme: &Nvme, class: u32) -> usize {
-    let extents = lock(&nvme.slots).count();
-    nvme.ready_limits.target(class, u64::from(extents) * nvme.volume.extent_bytes())
 }
 
 /// Sees to it that whoever comes after the thread's end, even by a panic, is told so at once.
