@@ -22,8 +22,8 @@ use crate::volume::Volume;
 
 /// Reads under way at a time.
 const READS_MAX: usize = 32;
-/// Longer than any disk takes that still works.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than any store takes to open: the device may still be preparing to serve.
+const PATIENCE: Duration = Duration::from_secs(86_400);
 
 thread_local! {
     static CODER: RefCell<Coder> = RefCell::new(Coder::new());

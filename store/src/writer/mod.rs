@@ -167,7 +167,7 @@ impl Writer {
         self.start_commit(nvme);
         self.give_up_changes(nvme);
         self.answer_flushes(nvme);
-        nvme.mailbox.set_attentive(self.stopping || !self.flushes.is_empty());
+        nvme.mailbox.set_attentive(self.stopping || !self.flushes.is_empty() || !self.backlog.is_empty());
         if core.ranker.lesson_due() {
             core.ranker.learn(Tick::from_us(core.clock.now_us()));
         }
