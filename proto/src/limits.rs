@@ -26,8 +26,8 @@ pub const SLABS_MAX: usize = 64;
 /// Blocks of one record size go to the slabs of a store in turn, so many bytes at a time: short enough that
 /// a burst of puts keeps all of them busy.
 pub const STRIPE_BYTES: usize = 4 << 20;
-/// Blocks that go to one slab in a row at the least, however large they are: eviction looks for the rest of
-/// a chain in the slots after a block.
+/// Blocks that go to one slab in a row at the least, however large they are, so that a chain lies in few
+/// places.
 pub const STRIPE_BLOCKS_MIN: u32 = 8;
 /// Reads and writes in flight on one ring.
 pub const RING_IN_FLIGHT_MAX: usize = 64;

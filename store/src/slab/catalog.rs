@@ -48,7 +48,7 @@ pub(crate) enum Change {
     PutExtent(ExtentEntry),
     /// Records may be written to a slot from now on without a word to the index.
     PutReady(ReadySlot),
-    /// The index names whatever lies in the slot that begins at this sector.
+    /// Whatever lies in the slot that begins at this sector counts only if the index names it.
     DeleteReady(u32),
     /// Generations below this may have been used.
     SetAside(u64),
