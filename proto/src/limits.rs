@@ -88,7 +88,8 @@ pub const READY_SLOTS_MAX: usize = 512;
 pub const READY_SLOTS_MIN: usize = 4;
 /// How many become ready at a time.
 pub const READY_SLOTS_STEP: usize = 128;
-/// The most bytes of slots that are ready for one record size: so much is read when a store opens.
+/// The most bytes of slots that are ready, shared by the record sizes in use: about so much is read when a store
+/// opens.
 pub const READY_BYTES_MAX: u64 = 128 << 20;
 /// They take no more of the tier than this part of it.
 pub const READY_TIER_DIVISOR: u64 = 32;

@@ -48,13 +48,16 @@ pub(crate) struct Found {
 }
 
 /// Reads the slots and says what counts of what lies there.
+///
+/// # Errors
+/// The device stopped, or did not answer: that says nothing of what lies there.
 pub(crate) fn look(
     volume: &Volume,
     arena: &Arc<Arena>,
     clock: &Clock,
     mut slots: VecDeque<Ahead>,
     wait: &mut Wait,
-) -> Found {
+) -> io::Result<Found> {
     let mut found = Found::default();
     let mut reads = VecDeque::new();
     while !slots.is_empty() || !reads.is_empty() {
@@ -74,13 +77,19 @@ pub(crate) fn look(
         match wait(end) {
             Ok(record) => found.entries.extend(judge(ahead, &record)),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            Err(error) if is_of_driver(&error) => return Err(error),
             Err(error) => {
                 tracing::error!(%error, sector = ahead.slot.sector, "a slot that was ready cannot be read");
                 found.unreadable.push(ahead.slot.sector);
             }
         }
     }
-    found
+    Ok(found)
+}
+
+fn is_of_driver(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::TimedOut)
+        && error.raw_os_error().is_none()
 }
 
 /// Begins to read a slot; `None` if the arena has no room now.
@@ -102,16 +111,7 @@ fn judge(ahead: Ahead, record: &SlotMut) -> Option<BlockEntry> {
     if !is_whole(&footer, stored) {
         return None;
     }
-    Some(BlockEntry {
-        id: footer.id,
-        sector: ahead.slot.sector,
-        payload_len: footer.payload_len,
-        generation: footer.generation,
-        payload_crc: footer.payload_crc,
-        depth: footer.depth,
-        priority: footer.priority,
-        expires_at_ms: footer.expires_at_ms,
-    })
+    Some(footer.entry(ahead.slot.sector))
 }
 
 fn is_whole(footer: &Footer, stored: &[u8]) -> bool {

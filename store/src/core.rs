@@ -306,7 +306,7 @@ impl Core {
         }
         if let (NvmeReplica::Stored(sector), Some(nvme), Some(bags)) = (replica, &self.nvme, &mut nvme_bags) {
             let class = lock(&nvme.slots).class_at(sector);
-            let tier = NvmeTier { core: self, nvme, now_us };
+            let tier = NvmeTier::new(self, nvme, now_us);
             if let Some(moved) = bags.remove(handle, before[1], nvme_place) {
                 tier.place(moved, nvme_place);
             }
@@ -378,7 +378,7 @@ impl Core {
 
     fn leave_nvme_bag(&self, nvme: &Nvme, bags: &mut Bags<Handle>, handle: Handle, was: &Withdrawn) {
         if let Some(moved) = bags.remove(handle, was.standing, was.place) {
-            NvmeTier { core: self, nvme, now_us: 0 }.place(moved, was.place);
+            NvmeTier::new(self, nvme, 0).place(moved, was.place);
         }
         lock(&nvme.slots).set_owner(was.sector, None);
     }

@@ -206,7 +206,7 @@ impl ExtentMap {
         extent.owners[slot as usize] = owner.unwrap_or(NOBODY);
     }
 
-    /// Whose records lie in an extent, where that is settled, from a slot on.
+    /// Whose records lie in an extent, where that is settled.
     pub(crate) fn owners(&self, extent: u32) -> impl Iterator<Item = u32> {
         self.extents[extent as usize].owners.iter().copied().filter(|owner| *owner != NOBODY)
     }

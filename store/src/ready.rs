@@ -13,7 +13,7 @@ use crate::slab::ReadySlot;
 /// How many slots are kept ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReadyLimits {
-    /// The most bytes of them for one record size.
+    /// The most bytes of them.
     pub(crate) bytes_max: u64,
     /// They take no more of the tier than this part of it.
     pub(crate) tier_divisor: u64,
@@ -26,10 +26,10 @@ impl ReadyLimits {
         Self { bytes_max, tier_divisor: READY_TIER_DIVISOR, slots_min: READY_SLOTS_MIN }
     }
 
-    /// How many slots are to be ready for records of so many sectors in a tier of so many bytes. None where
-    /// that is hardly any.
-    pub(crate) fn target(&self, class: u32, tier_bytes: u64) -> usize {
-        let bytes = self.bytes_max.min(tier_bytes / self.tier_divisor);
+    /// How many slots are to be ready for records of so many sectors in a tier of so many bytes, if there are
+    /// so many record sizes. None where that is hardly any.
+    pub(crate) fn target(&self, class: u32, tier_bytes: u64, sharers: usize) -> usize {
+        let bytes = self.bytes_max.min(tier_bytes / self.tier_divisor) / sharers as u64;
         let slots = bytes / (u64::from(class) * SECTOR_BYTES as u64);
         let slots = usize::try_from(slots).unwrap_or(usize::MAX).min(READY_SLOTS_MAX);
         if slots < self.slots_min { 0 } else { slots }
@@ -49,27 +49,24 @@ struct Shelf {
     /// More are asked for when there are no more than this.
     low: usize,
     asked: bool,
-    /// True if a slot was taken since somebody looked.
-    in_use: bool,
+    /// How often others were made ready since a slot was taken.
+    idle: u32,
 }
+
+/// Slots stay ready while others are made ready so often.
+const IDLE_MAX: u32 = 8;
 
 impl ReadySlots {
     /// Takes a slot for the record of `put`; `None` if there is none that was free of newer records when it
     /// became ready. Says too whether more have to be made ready: once, until some were.
     pub(crate) fn take(&mut self, class: u32, put: Generation) -> (Option<ReadySlot>, bool) {
         let Some(shelf) = self.shelves.get_mut(&class) else { return (None, false) };
-        shelf.in_use = true;
+        shelf.idle = 0;
         let fits = shelf.slots.front().is_some_and(|slot| slot.from <= put);
         let taken = if fits { shelf.slots.pop_front() } else { None };
         self.sectors -= taken.map_or(0, |_| u64::from(class));
         let ask = shelf.slots.len() <= shelf.low && !std::mem::replace(&mut shelf.asked, true);
         (taken, ask)
-    }
-
-    /// Puts a slot back that was taken and not used.
-    pub(crate) fn give_back(&mut self, class: u32, slot: ReadySlot) {
-        self.sectors += u64::from(class);
-        self.shelves.entry(class).or_default().slots.push_front(slot);
     }
 
     /// Adds slots that became ready. More are asked for when no more than `low` are left.
@@ -85,15 +82,29 @@ impl ReadySlots {
         self.shelves.get(&class).map_or(0, |shelf| shelf.slots.len())
     }
 
+    /// Record sizes other than `class` for which slots wait, or one was taken lately.
+    pub(crate) fn others(&self, class: u32) -> usize {
+        self.shelves.keys().filter(|other| **other != class).count()
+    }
+
     /// Sectors of all slots that wait.
     pub(crate) fn sectors(&self) -> u64 {
         self.sectors
     }
 
-    /// Takes away the slots of record sizes other than `class` that nobody took a slot of since this was
-    /// last asked.
+    /// Takes away the slots of record sizes other than `class` that nobody took a slot of for long, as slots
+    /// of `class` are made ready.
     pub(crate) fn take_idle(&mut self, class: u32) -> Vec<ReadySlot> {
-        self.take_where(|other, shelf| other != class && !std::mem::take(&mut shelf.in_use), |_| true)
+        let is_idle = |other, shelf: &mut Shelf| {
+            shelf.idle += u32::from(other != class);
+            shelf.idle > IDLE_MAX
+        };
+        self.take_where(is_idle, |_| true)
+    }
+
+    /// Takes away the slots of record sizes other than `class`.
+    pub(crate) fn take_others(&mut self, class: u32) -> Vec<ReadySlot> {
+        self.take_where(|other, _| other != class, |_| true)
     }
 
     /// Takes away those slots.
@@ -116,7 +127,7 @@ impl ReadySlots {
                 taken.extend(gone);
             }
         }
-        self.shelves.retain(|_, shelf| !shelf.slots.is_empty() || shelf.in_use);
+        self.shelves.retain(|_, shelf| !shelf.slots.is_empty() || shelf.idle <= IDLE_MAX);
         taken
     }
 }
@@ -143,11 +154,12 @@ mod tests {
     #[test]
     fn there_are_few_beside_what_the_tier_has() {
         let limits = ReadyLimits::of_bytes(1 << 20);
-        assert_eq!(limits.target(1, 1 << 40), 256);
-        assert_eq!(limits.target(1, 16 << 20), 128, "a thirty-second part of it");
-        assert_eq!(limits.target(65, 1 << 40), 0, "three would not be worth it");
-        assert_eq!(ReadyLimits::of_bytes(0).target(1, 1 << 40), 0);
-        assert_eq!(ReadyLimits::of_bytes(u64::MAX).target(1, u64::MAX), READY_SLOTS_MAX);
+        assert_eq!(limits.target(1, 1 << 40, 1), 256);
+        assert_eq!(limits.target(1, 1 << 40, 4), 64, "for each of four record sizes");
+        assert_eq!(limits.target(1, 16 << 20, 1), 128, "a thirty-second part of it");
+        assert_eq!(limits.target(65, 1 << 40, 1), 0, "three would not be worth it");
+        assert_eq!(ReadyLimits::of_bytes(0).target(1, 1 << 40, 1), 0);
+        assert_eq!(ReadyLimits::of_bytes(u64::MAX).target(1, u64::MAX, 1), READY_SLOTS_MAX);
     }
 
     #[test]
@@ -165,9 +177,14 @@ mod tests {
         let mut ready = ReadySlots::default();
         ready.add(1, [slot(0, 0), slot(1, 0)].into_iter(), 0);
         ready.add(2, [slot(10, 0)].into_iter(), 0);
+        for _ in 0..IDLE_MAX {
+            assert_eq!(ready.take_idle(9), []);
+        }
         ready.take(1, Generation(1));
+        assert_eq!(ready.others(9), 2);
         assert_eq!(ready.take_idle(9), [slot(10, 0)]);
-        assert_eq!(ready.take_idle(9), [slot(1, 0)], "it was not used since");
+        assert_eq!((ready.others(9), ready.sectors()), (1, 1), "what is used stays");
+        assert_eq!(ready.take_others(9), [slot(1, 0)]);
         assert_eq!(ready.sectors(), 0);
     }
 }

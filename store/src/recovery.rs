@@ -13,7 +13,7 @@ use hearth_proto::limits::SECTOR_BYTES;
 use hearth_proto::{BlockId, Generation};
 use rustc_hash::FxHashMap;
 
-use crate::ahead::{self, Ahead, Wait};
+use crate::ahead::{self, Ahead, Found, Wait};
 use crate::arena::{Arena, Loans};
 use crate::clock::Clock;
 use crate::codec::Compression;
@@ -135,17 +135,19 @@ fn recover(
     if config.nvme.as_ref().is_some_and(|nvme| nvme.lift_fences) {
         load.lift_fences(&remembered.extents);
     }
-    let found = ahead::look(&volume, &core.arena, &core.clock, ahead, wait);
+    let mut look = |slots| {
+        let found = ahead::look(&volume, &core.arena, &core.clock, slots, wait);
+        found.map_err(OpenError::io("read the slots that were ready"))
+    };
+    let found = look(ahead)?;
     found.unreadable.iter().for_each(|sector| load.fence(*sector, &volume));
     for entry in &found.entries {
         // A write that failed may have left the record of a put in a second place.
-        let rival = load.rival_of(entry);
-        let stays = rival.is_some_and(|rival| {
-            let slots = VecDeque::from([rival]);
-            let found = ahead::look(&volume, &core.arena, &core.clock, slots, wait);
-            found.entries.iter().any(|other| (other.id, other.generation) == (entry.id, entry.generation))
-        });
-        if !stays {
+        let rival = match load.rival_of(entry) {
+            Some(rival) => look(VecDeque::from([rival]))?,
+            None => Found::default(),
+        };
+        if !rival.entries.iter().any(|other| (other.id, other.generation) == (entry.id, entry.generation)) {
             load.add_ahead(entry);
         }
     }

@@ -38,6 +38,10 @@ pub(crate) trait Residents: Candidates<Handle> {
 
     /// Evicts a block that stands in `bags`. Returns false if it is in use by now.
     fn evict(&self, bags: &mut Bags<Handle>, block: Handle) -> bool;
+
+    /// Frees the slots of an extent that are in use for blocks which are still to come, and whom nobody
+    /// promised one.
+    fn free_waiting(&self, _extent: u32) {}
 }
 
 /// The candidates of a tier, and who goes next among them.
@@ -146,16 +150,13 @@ fn mean_worth(
 
 /// Evicts every block of an extent, or none.
 fn empty(bags: &mut Bags<Handle>, slots: &Mutex<ExtentMap>, extent: u32, residents: &impl Residents) -> bool {
-    let owners: Vec<_> = {
-        let slots = lock(slots);
-        let owners: Vec<_> = slots.owners(extent).map(Handle::from_bits).collect();
-        // Slots without an owner are being filled or emptied.
-        if owners.len() != slots.used_in(extent) as usize {
-            return false;
-        }
-        owners
-    };
+    let owners: Vec<_> = lock(slots).owners(extent).map(Handle::from_bits).collect();
     if !owners.iter().all(|owner| residents.look(*owner).is_free) {
+        return false;
+    }
+    residents.free_waiting(extent);
+    // Slots without an owner are being filled or emptied.
+    if owners.len() != lock(slots).used_in(extent) as usize {
         return false;
     }
     let mut all = true;

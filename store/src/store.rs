@@ -117,7 +117,7 @@ impl Store {
         Self { inner: Arc::new(Inner { core, threads: Mutex::new(threads) }) }
     }
 
-    pub(crate) fn core(&self) -> &Core {
+    pub(crate) fn core(&self) -> &Arc<Core> {
         &self.inner.core
     }
 

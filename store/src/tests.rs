@@ -67,6 +67,10 @@ fn open(dir: &TempDir, arena_extents: u64, nvme_extents: u64) -> (Store, Arc<Fau
 }
 
 fn open_with(config: &StoreConfig) -> (Store, Arc<Faulty>) {
+    open_changed(config, |parts| parts)
+}
+
+fn open_changed(config: &StoreConfig, change: impl Fn(Parts) -> Parts) -> (Store, Arc<Faulty>) {
     let faulty = std::sync::OnceLock::new();
     let interpose = |parts: Parts| {
         let mut members = parts.members;
@@ -74,7 +78,7 @@ fn open_with(config: &StoreConfig) -> (Store, Arc<Faulty>) {
         let wrapped = Arc::new(wrapped);
         members[0].device = Arc::clone(&wrapped) as Arc<dyn Device>;
         assert!(faulty.set(wrapped).is_ok(), "a store is opened once");
-        Parts { members, catalog: Box::new(catalog), ..parts }
+        change(Parts { members, catalog: Box::new(catalog), ..parts })
     };
     let (core, threads, _) = open::open(config, Some(&interpose)).unwrap();
     (Store::new(core, threads), faulty.into_inner().unwrap())

@@ -1,5 +1,6 @@
 //! The blocks of each tier as candidates for eviction.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::arena::HostBlock;
@@ -8,6 +9,7 @@ use crate::index::{Handle, Kept, Node, NvmeReplica};
 use crate::mutant::{Mutant, is};
 use crate::nvme::Nvme;
 use crate::policy::{Bags, Candidates, Look, Reuse, Tick};
+use crate::slab::ReadySlot;
 use crate::space::{Resident, Residents, Worth};
 use crate::sync::lock;
 
@@ -22,6 +24,8 @@ pub(crate) struct NvmeTier<'a> {
     pub(crate) core: &'a Core,
     pub(crate) nvme: &'a Nvme,
     pub(crate) now_us: u64,
+    /// Slots that were ready and are free now. The index has to hear of it before anything else lies there.
+    pub(crate) unready: RefCell<Vec<ReadySlot>>,
 }
 
 impl Candidates<Handle> for HostTier<'_> {
@@ -95,6 +99,12 @@ fn is_leased(host: &HostBlock) -> bool {
     host.is_leased() && !is(Mutant::SlotReusedUnderLease)
 }
 
+impl<'a> NvmeTier<'a> {
+    pub(crate) fn new(core: &'a Core, nvme: &'a Nvme, now_us: u64) -> Self {
+        Self { core, nvme, now_us, unready: RefCell::default() }
+    }
+}
+
 impl Candidates<Handle> for NvmeTier<'_> {
     fn look(&self, block: Handle) -> Look {
         let shard = self.core.index.shard_of(block);
@@ -148,6 +158,15 @@ impl Residents for NvmeTier<'_> {
         core.counters.evicted_nvme.add(1);
         core.release_nvme(nvme, &resident, sector);
         true
+    }
+
+    fn free_waiting(&self, extent: u32) {
+        let of_extent = |slot: &ReadySlot| lock(&self.nvme.slots).extent_of(slot.sector) == extent;
+        let waiting = lock(&self.nvme.ready).take_slots(of_extent);
+        let mut slots = lock(&self.nvme.slots);
+        waiting.iter().for_each(|slot| slots.release(slot.sector));
+        drop(slots);
+        self.unready.borrow_mut().extend(waiting);
     }
 }
 

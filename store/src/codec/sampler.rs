@@ -92,27 +92,29 @@ impl Sampler {
         self.layouts.len() < CODEC_LAYOUTS_MAX
     }
 
-    /// Whether the next block of a layout is stored raw. If so it counts as planned and done.
-    pub(crate) fn is_next_raw(&mut self, class: LayoutClass) -> bool {
+    /// Whether [`Sampler::plan`] would have the next block of a layout stored raw.
+    pub(crate) fn is_next_raw(&self, class: LayoutClass) -> bool {
         if self.compression == Compression::Off {
             return true;
         }
-        let is_known = self.layouts.contains_key(&class);
-        let is_tried = self.layouts.get(&class).is_some_and(|layout| layout.is_trial_due(layout.planned + 1));
-        let is_encoded = self
-            .layouts
-            .get(&class)
-            .is_some_and(|layout| layout.codec.is_some_and(|codec| codec != Codec::Raw));
-        let is_new = !is_known && self.has_room() && stored_len_max(class.payload_len as usize).is_some();
-        if is_new || is_tried || is_encoded {
-            return false;
+        match self.layouts.get(&class) {
+            Some(layout) => {
+                !layout.is_trial_due(layout.planned + 1) && layout.codec.unwrap_or_default() == Codec::Raw
+            }
+            None => !self.has_room() || stored_len_max(class.payload_len as usize).is_none(),
+        }
+    }
+
+    /// Notes that a block of a layout, the next of which is stored raw, was stored so.
+    pub(crate) fn count_raw(&mut self, class: LayoutClass) {
+        if self.compression == Compression::Off {
+            return;
         }
         self.plan(class);
         self.observe(
             class,
             &Outcome { codec: Codec::Raw, stored_len: class.payload_len as usize, trial: None },
         );
-        true
     }
 
     /// Takes in what became of a block. The blocks of layouts that are not tracked are not counted.

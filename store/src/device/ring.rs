@@ -143,13 +143,13 @@ impl Driver {
                 unsafe { self.rings.push(&submission, &self.arena) };
             }
             self.tell_ended();
-            match self.fall_asleep() {
+            let entered = match self.fall_asleep() {
                 Some(true) if self.transfers.is_idle() => return self.rings.release(),
-                Some(_) => {}
+                Some(_) => self.rings.wait(),
                 // Something came meanwhile.
-                None => continue,
-            }
-            if let Err(error) = self.rings.wait() {
+                None => self.rings.submit(),
+            };
+            if let Err(error) = entered {
                 return self.abandon(&error);
             }
             self.rings.reap(|place, result| self.transfers.complete(place, result));

@@ -127,6 +127,14 @@ impl Rings {
         self.polled_in_flight > 0
     }
 
+    /// Submits what was pushed, and lets the kernel say what has completed.
+    pub(super) fn submit(&mut self) -> io::Result<()> {
+        if let Some(polled) = &self.polled {
+            polled.submit_and_wait(0)?;
+        }
+        self.main.submit_and_wait(0)
+    }
+
     /// Submits what was pushed and waits for a completion, or polls for it once.
     pub(super) fn wait(&mut self) -> io::Result<()> {
         match &self.polled {
@@ -197,6 +205,8 @@ fn main_ring(sqpoll: bool) -> io::Result<IoUring> {
     IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
+        // Says when entering the kernel without waiting would bring completions.
+        .setup_taskrun_flag()
         .build(ENTRIES)
         .or_else(|_| IoUring::new(ENTRIES))
 }

@@ -254,16 +254,7 @@ impl CatalogState {
             let disk = lock(&disks[spot.member]);
             let footer = Footer::decode(disk.durable(spot.offset, spot.len)?.last_chunk()?).ok()?;
             drop(disk);
-            let entry = BlockEntry {
-                id: footer.id,
-                sector: slot.sector,
-                payload_len: footer.payload_len,
-                generation: footer.generation,
-                payload_crc: footer.payload_crc,
-                depth: footer.depth,
-                priority: footer.priority,
-                expires_at_ms: footer.expires_at_ms,
-            };
+            let entry = footer.entry(slot.sector);
             (footer.generation >= slot.from && is_durable(disks, &entry, spot)).then_some((entry, spot))
         })
     }

@@ -15,6 +15,7 @@
 use hearth_proto::limits::RECORD_FOOTER_BYTES;
 use hearth_proto::{BlockId, BlockKey, Generation, NamespaceId, Priority};
 
+use super::BlockEntry;
 use crate::codec::Codec;
 
 /// Length of a footer.
@@ -66,6 +67,20 @@ pub(crate) enum FooterError {
 }
 
 impl Footer {
+    /// The entry of the record in the index, if it begins at `sector`.
+    pub(crate) fn entry(&self, sector: u32) -> BlockEntry {
+        BlockEntry {
+            id: self.id,
+            sector,
+            payload_len: self.payload_len,
+            generation: self.generation,
+            payload_crc: self.payload_crc,
+            depth: self.depth,
+            priority: self.priority,
+            expires_at_ms: self.expires_at_ms,
+        }
+    }
+
     pub(crate) fn encode(&self) -> [u8; FOOTER_BYTES] {
         assert!(lengths_agree(self.codec, self.payload_len, self.stored_len), "{self:?} contradicts itself");
         let mut bytes = [0; FOOTER_BYTES];

@@ -137,6 +137,28 @@ impl RocksCatalog {
         ReadySlot::decode(&value).ok_or_else(|| self.damaged("the ready slots cannot be read"))
     }
 
+    /// Changes the ready slots in memory, and says what was in each place before.
+    fn change_ready(&mut self, changes: &Changes) -> Vec<(u32, Option<ReadySlot>)> {
+        let mut before = Vec::new();
+        for change in &changes.list {
+            match change {
+                Change::PutReady(slot) => before.push((slot.sector, self.ready.insert(slot.sector, *slot))),
+                Change::DeleteReady(sector) => before.push((*sector, self.ready.remove(sector))),
+                _ => {}
+            }
+        }
+        before
+    }
+
+    fn restore_ready(&mut self, before: Vec<(u32, Option<ReadySlot>)>) {
+        for (sector, slot) in before.into_iter().rev() {
+            match slot {
+                Some(slot) => drop(self.ready.insert(sector, slot)),
+                None => drop(self.ready.remove(&sector)),
+            }
+        }
+    }
+
     fn number(&self, key: &[u8]) -> Result<Option<u64>, OpenError> {
         let Some(value) = self.db.get(key).map_err(|error| open_error(&self.dir, &error))? else {
             return Ok(None);
@@ -183,15 +205,7 @@ impl Catalog for RocksCatalog {
         if changes.list.is_empty() {
             return Ok(());
         }
-        let mut ready_changes = false;
-        for change in &changes.list {
-            match change {
-                Change::PutReady(slot) => drop(self.ready.insert(slot.sector, *slot)),
-                Change::DeleteReady(sector) => drop(self.ready.remove(sector)),
-                _ => continue,
-            }
-            ready_changes = true;
-        }
+        let ready_before = self.change_ready(changes);
         let [blocks, extents] = [BLOCKS, EXTENTS].map(|name| self.family(name));
         let mut batch = WriteBatch::default();
         for change in &changes.list {
@@ -203,10 +217,13 @@ impl Catalog for RocksCatalog {
                 Change::SetAside(until) => batch.put(GENERATION_KEY, until.to_le_bytes()),
             }
         }
-        if ready_changes {
+        if !ready_before.is_empty() {
             batch.put(READY_KEY, ReadySlot::value(self.ready.values().copied()));
         }
-        self.db.write_opt(batch, &synced()).map_err(io::Error::other)
+        self.db.write_opt(batch, &synced()).map_err(|error| {
+            self.restore_ready(ready_before);
+            io::Error::other(error)
+        })
     }
 }
 
@@ -250,6 +267,26 @@ mod tests {
         let later = Founding { store: StoreId([8; 16]), generation: 9, ..FOUNDING };
         let found = RocksCatalog::open(dir.path(), later).unwrap().remembered().unwrap();
         assert_eq!((found.store, found.generation), (FOUNDING.store, FOUNDING.generation));
+    }
+
+    #[test]
+    fn ready_slots_that_were_refused_are_as_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut catalog = open(dir.path()).unwrap();
+        let slot = |sector, from| ReadySlot { sector, from: hearth_proto::Generation(from) };
+        let mut changes = Changes::default();
+        [slot(1, 1), slot(2, 2)].into_iter().for_each(|slot| changes.put_ready(slot));
+        catalog.commit(&changes).unwrap();
+        let known = catalog.ready.clone();
+        let mut refused = Changes::default();
+        refused.delete_ready(1);
+        [slot(1, 8), slot(3, 3)].into_iter().for_each(|slot| refused.put_ready(slot));
+        refused.delete_ready(3);
+        refused.delete_ready(2);
+        let before = catalog.change_ready(&refused);
+        assert_ne!(catalog.ready, known);
+        catalog.restore_ready(before);
+        assert_eq!(catalog.ready, known);
     }
 
     #[test]

@@ -109,11 +109,12 @@ impl Batch {
     }
 
     /// The changes. What a slot held is forgotten before it is ready for something else, and what an extent
-    /// served before what it serves now.
-    pub(super) fn changes(&self, core: &Core) -> Changes {
+    /// served before what it serves now. Of slots that are unheard of the index knows only that something may
+    /// lie there.
+    pub(super) fn changes(&self, core: &Core, is_unheard_of: impl Fn(u32) -> bool) -> Changes {
         let mut changes = Changes::default();
         for resident in &self.deletes {
-            if !is_stored(core, resident) {
+            if stored_at(core, resident).is_none_or(&is_unheard_of) {
                 changes.delete_block(&resident.id);
             }
         }
@@ -166,11 +167,14 @@ impl Batch {
     }
 }
 
-/// True if memory names a durable replica. A replica is deleted after memory forgot it, so the one that
-/// is named now is a later one, and the entry on disk is its.
-fn is_stored(core: &Core, forgotten: &Resident) -> bool {
+/// Where memory names a durable replica. A replica is deleted after memory forgot it, so the one that is
+/// named now is a later one, and if the index has heard of it the entry on disk is its.
+fn stored_at(core: &Core, forgotten: &Resident) -> Option<u32> {
     let shard = core.index.shard(&forgotten.id);
-    shard.get(&forgotten.id).is_some_and(|node| matches!(node.nvme(), NvmeReplica::Stored(_)))
+    match shard.get(&forgotten.id)?.nvme() {
+        NvmeReplica::Stored(sector) => Some(sector),
+        _ => None,
+    }
 }
 
 /// The entry of a block that is durable, at `sector` if one is named; `None` if it is not.

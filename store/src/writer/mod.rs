@@ -48,6 +48,8 @@ pub(crate) enum Message {
     Write(WriteJob),
     /// A write ended and its block has no name yet.
     Written(Record, io::Result<()>),
+    /// A block was let go of before its record was written.
+    Unused(Record),
     /// A block is durable and named, and the index is to hear of it.
     Named(Named),
     /// The commit that ran ended.
@@ -185,7 +187,9 @@ impl Writer {
             }
         }
         if !self.next.is_empty() {
-            let result = self.commits.commit_now(self.next.changes(&core));
+            let result = self
+                .commits
+                .commit_now(self.next.changes(&core, |sector| self.known_ready.contains_key(&sector)));
             self.committing = Some(std::mem::take(&mut self.next));
             self.committed(nvme, result);
         }
@@ -198,6 +202,7 @@ impl Writer {
             Message::Written(record, Ok(())) if !record.ready => self.next.records.push(record),
             Message::Written(record, Ok(())) => self.take_up(nvme, record),
             Message::Written(record, Err(error)) => self.write_failed(nvme, record, &error),
+            Message::Unused(record) => self.discard(nvme, record),
             Message::Named(named) => self.heard_of(named),
             Message::Committed(result) => self.committed(nvme, result),
             Message::Kept(resident) => self.next.keep(resident),
@@ -270,11 +275,12 @@ impl Writer {
     /// Lets the index forget a replica. Its slot may be another's by now, and ready for that.
     fn forget(&mut self, nvme: &Nvme, resident: Resident, sector: Option<u32>) {
         self.next.delete(resident);
-        let sector = sector.or_else(|| lock(&nvme.under_way).ready_slot_of(&resident));
-        if let Some(sector) = sector
-            && self.known_ready.get(&sector).is_some_and(|from| *from <= resident.generation)
-        {
-            self.unready(sector);
+        let mut sectors = lock(&nvme.under_way).ready_slots_of(&resident);
+        sectors.extend(sector);
+        for sector in sectors {
+            if self.known_ready.get(&sector).is_some_and(|from| *from <= resident.generation) {
+                self.unready(sector);
+            }
         }
     }
 

@@ -42,13 +42,15 @@ pub(crate) fn send(core: &Arc<Core>, nvme: &Nvme, job: WriteJob) {
 fn send_directly(core: &Arc<Core>, nvme: &Nvme, job: WriteJob) -> Result<(), WriteJob> {
     let block = Arc::clone(job.block());
     let class = block.slot().record_sectors();
-    let Some(slot) = nvme.take_ready(class, block.generation()) else { return Err(job) };
     let layout =
         LayoutClass { namespace: job.resident().id.namespace, payload_len: block.payload_len().get() };
-    if !lock(&nvme.sampler).is_next_raw(layout) {
-        lock(&nvme.ready).give_back(class, slot);
+    let mut sampler = lock(&nvme.sampler);
+    if !sampler.is_next_raw(layout) {
         return Err(job);
     }
+    let Some(slot) = nvme.take_ready(class, block.generation()) else { return Err(job) };
+    sampler.count_raw(layout);
+    drop(sampler);
     Record { job, sector: slot.sector, ready: true }.submit(core, nvme, block);
     Ok(())
 }
@@ -57,6 +59,10 @@ impl Record {
     /// Hands the record to the device, in the form that is written of it.
     pub(super) fn submit(self, core: &Arc<Core>, nvme: &Nvme, form: Arc<HostBlock>) {
         lock(&nvme.under_way).writes_to(self.job.number, self.ready.then_some(self.sector));
+        // Whoever lets go of the block from now on finds out where it goes.
+        if self.ready && !self.job.is_wanted(core) {
+            return self.hand_over(core, nvme, Message::Unused);
+        }
         core.counters.nvme_written_bytes.add(form.slot().record_len() as u64);
         core.counters.nvme_written_payload_bytes.add(u64::from(self.job.block().payload_len().get()));
         self.name_early(core, nvme);
@@ -70,17 +76,19 @@ impl Record {
     fn written(self, core: &Core, result: io::Result<()>) {
         let nvme = core.nvme.as_ref().expect("a record was written to it");
         let resident = self.job.resident();
-        let message = match result {
-            Ok(()) if self.ready && core.publish_nvme(nvme, &resident, self.sector) => {
-                core.enter_host_bag(&resident.id, self.job.block());
-                self.job.end(nvme);
-                let named = Named { resident, sector: self.sector };
-                return nvme.mailbox.send_quietly(Message::Named(named));
-            }
-            result => Message::Written(self, result),
-        };
+        if result.is_ok() && self.ready && core.publish_nvme(nvme, &resident, self.sector) {
+            core.enter_host_bag(&resident.id, self.job.block());
+            self.job.end(nvme);
+            let named = Named { resident, sector: self.sector };
+            return nvme.mailbox.send_quietly(Message::Named(named));
+        }
+        self.hand_over(core, nvme, |record| Message::Written(record, result));
+    }
+
+    /// Lets the durability thread decide what becomes of the record.
+    fn hand_over(self, core: &Core, nvme: &Nvme, message: impl FnOnce(Self) -> Message) {
         // Refused only by a thread that died: whoever closes the mailbox waits for every record.
-        if let Err(Message::Written(record, _)) = nvme.mailbox.send(message) {
+        if let Err(Message::Written(record, _) | Message::Unused(record)) = nvme.mailbox.send(message(self)) {
             record.job.give_up(core, nvme, PutError::Closed);
         }
     }

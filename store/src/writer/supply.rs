@@ -12,8 +12,8 @@ use crate::sync::lock;
 use crate::tiers::NvmeTier;
 
 impl Writer {
-    /// Finds a slot on the device: a free one, else a longer file, else one that is ready for others and
-    /// that nobody takes, else an evicted block's.
+    /// Finds a slot on the device: a free one, else a longer file, else an evicted block's, else one that is
+    /// ready for records of another size.
     pub(super) fn allocate(&mut self, nvme: &Nvme, class: u32) -> Option<u32> {
         let core = Arc::clone(&self.core);
         let refused = &mut || core.counters.growth_failures.add(1);
@@ -29,14 +29,16 @@ impl Writer {
             if nvme.grow(now_us, refused) {
                 continue;
             }
-            let idle = lock(&nvme.ready).take_idle(class);
-            if !idle.is_empty() {
-                self.take_back(nvme, idle);
+            core.end_overdue_pins(now_us);
+            let residents = NvmeTier::new(&core, nvme, now_us);
+            let made = lock(&nvme.room).make(&nvme.slots, class, now_us, &residents);
+            residents.unready.into_inner().iter().for_each(|slot| self.unready(slot.sector));
+            if made {
                 continue;
             }
-            core.end_overdue_pins(now_us);
-            let residents = NvmeTier { core: &core, nvme, now_us };
-            if !lock(&nvme.room).make(&nvme.slots, class, now_us, &residents) {
+            // What waits for records of another size may be all that is left.
+            let others = lock(&nvme.ready).take_others(class);
+            if !self.take_back(nvme, others) {
                 return None;
             }
         }
@@ -48,6 +50,8 @@ impl Writer {
             return;
         }
         while let Some(class) = self.wanted.pop_first() {
+            let idle = lock(&nvme.ready).take_idle(class);
+            self.take_back(nvme, idle);
             let target = ready_target(nvme, class);
             let wanted = target.saturating_sub(lock(&nvme.ready).count(class)).min(READY_SLOTS_STEP);
             for _ in 0..wanted {
@@ -73,12 +77,13 @@ impl Writer {
         }
     }
 
-    /// Frees slots that were ready and hold nothing.
-    pub(super) fn take_back(&mut self, nvme: &Nvme, slots: Vec<ReadySlot>) {
-        for slot in slots {
+    /// Frees slots that were ready and hold nothing. Says whether there are any.
+    pub(super) fn take_back(&mut self, nvme: &Nvme, slots: Vec<ReadySlot>) -> bool {
+        for slot in &slots {
             self.unready(slot.sector);
             lock(&nvme.slots).release(slot.sector);
         }
+        !slots.is_empty()
     }
 
     /// Lets the index believe nothing any more that lies in a slot.
@@ -89,8 +94,10 @@ impl Writer {
     }
 }
 
-/// How many slots are to be ready for records of a size, in a tier that is as long as it is now.
+/// How many slots are to be ready for records of a size, in a tier that is as long as it is now. Record sizes
+/// that are in use share what there may be.
 fn ready_target(nvme: &Nvme, class: u32) -> usize {
-    let extents = lock(&nvme.slots).count();
-    nvme.ready_limits.target(class, u64::from(extents) * nvme.volume.extent_bytes())
+    let tier_bytes = u64::from(lock(&nvme.slots).count()) * nvme.volume.extent_bytes();
+    let sharers = 1 + lock(&nvme.ready).others(class);
+    nvme.ready_limits.target(class, tier_bytes, sharers)
 }

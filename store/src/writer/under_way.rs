@@ -49,9 +49,10 @@ impl UnderWay {
         self.blocks.first_key_value().is_none_or(|(first, _)| *first >= number)
     }
 
-    /// The ready slot to which a block is being written, if it is one.
-    pub(super) fn ready_slot_of(&self, resident: &Resident) -> Option<u32> {
+    /// The ready slots to which a block is being written: two, if it was let go of and put again while its
+    /// first record had just become durable.
+    pub(super) fn ready_slots_of(&self, resident: &Resident) -> Vec<u32> {
         let of_block = self.blocks.values().filter(|flight| flight.resident == *resident);
-        of_block.filter_map(|flight| flight.ready).next()
+        of_block.filter_map(|flight| flight.ready).collect()
     }
 }
