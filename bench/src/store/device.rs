@@ -2,7 +2,9 @@
 //!
 //! Gets and fio's reads share one file, the store's slab: the store lies idle while fio reads. For
 //! writes fio has a file of the same size beside it, preallocated and written once, as the slab is; both
-//! overwrite, as a cache that is full does. fio transfers whole records, since that is what the device
+//! overwrite, as a cache that is full does. A second fio reads that file and compares checksums, as we do of
+//! every block: on machines where the disk's bytes are expensive to touch it says what reading right bytes
+//! can come to. fio transfers whole records, since that is what the device
 //! moves for us, and all its bytes count; of ours only payload does, so the footer is our cost: of 64 KiB
 //! blocks it takes one sector in seventeen.
 //!
@@ -73,6 +75,8 @@ pub(crate) struct Cell {
     pub(crate) ours: Vec<Turn>,
     /// As many as ours, or none without fio.
     pub(crate) fio: Vec<Turn>,
+    /// Of gets: fio that compares checksums.
+    pub(crate) fio_verified: Vec<Turn>,
 }
 
 /// All cells, and what the checks found.
@@ -165,6 +169,9 @@ impl Bench<'_> {
         let store = self.open(GET_ARENA_BYTES).await?;
         let (slab, slab_bytes) = blocks::slab_of(self.dir)?;
         let deck = Arc::new(Deck::shuffled(held));
+        if let Some(fio) = self.fio {
+            fio.run(self.job(self.fio_file, 8, Work::LayOutVerified)).await?;
+        }
         let warm_up = self.plan.turn.min(Duration::from_millis(200));
         self.get_turn(&store, &deck, 8, warm_up, &mut measured.wrong).await?;
         for &depth in &self.plan.depths {
@@ -182,6 +189,10 @@ impl Bench<'_> {
                         let job = Job { file_bytes, ..self.job(&slab, depth, work) };
                         cell.fio.push(fio.run(job).await?);
                     }
+                }
+                if let Some(fio) = self.fio {
+                    let work = Work::ReadVerified(self.plan.turn);
+                    cell.fio_verified.push(fio.run(self.job(self.fio_file, depth, work)).await?);
                 }
             }
             cell.tell();
@@ -302,7 +313,8 @@ impl Bench<'_> {
 
     fn cell(&self, direction: Direction, depth: usize) -> Cell {
         let (block_bytes, record_bytes) = (self.len, self.record_bytes);
-        Cell { direction, block_bytes, record_bytes, depth, ours: Vec::new(), fio: Vec::new() }
+        let [ours, fio, fio_verified] = [Vec::new(), Vec::new(), Vec::new()];
+        Cell { direction, block_bytes, record_bytes, depth, ours, fio, fio_verified }
     }
 }
 
@@ -314,6 +326,11 @@ impl Cell {
     /// The turns of both sides, side by side.
     pub(crate) fn pairs(&self) -> Vec<(Turn, Turn)> {
         self.ours.iter().copied().zip(self.fio.iter().copied()).collect()
+    }
+
+    /// Ours beside those of fio that compares checksums.
+    pub(crate) fn pairs_verified(&self) -> Vec<(Turn, Turn)> {
+        self.ours.iter().copied().zip(self.fio_verified.iter().copied()).collect()
     }
 
     /// `get, 64 KiB`.
@@ -338,8 +355,12 @@ impl Cell {
         let rates = |turns: &[Turn]| {
             turns.iter().map(|turn| format!("{:.2}", turn.gb_per_s())).collect::<Vec<_>>().join(" ")
         };
-        let fio = if self.fio.is_empty() { String::new() } else { format!(", fio {}", rates(&self.fio)) };
-        eprintln!("device: {}: {} GB/s{fio}", self.name(), rates(&self.ours));
+        let theirs = |name: &str, turns: &[Turn]| match turns {
+            [] => String::new(),
+            turns => format!(", {name} {}", rates(turns)),
+        };
+        let (fio, verified) = (theirs("fio", &self.fio), theirs("verifying", &self.fio_verified));
+        eprintln!("device: {}: {} GB/s{fio}{verified}", self.name(), rates(&self.ours));
     }
 }
 

@@ -26,6 +26,9 @@ pub(crate) struct Job<'a> {
 pub(crate) enum Work {
     /// Random reads for so long.
     Read(Duration),
+    /// The same, and the checksum of each block is compared: what whoever gives out right bytes or none
+    /// cannot do without. Of a file that was laid out for it.
+    ReadVerified(Duration),
     /// Sequential writes for so long in groups of as many as are in flight, each made durable by an
     /// fdatasync before the next begins.
     ///
@@ -36,6 +39,8 @@ pub(crate) enum Work {
     Write(Duration),
     /// Writes the whole file once, so that nothing of it is a hole.
     LayOut,
+    /// The same, with a checksum in each block.
+    LayOutVerified,
 }
 
 /// fio, as far as it is installed.
@@ -90,15 +95,24 @@ fn arguments(job: &Job<'_>) -> Vec<String> {
     let mut add = |more: &[&str]| arguments.extend(more.iter().map(|&text| text.to_owned()));
     add(&["--direct=1"]);
     match job.work {
-        Work::Read(_) => add(&["--readonly", "--rw=randread", "--norandommap", "--randrepeat=0"]),
+        Work::Read(_) | Work::ReadVerified(_) => {
+            add(&["--readonly", "--rw=randread", "--norandommap", "--randrepeat=0"]);
+        }
         Work::WriteGroups(_) => add(&["--rw=write", "--ioengine=libaio"]),
-        Work::Write(_) | Work::LayOut => add(&["--rw=write", "--end_fsync=1"]),
+        Work::Write(_) | Work::LayOut | Work::LayOutVerified => add(&["--rw=write", "--end_fsync=1"]),
+    }
+    match job.work {
+        Work::ReadVerified(_) => add(&["--verify=crc32c", "--verify_fatal=1"]),
+        Work::LayOutVerified => add(&["--verify=crc32c", "--do_verify=0"]),
+        _ => {}
     }
     match job.work {
         Work::WriteGroups(_) => arguments.push(format!("--fdatasync={}", job.depth)),
         _ => add(&["--ioengine=io_uring", "--fixedbufs=1", "--registerfiles=1"]),
     }
-    if let Work::Read(time) | Work::WriteGroups(time) | Work::Write(time) = job.work {
+    if let Work::Read(time) | Work::ReadVerified(time) | Work::WriteGroups(time) | Work::Write(time) =
+        job.work
+    {
         arguments.push("--time_based".to_owned());
         arguments.push(format!("--runtime={}ms", time.as_millis()));
     }
@@ -137,8 +151,8 @@ fn parse(json: &str, work: Work) -> anyhow::Result<Turn> {
     let [job] = output.jobs.as_slice() else { bail!("fio ran {} jobs instead of one", output.jobs.len()) };
     ensure!(job.error == 0, "fio met error {}", job.error);
     let direction = match work {
-        Work::Read(_) => &job.read,
-        Work::WriteGroups(_) | Work::Write(_) | Work::LayOut => &job.write,
+        Work::Read(_) | Work::ReadVerified(_) => &job.read,
+        Work::WriteGroups(_) | Work::Write(_) | Work::LayOut | Work::LayOutVerified => &job.write,
     };
     let busy = (job.usr_cpu + job.sys_cpu) / 100.0;
     Ok(Turn {
@@ -198,6 +212,11 @@ mod tests {
         ] {
             assert!(read.iter().any(|argument| argument == wanted), "{wanted} is not in {read:?}");
         }
+        let verified = arguments(&job(Work::ReadVerified(time)));
+        assert!(
+            verified.contains(&"--verify=crc32c".to_owned()) && !read.contains(&"--verify=crc32c".to_owned())
+        );
+        assert!(read.iter().all(|argument| verified.contains(argument)), "and otherwise they are the same");
         let groups = arguments(&job(Work::WriteGroups(time)));
         assert!(groups.contains(&"--fdatasync=8".to_owned()) && !groups.contains(&"--readonly".to_owned()));
         assert!(groups.contains(&"--ioengine=libaio".to_owned()), "its io_uring does not wait for a sync");

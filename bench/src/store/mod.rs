@@ -270,7 +270,7 @@ fn fastest(cells: &[Cell], fio: &Result<Fio, String>) -> Vec<Figure> {
 }
 
 /// Speed, held to its goal, and processor time of one cell.
-fn cell_figures(cell: &Cell, fio: &Result<Fio, String>) -> [Figure; 2] {
+fn cell_figures(cell: &Cell, fio: &Result<Fio, String>) -> Vec<Figure> {
     let goal = match cell.direction {
         Direction::Get => GET_GOAL,
         Direction::Put | Direction::Stream => PUT_GOAL,
@@ -286,7 +286,14 @@ fn cell_figures(cell: &Cell, fio: &Result<Fio, String>) -> [Figure; 2] {
         }
     };
     let speed = peered(cell.name(), "GB/s", Turn::gb_per_s).with_goal(Goal::RatioAtLeast(goal));
-    [speed, peered(format!("{}, processor", cell.name()), "s per GB", Turn::cpu_s_per_gb)]
+    let processor = peered(format!("{}, processor", cell.name()), "s per GB", Turn::cpu_s_per_gb);
+    let verified = fio.as_ref().ok().zip(median_pair(&cell.pairs_verified(), Turn::gb_per_s));
+    let verified = verified.map(|(fio, (ours, theirs))| {
+        let peer = format!("{} comparing crc32c", fio.version);
+        Figure::new(format!("{}, verified", cell.name()), "GB/s", ours.gb_per_s())
+            .with_peer(peer, theirs.gb_per_s())
+    });
+    [Some(speed), Some(processor), verified].into_iter().flatten().collect()
 }
 
 /// All turns, for whoever wants to see how they scatter.
@@ -302,6 +309,7 @@ fn detail(cells: &[Cell]) -> serde_json::Value {
             "fio_block_bytes": cell.record_bytes,
             "ours_gb_per_s_and_cpu_s_per_gb": turns(&cell.ours),
             "fio_gb_per_s_and_cpu_s_per_gb": turns(&cell.fio),
+            "fio_verified_gb_per_s_and_cpu_s_per_gb": turns(&cell.fio_verified),
         })
     };
     serde_json::json!({ "turns": cells.iter().map(cell).collect::<Vec<_>>() })

@@ -28,11 +28,13 @@ fn panel(cells: &[Cell], bytes: usize) -> Panel {
     };
     let ours: fn(&Cell) -> &[Turn] = |cell| &cell.ours;
     let fio: fn(&Cell) -> &[Turn] = |cell| &cell.fio;
+    let verified: fn(&Cell) -> &[Turn] = |cell| &cell.fio_verified;
     let curve =
         |name: &'static str, colour, dashed, points| Curve { name: name.into(), colour, dashed, points };
     let curves = vec![
         curve("get", plot::BLUE, false, course(Direction::Get, ours)),
         curve("fio read", plot::BLUE, true, course(Direction::Get, fio)),
+        curve("fio read, verified", plot::GREEN, true, course(Direction::Get, verified)),
         curve("durable put", plot::VERMILION, false, course(Direction::Put, ours)),
         curve("fio write", plot::VERMILION, true, course(Direction::Put, fio)),
     ];
@@ -71,6 +73,7 @@ mod tests {
             depth,
             ours: vec![turn; 3],
             fio: vec![turn; fio],
+            fio_verified: vec![turn; if direction == Direction::Get { fio } else { 0 }],
         };
         let mut cells = Vec::new();
         for bytes in [64 << 10, 1 << 20] {
@@ -79,7 +82,9 @@ mod tests {
             }
         }
         let svg = render(&cells, &Machine::detect());
-        for text in ["Blocks of 64 KiB", "Blocks of 1 MiB", "fio read", "durable put", ">32<"] {
+        for text in
+            ["Blocks of 64 KiB", "Blocks of 1 MiB", "fio read", "fio read, verified", "durable put", ">32<"]
+        {
             assert!(svg.contains(text), "{text} is not in the picture");
         }
         let alone = render(&[cell(Direction::Get, 1 << 20, 4, 0)], &Machine::detect());

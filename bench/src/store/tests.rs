@@ -16,7 +16,15 @@ fn turn(bytes: u64, millis: u64, cpu_millis: u64) -> Turn {
 }
 
 fn cell(direction: Direction, ours: Vec<Turn>, fio: Vec<Turn>) -> Cell {
-    Cell { direction, block_bytes: 65_536, record_bytes: 69_632, depth: 8, ours, fio }
+    Cell {
+        direction,
+        block_bytes: 65_536,
+        record_bytes: 69_632,
+        depth: 8,
+        ours,
+        fio,
+        fio_verified: Vec::new(),
+    }
 }
 
 #[test]
@@ -54,11 +62,26 @@ fn a_cell_is_held_to_the_median_of_its_pairs() {
     let ours = vec![turn(1_000, 1_000, 10), turn(100, 1_000, 20), turn(1_900, 1_000, 30)];
     let fio = vec![turn(1_000, 1_000, 10), turn(1_000, 1_000, 10), turn(1_000, 1_000, 10)];
     let found = Ok(Fio { version: "fio-3".into() });
-    let [speed, processor] = cell_figures(&cell(Direction::Get, ours, fio), &found);
+    let figures = cell_figures(&cell(Direction::Get, ours, fio), &found);
+    let [speed, processor] = figures.as_slice() else { panic!("{figures:?}") };
     assert_eq!((speed.name.as_str(), speed.peer_name.as_deref()), ("get, 64 KiB, depth 8", Some("fio-3")));
     assert_eq!((speed.ratio, speed.met), (Some(1.0), Some(true)));
     assert_eq!((processor.unit.as_str(), processor.goal), ("s per GB", None));
     assert!(processor.ratio > Some(1.0));
+}
+
+#[test]
+fn gets_stand_beside_reads_that_compare_checksums_too() {
+    let verified = vec![turn(500, 1_000, 1)];
+    let cell = Cell {
+        fio_verified: verified,
+        ..cell(Direction::Get, vec![turn(600, 1_000, 1)], vec![turn(1_000, 1_000, 1)])
+    };
+    let figures = cell_figures(&cell, &Ok(Fio { version: "fio-3".into() }));
+    let verified = figures.last().unwrap();
+    assert_eq!(verified.name, "get, 64 KiB, depth 8, verified");
+    assert_eq!(verified.peer_name.as_deref(), Some("fio-3 comparing crc32c"));
+    assert!((verified.ratio.unwrap() - 1.2).abs() < 1e-9 && verified.goal.is_none());
 }
 
 #[test]
@@ -87,7 +110,8 @@ fn the_fastest_turn_is_that_of_any_depth_of_one_size_and_direction() {
 #[test]
 fn without_fio_the_figures_say_so_and_decide_nothing() {
     let absent = Err("fio is not installed".to_owned());
-    let [speed, processor] = cell_figures(&cell(Direction::Get, vec![turn(1, 1, 1)], vec![]), &absent);
+    let figures = cell_figures(&cell(Direction::Get, vec![turn(1, 1, 1)], vec![]), &absent);
+    let [speed, processor] = figures.as_slice() else { panic!("{figures:?}") };
     assert_eq!(speed.peer_name.as_deref(), Some("fio (absent: fio is not installed)"));
     assert!(speed.ours.is_some() && speed.met.is_none() && processor.peer.is_none());
 }
