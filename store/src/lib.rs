@@ -32,6 +32,7 @@ mod nvme;
 mod open;
 mod pins;
 pub mod policy;
+mod prefetch;
 mod put;
 mod read;
 mod ready;

@@ -76,6 +76,8 @@ fn open_once(config: &StoreConfig, interpose: Option<Interpose<'_>>) -> Result<O
     let clock = Clock::real();
     let seed = random_seed()?;
     let Some(nvme) = &config.nvme else {
+        // No device does it.
+        arena.settle();
         let core = Arc::new(new_core(config, arena, clock, seed));
         return Ok((core, None, RecoveryReport::default()));
     };

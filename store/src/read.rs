@@ -71,10 +71,13 @@ impl Store {
         let now_us = core.clock.now_us();
         let mut shard = core.index.shard(id);
         let handle = shard.find(id)?;
-        let lease = Lease::new(shard.host(handle)?, Tier::Host);
+        if !shard.node(handle).is_in_arena() {
+            return None;
+        }
+        shard.prefetch_host(handle);
         core.used(shard.node_mut(handle), now_us);
         shard.gets_host += 1;
-        Some(lease)
+        shard.host(handle).map(|host| Lease::new(host, Tier::Host))
     }
 
     /// Leases a block, reading it from NVMe into the arena if it is not there. However many ask for the
@@ -187,6 +190,7 @@ fn route(core: &Core, id: &BlockId, urgency: Urgency, waited: bool) -> Route {
     let mut guard = core.index.shard(id);
     let shard = &mut *guard;
     let Some(handle) = shard.find(id) else { return Route::Miss };
+    shard.prefetch_host(handle);
     core.used(shard.node_mut(handle), now_us);
     if let Some(host) = shard.host(handle) {
         if waited {

@@ -34,6 +34,10 @@ impl Clock {
         Self { started: Instant::now(), cpu: cpu_time() }
     }
 
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     pub(crate) fn stop(self, bytes: u64) -> Turn {
         Turn { bytes, elapsed: self.started.elapsed(), cpu: cpu_time().saturating_sub(self.cpu) }
     }

@@ -21,6 +21,7 @@ use clap::{Args, ValueEnum};
 use hearth_replay::{BenchReport, Figure, Goal};
 use hearth_store::{Driver, DriverOptions};
 
+pub(crate) use self::cost::Clock;
 use self::cost::{Turn, median_pair};
 use self::device::{Cell, Direction, Measured};
 use self::fio::Fio;

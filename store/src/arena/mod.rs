@@ -74,7 +74,7 @@ impl Arena {
         self.mapping.len_bytes() as u64
     }
 
-    /// Makes the memory ready for transfers; touches all of it, and takes its time.
+    /// Makes the memory quick to reach, for devices and for readers; touches all of it, and takes its time.
     pub(crate) fn settle(&self) {
         self.mapping.collapse();
     }

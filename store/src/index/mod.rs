@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::arena::HostBlock;
 use crate::error::PutError;
+use crate::prefetch::prefetch;
 use crate::space::Resident;
 use crate::sync::lock;
 
@@ -84,6 +85,17 @@ pub(crate) struct InFlight {
     pub(crate) urgency: Urgency,
 }
 
+/// A block of the arena.
+struct Hosted {
+    block: Arc<HostBlock>,
+    /// Address of its first byte, to be fetched before the block says it.
+    payload: usize,
+}
+
+/// Lines of memory that a block with its counts may lie in.
+const HOST_BLOCK_LINES: usize = 2;
+const _: () = assert!(size_of::<HostBlock>() <= 64);
+
 pub(crate) struct Shard {
     number: usize,
     seed: Seed,
@@ -92,7 +104,7 @@ pub(crate) struct Shard {
     /// Nodes that were freed, and how many were ever given.
     free: Vec<u32>,
     given: u32,
-    hosts: Vec<Option<Arc<HostBlock>>>,
+    hosts: Vec<Option<Hosted>>,
     hosts_free: Vec<u32>,
     /// Blocks that someone reads from NVMe.
     pub(crate) reading: FxHashMap<BlockId, InFlight>,
@@ -211,7 +223,7 @@ impl Shard {
     /// The block in the arena that belongs to an entry.
     pub(crate) fn host(&self, handle: Handle) -> Option<&Arc<HostBlock>> {
         let node = self.node(handle);
-        node.is_in_arena().then(|| self.hosts[node.host as usize].as_ref().expect("a node names its block"))
+        node.is_in_arena().then(|| &self.hosted(node).block)
     }
 
     /// Gives an entry its block in the arena; it has none yet.
@@ -221,7 +233,8 @@ impl Shard {
             self.hosts.push(None);
             self.hosts.len() as u32 - 1
         });
-        self.hosts[at as usize] = Some(block);
+        let payload = block.slot().payload().as_ptr().addr();
+        self.hosts[at as usize] = Some(Hosted { block, payload });
         self.node_mut(handle).host = at;
     }
 
@@ -234,7 +247,22 @@ impl Shard {
         let at = node.host;
         node.leave_arena();
         self.hosts_free.push(at);
-        self.hosts[at as usize].take()
+        self.hosts[at as usize].take().map(|hosted| hosted.block)
+    }
+
+    /// Asks for the memory that leasing a block of the arena and reading its beginning needs: all of it at
+    /// once, where each would otherwise wait for the one before.
+    pub(crate) fn prefetch_host(&self, handle: Handle) {
+        let node = self.node(handle);
+        if node.is_in_arena() {
+            let hosted = self.hosted(node);
+            prefetch(Arc::as_ptr(&hosted.block).addr(), HOST_BLOCK_LINES);
+            prefetch(hosted.payload, 1);
+        }
+    }
+
+    fn hosted(&self, node: &Node) -> &Hosted {
+        self.hosts[node.host as usize].as_ref().expect("a node names its block")
     }
 
     pub(crate) fn answer_waiters(&mut self, id: &BlockId, answer: &Durability) {
@@ -253,7 +281,7 @@ impl Shard {
             + self.chunks.len() * size_of::<[Option<Node>; CHUNK_NODES]>()
             + self.chunks.capacity() * size_of::<usize>()
             + (self.free.capacity() + self.hosts_free.capacity()) * size_of::<u32>()
-            + self.hosts.capacity() * size_of::<usize>()
+            + self.hosts.capacity() * size_of::<Option<Hosted>>()
     }
 }
 
