@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use hearth_proto::limits::CALL_ATTEMPTS_MAX;
 use hearth_proto::v1::directory_client::DirectoryClient;
-use hearth_proto::{BlockKey, Incarnation, LogIndex, NodeId, Tier, v1};
+use hearth_proto::{BlockKey, GroupId, Incarnation, LogIndex, NodeId, Tier, v1};
 
 use crate::chain::Chain;
 use crate::client::{Client, cause_of, share_of};
@@ -29,12 +29,12 @@ pub struct Lookup {
 }
 
 /// Which router answered, and how fresh its answer was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LookupSource {
     /// The node that answered.
     pub node: NodeId,
-    /// The directory log index that the answer reflects.
-    pub applied: LogIndex,
+    /// The log index that the answer reflects of each directory group that was asked.
+    pub applied: Vec<(GroupId, LogIndex)>,
     /// How long ago that node last heard from a leader of the directory.
     pub staleness: Duration,
 }
@@ -56,8 +56,8 @@ impl Lookup {
     }
 
     /// Who answered; `None` when no router did in time, which looks like a miss of every block.
-    pub fn source(&self) -> Option<LookupSource> {
-        self.source
+    pub fn source(&self) -> Option<&LookupSource> {
+        self.source.as_ref()
     }
 
     fn unanswered(chain: &Chain) -> Self {
@@ -135,9 +135,15 @@ impl Client {
 }
 
 fn parse(chain: &Chain, answer: v1::LookupResponse) -> Lookup {
+    let mut applied: Vec<_> =
+        answer.applied.iter().map(|of| (GroupId(of.group_id), LogIndex(of.index))).collect();
+    if applied.is_empty() {
+        // From a node of before there could be several.
+        applied.push((GroupId::DIRECTORY, LogIndex(answer.applied_index)));
+    }
     let source = LookupSource {
         node: NodeId(answer.node_id),
-        applied: LogIndex(answer.applied_index),
+        applied,
         staleness: Duration::from_millis(answer.staleness_ms),
     };
     let replicas = answer

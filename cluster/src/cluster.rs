@@ -1,14 +1,14 @@
 //! [`Cluster`]: the handle of a running member.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hearth_proto::limits::GRPC_MESSAGE_BYTES_MAX;
 use hearth_proto::v1::cluster_server::ClusterServer;
 use hearth_proto::v1::command::Body;
 use hearth_proto::v1::raft_server::RaftServer;
-use hearth_proto::{BlockKey, ClusterId, GroupId, Incarnation, NamespaceId, NodeId, v1};
+use hearth_proto::{BlockKey, ClusterId, DirectoryGroups, GroupId, Incarnation, NamespaceId, NodeId, v1};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -17,7 +17,7 @@ use crate::config::{ClusterConfig, Tuning};
 use crate::error::{FoundError, StartError};
 use crate::liveness::Liveness;
 use crate::lookup::{self, LookupAnswer};
-use crate::raft::{Database, Group, Identity, Peers, RaftService};
+use crate::raft::{Database, Group, Identity, Peers, Prepared, RaftService};
 use crate::service::ClusterService;
 use crate::state::{State, command};
 
@@ -33,13 +33,14 @@ pub(crate) struct Inner {
     pub(crate) config: ClusterConfig,
     pub(crate) tuning: Tuning,
     pub(crate) control: Arc<Group>,
-    pub(crate) directory: Arc<Group>,
+    /// The directory groups, in the order of [`DirectoryGroups::ids`].
+    pub(crate) directories: Vec<Arc<Group>>,
     pub(crate) peers: Peers,
     pub(crate) liveness: Liveness,
     /// The incarnation under which this process is registered.
     pub(crate) registered: watch::Sender<Option<Incarnation>>,
-    /// The number of the last block report; it only grows, whatever the incarnation.
-    pub(crate) report_sequence: AtomicU64,
+    /// The number of the last block report to each directory group; it only grows, whatever the incarnation.
+    pub(crate) report_sequences: Vec<AtomicU64>,
     /// Fires when the groups stop, and ends the streams that peers hold open.
     stopping: CancellationToken,
 }
@@ -56,30 +57,35 @@ impl Cluster {
 
     pub(crate) async fn start_tuned(config: ClusterConfig, tuning: Tuning) -> Result<Self, StartError> {
         let identity = Identity { node: config.node_id, cluster: config.cluster_id };
-        let dir = config.dir.clone();
+        let (dir, groups) = (config.dir.clone(), config.directory_groups);
         // Recovery reads the whole state from disk, which is not for an async thread to wait on.
         let load = move || -> Result<_, StartError> {
             let database = Arc::new(Database::open(&dir, identity)?);
             let sync = Group::sync(&database).map_err(StartError::Io)?;
             let control = Group::prepare(GroupId::CONTROL, &database, &sync)?;
-            let directory = Group::prepare(GroupId::DIRECTORY, &database, &sync)?;
-            Ok((control, directory))
+            check_directory_groups(&control, groups)?;
+            let directories = groups.ids().map(|id| Group::prepare(id, &database, &sync));
+            let directories = directories.collect::<Result<Vec<_>, _>>()?;
+            Ok((control, directories))
         };
-        let (control, directory) = tokio::task::spawn_blocking(load)
+        let (control, prepared) = tokio::task::spawn_blocking(load)
             .await
             .map_err(|error| StartError::Io(std::io::Error::other(error)))??;
         let peers = Peers::new(config.cluster_id, control.replicated());
         let control = Group::run(control, config.node_id, peers.clone(), &tuning).await?;
-        let directory = Group::run(directory, config.node_id, peers.clone(), &tuning).await?;
+        let mut directories = Vec::with_capacity(prepared.len());
+        for directory in prepared {
+            directories.push(Arc::new(Group::run(directory, config.node_id, peers.clone(), &tuning).await?));
+        }
         Ok(Self(Arc::new(Inner {
             config,
             tuning,
             control: Arc::new(control),
-            directory: Arc::new(directory),
+            report_sequences: directories.iter().map(|_| AtomicU64::new(0)).collect(),
+            directories,
             peers,
             liveness: Liveness::default(),
             registered: watch::Sender::new(None),
-            report_sequence: AtomicU64::new(0),
             stopping: CancellationToken::new(),
         })))
     }
@@ -94,7 +100,7 @@ impl Cluster {
         if config.node_id != NodeId(1) {
             return Err(FoundError::NotFirst(config.node_id));
         }
-        for group in [&self.0.control, &self.0.directory] {
+        for group in self.all_groups() {
             let initialized = group.initialize(config.node_id, &config.addresses.control).await;
             initialized.map_err(|error| FoundError::Raft(error.to_string()))?;
         }
@@ -107,6 +113,8 @@ impl Cluster {
         let found = v1::FoundCluster {
             cluster_id: config.cluster_id.0.to_vec().into(),
             first_node: Some(first_node),
+            // As clusters of one were founded before there could be more.
+            directory_groups: Some(config.directory_groups.count()).filter(|count| *count > 1).unwrap_or(0),
         };
         let command = command::new(Body::FoundCluster(found));
         self.propose(GroupId::CONTROL, command, Instant::now() + FOUND_DEADLINE).await?;
@@ -115,7 +123,7 @@ impl Cluster {
 
     /// The gRPC services that other members call, to be mounted on the node's listener.
     pub fn services(&self) -> Routes {
-        let groups: Arc<[Arc<Group>]> = [self.0.control.clone(), self.0.directory.clone()].into();
+        let groups: Arc<[Arc<Group>]> = self.all_groups().cloned().collect();
         let config = &self.0.config;
         let raft = RaftService::new(config.cluster_id, config.node_id, groups, self.0.stopping.clone());
         let raft = RaftServer::new(raft)
@@ -136,8 +144,7 @@ impl Cluster {
     /// `None` while it does. Lookups go on from what was known then, ever more stale, and nothing is
     /// led, voted or reported. The cause in full, which may name files, is in the log alone.
     pub fn failure(&self) -> Option<String> {
-        let groups = [&self.0.control, &self.0.directory];
-        let stopped = groups.into_iter().filter_map(|group| Some((group.id(), group.stopped()?)));
+        let stopped = self.all_groups().filter_map(|group| Some((group.id(), group.stopped()?)));
         // When one fails the others are shut down, which is not the reason.
         let (group, reason) = stopped.min_by_key(|(_, reason)| *reason)?;
         Some(format!("group {group} {reason}"))
@@ -147,8 +154,7 @@ impl Cluster {
     pub fn is_ready(&self) -> bool {
         self.failure().is_none()
             && self.incarnation().is_some()
-            && self.0.control.leader().is_some()
-            && self.0.directory.leader().is_some()
+            && self.all_groups().all(|group| group.leader().is_some())
     }
 
     /// Finds the replicas of blocks in this node's copy of the directory.
@@ -156,7 +162,9 @@ impl Cluster {
     /// The answer may be stale by `staleness`; a claim counts only while its node is up under the
     /// claim's incarnation.
     pub fn lookup(&self, namespace: NamespaceId, keys: &[BlockKey]) -> LookupAnswer {
-        lookup::lookup(&self.0.control, &self.0.directory, namespace, keys)
+        let directory =
+            lookup::SplitDirectory { groups: self.directory_groups(), directories: &self.0.directories };
+        lookup::lookup(&self.0.control, directory, namespace, keys)
     }
 
     /// Every node of the cluster, by id, as this node's copy of the control state has it.
@@ -180,7 +188,12 @@ impl Cluster {
 
     /// The state of every group on this node.
     pub fn groups(&self) -> Vec<v1::GroupStatus> {
-        [&self.0.control, &self.0.directory].map(|group| group.status()).into()
+        self.all_groups().map(|group| group.status()).collect()
+    }
+
+    /// The groups that share the directory.
+    pub fn directory_groups(&self) -> DirectoryGroups {
+        self.0.config.directory_groups
     }
 
     /// The cluster that this node belongs to.
@@ -198,11 +211,29 @@ impl Cluster {
     /// runtime has ended.
     pub async fn shutdown(&self) {
         self.0.stopping.cancel();
-        futures::join!(self.0.control.shutdown(), self.0.directory.shutdown());
+        futures::future::join_all(self.all_groups().map(|group| group.shutdown())).await;
     }
 
     pub(crate) fn group(&self, id: GroupId) -> Option<&Arc<Group>> {
-        [&self.0.control, &self.0.directory].into_iter().find(|group| group.id() == id)
+        self.all_groups().find(|group| group.id() == id)
+    }
+
+    /// The control group, then the directory groups.
+    pub(crate) fn all_groups(&self) -> impl Iterator<Item = &Arc<Group>> {
+        std::iter::once(&self.0.control).chain(&self.0.directories)
+    }
+}
+
+/// Refuses to run other groups than those that the folder's blocks were reported to.
+fn check_directory_groups(control: &Prepared, groups: DirectoryGroups) -> Result<(), StartError> {
+    let replicated = control.replicated();
+    let replicated = replicated.read().unwrap_or_else(PoisonError::into_inner);
+    let State::Control(control) = &replicated.state else { return Ok(()) };
+    match control.directory_groups() {
+        Some(found) if found != groups => {
+            Err(StartError::OtherDirectoryGroups { found: found.count(), expected: groups.count() })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use hearth_proto::limits::{NODE_DOWN_AFTER_MS, SNAPSHOT_EVERY_ENTRIES, SNAPSHOT_KEEP_ENTRIES};
-use hearth_proto::{ClusterId, NodeId};
+use hearth_proto::{ClusterId, DirectoryGroups, NodeId};
 
 /// Where a node's services are reached, each as `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct ClusterConfig {
     pub node_id: NodeId,
     /// The cluster it belongs to.
     pub cluster_id: ClusterId,
+    /// The groups that share the directory there, fixed when the cluster is founded.
+    pub directory_groups: DirectoryGroups,
     /// Its name in listings.
     pub name: String,
     /// Random bytes of this process, to tell it from another one with the same folder.

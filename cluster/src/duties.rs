@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use hearth_proto::limits::{HEARTBEAT_MS, PROPOSE_ATTEMPT_MS, VOTERS_TARGET};
 use hearth_proto::v1::command::Body;
-use hearth_proto::{GroupId, Incarnation, NodeId, v1};
+use hearth_proto::{Incarnation, NodeId, v1};
 
 use crate::cluster::{Cluster, now_ms};
 use crate::error::MemberError;
@@ -45,7 +45,7 @@ impl Cluster {
         let mut ticks = ticks();
         loop {
             ticks.tick().await;
-            for group in [&self.0.control, &self.0.directory] {
+            for group in self.all_groups() {
                 if let Some(failure) = group.failure() {
                     return MemberError::Stopped { detail: format!("group {}: {failure}", group.id()) };
                 }
@@ -65,9 +65,11 @@ impl Cluster {
             if self.0.control.leading_term().is_some() {
                 self.place_members(&self.0.control).await;
             }
-            if self.0.directory.leading_term().is_some() {
-                self.place_members(&self.0.directory).await;
-                self.purge_stale_claims().await;
+            for directory in &self.0.directories {
+                if directory.leading_term().is_some() {
+                    self.place_members(directory).await;
+                    self.purge_stale_claims(directory).await;
+                }
             }
         }
     }
@@ -90,14 +92,14 @@ impl Cluster {
         for (node, incarnation) in silent {
             tracing::warn!(%node, %incarnation, "silent for too long, declared down");
             let down = v1::NodeDown { node_id: node.0, incarnation: incarnation.0 };
-            self.propose_here(GroupId::CONTROL, Body::NodeDown(down)).await;
+            propose_here(&self.0.control, Body::NodeDown(down)).await;
         }
     }
 
-    async fn purge_stale_claims(&self) {
+    async fn purge_stale_claims(&self, group: &Group) {
         let stale = {
             let control = self.0.control.replicated();
-            let directory = self.0.directory.replicated();
+            let directory = group.replicated();
             let (State::Control(control), State::Directory(directory)) = (&control.state, &directory.state)
             else {
                 return;
@@ -107,18 +109,7 @@ impl Cluster {
         for (node, incarnation) in stale {
             tracing::info!(%node, %incarnation, "claims of a node that is gone are purged");
             let purge = v1::PurgeClaims { node_id: node.0, incarnation: incarnation.0 };
-            self.propose_here(GroupId::DIRECTORY, Body::PurgeClaims(purge)).await;
-        }
-    }
-
-    /// A duty that fails is done at the next tick, by whoever leads then.
-    async fn propose_here(&self, group: GroupId, body: Body) {
-        let Some(group) = self.group(group) else { return };
-        let proposal = group.propose(command::new(body), now_ms());
-        match tokio::time::timeout(Duration::from_millis(PROPOSE_ATTEMPT_MS), proposal).await {
-            Ok(LocalProposal::Applied(..) | LocalProposal::NotLeader(_)) => {}
-            Ok(other) => tracing::debug!(?other, "a duty was not done"),
-            Err(_) => tracing::debug!("a duty was not done in time"),
+            propose_here(group, Body::PurgeClaims(purge)).await;
         }
     }
 
@@ -154,6 +145,16 @@ impl Cluster {
             Ok(()) => tracing::info!(group = %group.id(), ?step, "members changed"),
             Err(error) => tracing::debug!(group = %group.id(), ?step, %error, "members not changed yet"),
         }
+    }
+}
+
+/// A duty that fails is done at the next tick, by whoever leads then.
+async fn propose_here(group: &Group, body: Body) {
+    let proposal = group.propose(command::new(body), now_ms());
+    match tokio::time::timeout(Duration::from_millis(PROPOSE_ATTEMPT_MS), proposal).await {
+        Ok(LocalProposal::Applied(..) | LocalProposal::NotLeader(_)) => {}
+        Ok(other) => tracing::debug!(?other, "a duty was not done"),
+        Err(_) => tracing::debug!("a duty was not done in time"),
     }
 }
 

@@ -39,6 +39,14 @@ pub enum StartError {
         /// The cluster that was to start.
         expected: ClusterId,
     },
+    /// The folder is of a cluster that splits its directory otherwise: start with its number of groups.
+    #[error("the cluster has {found} directory groups, not {expected}")]
+    OtherDirectoryGroups {
+        /// What the folder says.
+        found: u32,
+        /// What the node was to start with.
+        expected: u32,
+    },
     /// The operating system refused, or another process has the folder open.
     #[error("the metadata folder cannot be opened: {0}")]
     Io(#[source] io::Error),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use hearth_proto::limits::PROPOSE_RETRY_MS;
 use hearth_proto::v1::cluster_client::ClusterClient;
-use hearth_proto::{ClusterId, NodeId, v1};
+use hearth_proto::{ClusterId, DirectoryGroups, NodeId, v1};
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 use v1::join_response::Result as Joined;
@@ -33,6 +33,8 @@ pub struct JoinGrant {
     pub cluster_id: ClusterId,
     /// Its id in that cluster.
     pub node_id: NodeId,
+    /// The groups that share the directory there.
+    pub directory_groups: DirectoryGroups,
 }
 
 /// Asks a member of the cluster for an identity. Any member will do; asking again is harmless.
@@ -112,7 +114,12 @@ fn read_answer(
         return Err(JoinError::OtherCluster { seed: seed.to_owned(), found, expected });
     }
     match response.result {
-        Some(Joined::NodeId(id)) if id != 0 => Ok(JoinGrant { cluster_id: found, node_id: NodeId(id) }),
+        Some(Joined::NodeId(id)) if id != 0 => {
+            // A later build may allow more than this one runs.
+            let groups = DirectoryGroups::from_wire(response.directory_groups);
+            let directory_groups = groups.map_err(|error| refused(error.to_string()))?;
+            Ok(JoinGrant { cluster_id: found, node_id: NodeId(id), directory_groups })
+        }
         Some(Joined::Refused(reason)) => Err(refused(reason.detail)),
         _ => Err(refused("it gave no node id".into())),
     }

@@ -1,8 +1,11 @@
 //! Lookups in the local copy of the directory: no call to another node, no wait.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_proto::{BlockId, BlockKey, Incarnation, LogIndex, NamespaceId, NodeId, Tier};
+use hearth_proto::{
+    BlockId, BlockKey, DirectoryGroups, GroupId, Incarnation, LogIndex, NamespaceId, NodeId, Tier,
+};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
@@ -28,35 +31,63 @@ pub type ReplicaViews = SmallVec<[ReplicaView; 2]>;
 pub struct LookupAnswer {
     /// The replicas of each key, in the order asked; empty when there are none.
     pub replicas: Vec<ReplicaViews>,
-    /// The last entry of the directory's log that the answer reflects.
-    pub applied: LogIndex,
-    /// How long ago this node last knew of a directory leader.
+    /// The last entry of each directory group's log that the answer reflects, of the groups that were asked.
+    pub applied: Vec<(GroupId, LogIndex)>,
+    /// How long ago this node last knew of a leader of each of these groups, at the most.
     pub staleness: Duration,
+}
+
+/// The directory as its groups share it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SplitDirectory<'a> {
+    pub(crate) groups: DirectoryGroups,
+    /// In the order of [`DirectoryGroups::ids`].
+    pub(crate) directories: &'a [Arc<Group>],
 }
 
 pub(crate) fn lookup(
     control: &Group,
-    directory: &Group,
+    split: SplitDirectory<'_>,
     namespace: NamespaceId,
     keys: &[BlockKey],
 ) -> LookupAnswer {
-    let staleness = directory.staleness();
-    // Always control before directory, so that the two locks cannot wait for each other.
+    // Always control before a directory, so that no two locks can wait for each other.
     let control = control.replicated();
-    let replicated = directory.replicated();
-    let applied = LogIndex(replicated.applied_index());
-    let (State::Control(control), State::Directory(directory)) = (&control.state, &replicated.state) else {
-        return LookupAnswer { replicas: vec![ReplicaViews::new(); keys.len()], applied, staleness };
+    let nowhere = vec![ReplicaViews::new(); keys.len()];
+    let mut answer = LookupAnswer { replicas: nowhere, applied: Vec::new(), staleness: Duration::default() };
+    let State::Control(control) = &control.state else { return answer };
+    let mut ask = |group: &Group, keys: &mut dyn Iterator<Item = &BlockKey>| {
+        answer.staleness = answer.staleness.max(group.staleness());
+        let replicated = group.replicated();
+        answer.applied.push((group.id(), LogIndex(replicated.applied_index())));
+        let State::Directory(directory) = &replicated.state else {
+            return keys.map(|_| ReplicaViews::new()).collect();
+        };
+        find(control, directory, namespace, keys)
     };
-    LookupAnswer { replicas: find(control, directory, namespace, keys), applied, staleness }
+    if let [group] = split.directories {
+        answer.replicas = ask(group, &mut keys.iter());
+        return answer;
+    }
+    let mut shares: Vec<Vec<usize>> = vec![Vec::new(); split.directories.len()];
+    for (index, key) in keys.iter().enumerate() {
+        shares[split.groups.position_of(key)].push(index);
+    }
+    let mut replicas = std::mem::take(&mut answer.replicas);
+    for (group, share) in split.directories.iter().zip(shares).filter(|(_, share)| !share.is_empty()) {
+        let found = ask(group, &mut share.iter().map(|index| &keys[*index]));
+        share.into_iter().zip(found).for_each(|(index, views)| replicas[index] = views);
+    }
+    answer.replicas = replicas;
+    answer
 }
 
 /// The claims that count: those of nodes that are up, under the incarnation they are up with.
-fn find(
+fn find<'a>(
     control: &Control,
     directory: &Directory,
     namespace: NamespaceId,
-    keys: &[BlockKey],
+    keys: impl Iterator<Item = &'a BlockKey>,
 ) -> Vec<ReplicaViews> {
     // What counts is decided once per node, not once per replica.
     let valid: FxHashMap<NodeId, Incarnation> = directory
@@ -64,7 +95,7 @@ fn find(
         .filter(|(node, incarnation, _)| control.serving_incarnation(*node) == Some(*incarnation))
         .map(|(node, incarnation, _)| (node, incarnation))
         .collect();
-    keys.iter().map(|key| views(directory.replicas(&BlockId { namespace, key: *key }), &valid)).collect()
+    keys.map(|key| views(directory.replicas(&BlockId { namespace, key: *key }), &valid)).collect()
 }
 
 /// Names the nodes whose claims in the directory no longer count, each with the claims' incarnation.
@@ -118,7 +149,7 @@ mod tests {
     /// What is found of the block, by incarnation, and whether its claims are to be purged.
     fn seen(control: &State, directory: &State) -> (Vec<u64>, bool) {
         let (State::Control(control), State::Directory(directory)) = (control, directory) else { panic!() };
-        let found = find(control, directory, NamespaceId::DEFAULT, &[KEY]);
+        let found = find(control, directory, NamespaceId::DEFAULT, [KEY].iter());
         let incarnations = found[0].iter().map(|view| view.incarnation.0).collect();
         (incarnations, !stale_holders(control, directory).is_empty())
     }
@@ -129,7 +160,10 @@ mod tests {
         let node_uuid = vec![1; 16].into();
         let first_node = Some(v1::AdmitNode { node_uuid, ..Default::default() });
         let cluster_id = vec![9; 16].into();
-        apply(&mut control, Body::FoundCluster(v1::FoundCluster { cluster_id, first_node }));
+        apply(
+            &mut control,
+            Body::FoundCluster(v1::FoundCluster { cluster_id, first_node, directory_groups: 0 }),
+        );
         // The two groups are applied independently: the directory may hear of an incarnation first.
         report(&mut directory, 1);
         assert_eq!(seen(&control, &directory), (vec![], false));

@@ -37,7 +37,8 @@ impl ClusterRpc for ClusterService {
         let ours = self.cluster.cluster_id();
         let respond = |result| {
             let cluster_id = ours.0.to_vec().into();
-            Ok(Response::new(v1::JoinResponse { cluster_id, result }))
+            let directory_groups = self.cluster.directory_groups().count();
+            Ok(Response::new(v1::JoinResponse { cluster_id, result, directory_groups }))
         };
         if !request.expected_cluster_id.is_empty() && request.expected_cluster_id[..] != ours.0 {
             // The cluster id alone says it; the node compares and names both.

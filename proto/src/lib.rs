@@ -2,6 +2,7 @@
 //! data-plane frames. Everything here is pure: no clock, no randomness, no files, no sockets.
 
 pub mod block;
+mod directory_groups;
 mod error;
 pub mod frame;
 pub mod hex;
@@ -13,6 +14,7 @@ pub mod size;
 mod urgency;
 
 pub use block::{BlockDelta, BlockId, BlockKey, PrefixHash};
+pub use directory_groups::{DirectoryGroups, DirectoryGroupsError};
 pub use error::{Classified, ErrorKind};
 pub use ids::{ClusterId, Generation, GroupId, IdError, Incarnation, LogIndex, NamespaceId, NodeId};
 pub use layout::{Layout, LayoutId};

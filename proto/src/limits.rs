@@ -6,6 +6,8 @@
 pub const PREFIX_HASH_BYTES_MIN: usize = 8;
 /// Longest prefix hash that an engine may use.
 pub const PREFIX_HASH_BYTES_MAX: usize = 64;
+/// Raft groups that may share the directory of one cluster.
+pub const DIRECTORY_GROUPS_MAX: u32 = 64;
 /// Blocks that one request may name.
 pub const CHAIN_BLOCKS_MAX: usize = 4_096;
 /// Largest payload of one block.
@@ -147,6 +149,8 @@ pub const REFUSALS_MAX: usize = 32;
 
 /// Deltas in one report of a node.
 pub const REPORT_DELTAS_MAX: usize = 8_192;
+/// Changes that wait to be reported to one directory group; beyond it its inventory is sent anew.
+pub const REPORT_QUEUE_MAX: usize = 1 << 18;
 /// Largest Raft message or gRPC message.
 pub const GRPC_MESSAGE_BYTES_MAX: usize = 32 << 20;
 /// Blocks in one announcement to the other nodes.

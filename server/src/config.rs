@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use hearth_proto::{ClusterId, limits};
+use hearth_proto::{ClusterId, DirectoryGroups, limits};
 use serde::Deserialize;
 
 use crate::block_settings::{BlockConfig, BlockSettings};
@@ -61,6 +61,10 @@ struct Settings {
     /// The cluster that this node must belong to; refuses to join or start in any other.
     #[arg(long, env = "HEARTH_CLUSTER_ID", value_name = "HEX")]
     cluster_id: Option<String>,
+    /// Raft groups that share the directory, 1 to 64, fixed by the node that founds the cluster; elsewhere
+    /// what the cluster must have. Default: 1.
+    #[arg(long, env = "HEARTH_DIRECTORY_GROUPS", value_name = "N")]
+    directory_groups: Option<u32>,
     /// Memory for blocks. Default: 1GiB.
     #[arg(long, env = "HEARTH_HOST_CAPACITY", value_name = "SIZE")]
     host_capacity: Option<String>,
@@ -112,6 +116,8 @@ pub struct Config {
     pub join: Option<String>,
     /// The cluster that this node must belong to.
     pub cluster_id: Option<ClusterId>,
+    /// Raft groups that share the directory of a cluster that this node founds, or must be in.
+    pub directory_groups: Option<DirectoryGroups>,
     /// Size of the arena in bytes.
     pub host_capacity_bytes: u64,
     /// Size of the slabs in bytes; 0 is none.
@@ -197,6 +203,10 @@ impl Config {
                 .cluster_id
                 .map(|text| text.parse().map_err(|e| value("--cluster-id", &e)))
                 .transpose()?,
+            directory_groups: s
+                .directory_groups
+                .map(|count| DirectoryGroups::new(count).map_err(|e| value("--directory-groups", &e)))
+                .transpose()?,
             host_capacity_bytes: size("--host-capacity", s.host_capacity, 1 << 30)?,
             nvme_capacity_bytes: size("--nvme-capacity", s.nvme_capacity, 8 << 30)?,
             blocks: blocks.check()?,
@@ -267,6 +277,9 @@ impl Config {
         if let Some(id) = self.cluster_id {
             text("cluster_id", id.to_string());
         }
+        if let Some(groups) = self.directory_groups {
+            table.insert("directory_groups".into(), groups.count().into());
+        }
         self.blocks.write_toml(&mut table);
         table.insert("insecure".into(), self.insecure.into());
         table.to_string()
@@ -284,6 +297,7 @@ impl Settings {
             advertise_host: self.advertise_host.or(lower.advertise_host),
             join: self.join.or(lower.join),
             cluster_id: self.cluster_id.or(lower.cluster_id),
+            directory_groups: self.directory_groups.or(lower.directory_groups),
             host_capacity: self.host_capacity.or(lower.host_capacity),
             nvme_capacity: self.nvme_capacity.or(lower.nvme_capacity),
             nvme_slab: self.nvme_slab.or(lower.nvme_slab),

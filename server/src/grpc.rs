@@ -6,7 +6,7 @@ use hearth_cluster::Cluster;
 use hearth_proto::limits::CHAIN_BLOCKS_MAX;
 use hearth_proto::v1::admin_server::Admin;
 use hearth_proto::v1::directory_server::Directory;
-use hearth_proto::{BlockId, BlockKey, NamespaceId, v1};
+use hearth_proto::{BlockId, BlockKey, DirectoryGroups, GroupId, LogIndex, NamespaceId, v1};
 use hearth_store::Store;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tonic::{Request, Response, Status};
@@ -66,9 +66,14 @@ impl Directory for GrpcService {
             })
             .collect();
         nodes.retain(|node| named.contains(&node.node_id));
+        let applied: Vec<_> = answer.applied.iter().map(group_index).collect();
         Ok(Response::new(v1::LookupResponse {
             blocks,
-            applied_index: answer.applied.0,
+            applied_index: match applied.as_slice() {
+                [only] if self.member.directory_groups == DirectoryGroups::ONE => only.index,
+                _ => 0,
+            },
+            applied,
             staleness_ms: answer.staleness.as_millis() as u64,
             node_id: self.member.node_id.0,
             nodes,
@@ -84,6 +89,10 @@ impl Directory for GrpcService {
             node_id: self.member.node_id.0,
         }))
     }
+}
+
+fn group_index((group, index): &(GroupId, LogIndex)) -> v1::GroupIndex {
+    v1::GroupIndex { group_id: group.0, index: index.0 }
 }
 
 impl GrpcService {

@@ -8,11 +8,13 @@ use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use hearth_proto::{ClusterId, NodeId};
+use hearth_proto::{ClusterId, DirectoryGroups, NodeId};
 use serde::{Deserialize, Serialize};
 
-/// The newest format of a data folder that this program reads, and the one that it writes.
-pub const FORMAT: u32 = 1;
+/// The newest format of a data folder that this program reads.
+pub const FORMAT: u32 = 2;
+/// The format of folders whose directory is in one group, as older programs write and read them.
+const FORMAT_OF_ONE_GROUP: u32 = 1;
 
 const IDENTITY_FILE: &str = "identity.json";
 const LOCK_FILE: &str = "lock";
@@ -39,6 +41,9 @@ pub struct Member {
     pub node_id: NodeId,
     /// Whether the node founded the cluster, and so may have to finish doing that.
     pub founder: bool,
+    /// Raft groups that share the directory of the cluster.
+    #[serde(default)]
+    pub directory_groups: DirectoryGroups,
 }
 
 /// A data folder, locked for this process until dropped.
@@ -143,7 +148,7 @@ impl DataDir {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let name = name.unwrap_or(default_name).to_owned();
                 let node_uuid = uuid::Uuid::new_v4().simple().to_string();
-                (Identity { format: FORMAT, node_uuid, name, member: None }, true)
+                (Identity { format: FORMAT_OF_ONE_GROUP, node_uuid, name, member: None }, true)
             }
             Err(source) => return Err(io(&path)(source)),
         };
@@ -171,6 +176,9 @@ impl DataDir {
     /// [`IdentityError::Io`] if it cannot be written; the folder then says what it said before.
     pub fn become_member(&mut self, member: Member) -> Result<(), IdentityError> {
         assert!(self.identity.member.is_none(), "a node has one place for ever");
+        if member.directory_groups != DirectoryGroups::ONE {
+            self.identity.format = FORMAT;
+        }
         self.identity.member = Some(member);
         self.save()
     }
@@ -251,19 +259,52 @@ mod tests {
         let root = tempfile::tempdir().expect("a temporary folder");
         let mut dir = open(root.path(), None, None).expect("a new folder");
         let uuid = dir.identity().node_uuid.clone();
-        let member = Member { cluster_id: CLUSTER, node_id: NodeId(3), founder: false };
+        let member = Member {
+            cluster_id: CLUSTER,
+            node_id: NodeId(3),
+            founder: false,
+            directory_groups: DirectoryGroups::ONE,
+        };
         dir.become_member(member).expect("the folder is writable");
         drop(dir);
         let dir = open(root.path(), Some("node-1"), Some(CLUSTER)).expect("the same folder");
         assert_eq!((dir.identity().node_uuid.clone(), dir.identity().member), (uuid, Some(member)));
+        assert_eq!(dir.identity().format, FORMAT_OF_ONE_GROUP, "an older program reads it too");
+    }
+
+    #[test]
+    fn a_folder_of_several_directory_groups_is_none_for_older_programs() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let mut dir = open(root.path(), None, None).expect("a new folder");
+        let directory_groups = DirectoryGroups::new(4).expect("few");
+        let member = Member { cluster_id: CLUSTER, node_id: NodeId(1), founder: true, directory_groups };
+        dir.become_member(member).expect("the folder is writable");
+        drop(dir);
+        let dir = open(root.path(), None, None).expect("the same folder");
+        assert_eq!((dir.identity().format, dir.identity().member), (FORMAT, Some(member)));
+    }
+
+    #[test]
+    fn a_folder_from_before_there_could_be_several_has_one() {
+        let member = r#"{"cluster_id":"07070707070707070707070707070707","node_id":3,"founder":false}"#;
+        let member: Member = serde_json::from_str(member).expect("as it was written then");
+        assert_eq!(member.directory_groups, DirectoryGroups::ONE);
+        let none = r#"{"cluster_id":"07070707070707070707070707070707","node_id":3,"founder":false,"directory_groups":0}"#;
+        assert!(serde_json::from_str::<Member>(none).is_err());
     }
 
     #[test]
     fn a_folder_of_another_owner_is_refused_untouched() {
         let root = tempfile::tempdir().expect("a temporary folder");
         let mut dir = open(root.path(), Some("a"), None).expect("a new folder");
-        dir.become_member(Member { cluster_id: CLUSTER, node_id: NodeId(1), founder: true })
-            .expect("written");
+        let directory_groups = DirectoryGroups::new(4).expect("few");
+        dir.become_member(Member {
+            cluster_id: CLUSTER,
+            node_id: NodeId(1),
+            founder: true,
+            directory_groups,
+        })
+        .expect("written");
         assert!(matches!(open(root.path(), None, None), Err(IdentityError::InUse { .. })));
         drop(dir);
         let file = root.path().join(IDENTITY_FILE);

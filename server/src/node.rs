@@ -9,7 +9,7 @@ use hearth_proto::limits::{GRPC_MESSAGE_BYTES_MAX, GRPC_STREAMS_MAX};
 use hearth_proto::v1::admin_server::AdminServer;
 use hearth_proto::v1::announce_server::AnnounceServer;
 use hearth_proto::v1::directory_server::DirectoryServer;
-use hearth_proto::{ClusterId, NodeId};
+use hearth_proto::{ClusterId, DirectoryGroups, NodeId};
 use hearth_store::{Store, StoreConfig};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
@@ -60,6 +60,17 @@ pub enum NodeError {
     /// The metadata plane cannot be opened.
     #[error("cannot open the metadata plane: {0}")]
     Cluster(#[from] hearth_cluster::StartError),
+    /// The directory of the cluster is split otherwise than was asked for.
+    #[error(
+        "the cluster has {} directory groups, not {}: their number is fixed when a cluster is founded; leave \
+         --directory-groups out", found.count(), wanted.count()
+    )]
+    DirectoryGroups {
+        /// What the cluster has.
+        found: DirectoryGroups,
+        /// What the configuration says.
+        wanted: DirectoryGroups,
+    },
     /// The first node could not found its cluster.
     #[error("cannot found a cluster: {0}")]
     Found(#[from] FoundError),
@@ -141,6 +152,7 @@ impl Node {
             dir: data_dir.path("meta"),
             node_id: member.node_id,
             cluster_id: member.cluster_id,
+            directory_groups: member.directory_groups,
             name: data_dir.identity().name.clone(),
             boot_id: *uuid::Uuid::new_v4().as_bytes(),
             addresses,
@@ -382,6 +394,7 @@ async fn settle_membership(
         if config.join.is_some() {
             tracing::info!(cluster = %member.cluster_id, "already a member: --join is not needed any more");
         }
+        refuse_other_groups(config, member.directory_groups)?;
         return Ok(member);
     }
     let member = match &config.join {
@@ -393,14 +406,28 @@ async fn settle_membership(
                 expected_cluster: config.cluster_id,
             };
             let grant = hearth_cluster::request_join(seed, request, Instant::now() + JOIN_PATIENCE).await?;
-            Member { cluster_id: grant.cluster_id, node_id: grant.node_id, founder: false }
+            refuse_other_groups(config, grant.directory_groups)?;
+            Member {
+                cluster_id: grant.cluster_id,
+                node_id: grant.node_id,
+                founder: false,
+                directory_groups: grant.directory_groups,
+            }
         }
         None => Member {
             cluster_id: config.cluster_id.unwrap_or_else(|| ClusterId(*uuid::Uuid::new_v4().as_bytes())),
             node_id: NodeId(1),
             founder: true,
+            directory_groups: config.directory_groups.unwrap_or_default(),
         },
     };
     data_dir.become_member(member)?;
     Ok(member)
+}
+
+fn refuse_other_groups(config: &Config, found: DirectoryGroups) -> Result<(), NodeError> {
+    match config.directory_groups {
+        Some(wanted) if wanted != found => Err(NodeError::DirectoryGroups { found, wanted }),
+        _ => Ok(()),
+    }
 }

@@ -214,6 +214,6 @@ async fn a_committed_command_of_the_future_stops_the_machine() {
     let payload = EntryPayload::Normal(Proposal(future.encode_to_vec().into()));
     let entry = Entry::new(log_id::<TypeConfig>(1, 1, 1), payload);
     let error = machine.apply(futures::stream::iter([Ok((entry, None))])).await.unwrap_err();
-    assert!(error.to_string().contains("version 2, this build knows 1"), "{error}");
+    assert!(error.to_string().contains("version 3, this build knows 2"), "{error}");
     assert!(matches!(&machine.replicated().read().unwrap().state, State::Directory(_)));
 }

@@ -5,14 +5,18 @@ use hearth_proto::{BlockDelta, BlockId, BlockKey, NamespaceId, Tier, v1};
 use v1::command::Body;
 
 /// The newest command format that this build applies.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Bytes of one packed delta.
 pub(crate) const DELTA_BYTES: usize = 42;
 
-/// A command that a leader can stamp and propose.
+/// A command that a leader can stamp and propose, in the oldest format that can say it.
 pub(crate) fn new(body: Body) -> v1::Command {
-    v1::Command { version: VERSION, stamp_ms: 0, body: Some(body) }
+    let version = match &body {
+        Body::FoundCluster(found) if found.directory_groups > 1 => 2,
+        _ => 1,
+    };
+    v1::Command { version, stamp_ms: 0, body: Some(body) }
 }
 
 /// Packs deltas in the order given.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use hearth_proto::{ClusterId, Incarnation, NodeId, limits, v1};
+use hearth_proto::{ClusterId, DirectoryGroups, Incarnation, NodeId, limits, v1};
 use prost::Message;
 use rustc_hash::FxHashMap;
 use v1::command::Body;
@@ -31,6 +31,11 @@ impl Control {
     /// The identity fixed by the founder, once there is one.
     pub(crate) fn cluster_id(&self) -> Option<ClusterId> {
         self.cluster.as_ref().and_then(|cluster| ClusterId::try_from(&cluster.cluster_id[..]).ok())
+    }
+
+    /// The groups that share the directory, once the cluster is founded.
+    pub(crate) fn directory_groups(&self) -> Option<DirectoryGroups> {
+        self.cluster.as_ref().and_then(|cluster| DirectoryGroups::from_wire(cluster.directory_groups).ok())
     }
 
     /// Every node that was ever admitted, by id.
@@ -66,17 +71,28 @@ impl Control {
         else {
             return refused(RefusalReason::Malformed, "a cluster id or the first node is missing");
         };
-        match self.cluster_id() {
-            Some(known) if known != cluster_id => {
+        let groups = match DirectoryGroups::from_wire(found.directory_groups) {
+            Ok(groups) => groups,
+            Err(error) => return refused(RefusalReason::Malformed, error.to_string()),
+        };
+        match (self.cluster_id(), self.directory_groups()) {
+            (Some(known), _) if known != cluster_id => {
                 return refused(RefusalReason::OtherCluster, format!("this is cluster {known} already"));
             }
-            Some(_) => {}
-            None => {
+            (_, Some(known)) if known != groups => {
+                let detail = format!("the cluster has {} directory groups already", known.count());
+                return refused(RefusalReason::OtherCluster, detail);
+            }
+            (Some(_), _) => {}
+            (None, _) => {
                 if first.node_uuid.len() != ID_BYTES {
                     return refused(RefusalReason::Malformed, "a node uuid must be 16 bytes");
                 }
-                self.cluster =
-                    Some(v1::ClusterRecord { cluster_id: found.cluster_id.clone(), next_node_id: 1 });
+                self.cluster = Some(v1::ClusterRecord {
+                    cluster_id: found.cluster_id.clone(),
+                    next_node_id: 1,
+                    directory_groups: found.directory_groups,
+                });
                 self.touched.push(RecordKey::Cluster);
             }
         }
@@ -206,6 +222,11 @@ impl Control {
                     .map_err(|_| RecordError("the cluster record is unreadable"))?;
                 if record.cluster_id.len() != ID_BYTES {
                     return Err(RecordError("the cluster id is not 16 bytes"));
+                }
+                if DirectoryGroups::from_wire(record.directory_groups).is_err() {
+                    return Err(RecordError(
+                        "the cluster has a number of directory groups that none can have",
+                    ));
                 }
                 self.cluster = Some(record);
             }

@@ -23,7 +23,15 @@ pub(super) fn apply(state: &mut State, stamp_ms: u64, body: Body) -> Kind {
 
 pub(super) fn found(state: &mut State, cluster: [u8; 16]) -> Kind {
     let first_node = Some(admission(1));
-    apply(state, 5, Body::FoundCluster(v1::FoundCluster { cluster_id: cluster.to_vec().into(), first_node }))
+    apply(
+        state,
+        5,
+        Body::FoundCluster(v1::FoundCluster {
+            cluster_id: cluster.to_vec().into(),
+            first_node,
+            directory_groups: 0,
+        }),
+    )
 }
 
 fn admission(uuid: u8) -> v1::AdmitNode {

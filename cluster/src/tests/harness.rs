@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hearth_proto::{BlockDelta, BlockId, BlockKey, ClusterId, NamespaceId, NodeId, Tier};
+use hearth_proto::{
+    BlockDelta, BlockId, BlockKey, ClusterId, DirectoryGroups, GroupId, NamespaceId, NodeId, Tier,
+};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
@@ -133,6 +135,7 @@ pub(super) struct Member {
     pub(super) source: Arc<Source>,
     dir: TempDir,
     tuning: Tuning,
+    directory_groups: DirectoryGroups,
     process: Option<Process>,
 }
 
@@ -144,9 +147,10 @@ struct Process {
 }
 
 impl Member {
-    fn new(id: NodeId, tuning: Tuning) -> Self {
+    fn new(id: NodeId, tuning: Tuning, directory_groups: DirectoryGroups) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { id, addresses: free_addresses(), source: Arc::default(), dir, tuning, process: None }
+        let (addresses, source) = (free_addresses(), Arc::default());
+        Self { id, addresses, source, dir, tuning, directory_groups, process: None }
     }
 
     pub(super) fn cluster(&self) -> &Cluster {
@@ -163,6 +167,7 @@ impl Member {
             dir: self.dir.path().to_owned(),
             node_id: self.id,
             cluster_id: CLUSTER,
+            directory_groups: self.directory_groups,
             name: format!("n{}", self.id),
             boot_id: [boot; 16],
             addresses: self.addresses.clone(),
@@ -256,7 +261,7 @@ impl Member {
 
     /// A copy of the stopped member's folder at another address.
     pub(super) fn copy(&self) -> Self {
-        let copy = Self::new(self.id, self.tuning.clone());
+        let copy = Self::new(self.id, self.tuning.clone(), self.directory_groups);
         copy_dir(self.dir.path(), copy.dir.path());
         copy
     }
@@ -268,9 +273,14 @@ impl Drop for Member {
     }
 }
 
-/// A founded cluster of three members, all registered, with three voters to come.
+/// A founded cluster of three members, all registered, with three voters of every group.
 pub(super) fn found_three(tuning: Tuning) -> Vec<Member> {
-    let mut first = Member::new(NodeId(1), tuning.clone());
+    found_three_split(tuning, DirectoryGroups::ONE)
+}
+
+/// The same, with a directory in several groups.
+pub(super) fn found_three_split(tuning: Tuning, groups: DirectoryGroups) -> Vec<Member> {
+    let mut first = Member::new(NodeId(1), tuning.clone(), groups);
     first.start(1, false);
     first.block_on(async |cluster| cluster.found([1; 16]).await.unwrap());
     first.block_on(async |cluster| cluster.found([1; 16]).await.expect("founding again is harmless"));
@@ -278,7 +288,7 @@ pub(super) fn found_three(tuning: Tuning) -> Vec<Member> {
     let seed = first.addresses.control.clone();
     let mut members = vec![first];
     for uuid in 2..=3u8 {
-        let mut member = Member::new(NodeId(0), tuning.clone());
+        let mut member = Member::new(NodeId(0), tuning.clone(), groups);
         let request = JoinRequest {
             node_uuid: [uuid; 16],
             name: format!("n{uuid}"),
@@ -287,7 +297,7 @@ pub(super) fn found_three(tuning: Tuning) -> Vec<Member> {
         };
         let grant = members[0].block_on(async |_| request_join(&seed, request, Instant::now() + LIMIT).await);
         let grant = grant.unwrap();
-        assert_eq!(grant.cluster_id, CLUSTER);
+        assert_eq!((grant.cluster_id, grant.directory_groups), (CLUSTER, groups));
         member.id = grant.node_id;
         member.start(1, true);
         members.push(member);
@@ -295,7 +305,7 @@ pub(super) fn found_three(tuning: Tuning) -> Vec<Member> {
     for member in &members {
         eventually("the registration", || member.cluster().incarnation().is_some());
     }
-    for group in [hearth_proto::GroupId::CONTROL, hearth_proto::GroupId::DIRECTORY] {
+    for group in std::iter::once(GroupId::CONTROL).chain(groups.ids()) {
         eventually("three voters", || {
             members.iter().all(|member| member.cluster().group(group).unwrap().members().0.len() == 3)
         });

@@ -2,6 +2,7 @@
 //! for the others as the end of its process.
 
 mod harness;
+mod split;
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +35,7 @@ fn joined_nodes_become_voters_and_see_each_others_blocks() {
         eventually("the replicas of block 1", || sees(member, 1, &expected));
         let answer = member.cluster().lookup(NamespaceId::DEFAULT, &[key(2), key(1), key(3)]);
         assert_eq!(answer.replicas.iter().map(|found| found.len()).collect::<Vec<_>>(), [0, 3, 0]);
-        assert!(answer.applied.0 > 0 && answer.staleness < Duration::from_secs(5), "{answer:?}");
+        assert!(answer.applied[0].1.0 > 0 && answer.staleness < Duration::from_secs(5), "{answer:?}");
         let other_tenant = member.cluster().lookup(NamespaceId(7), &[key(1)]);
         assert!(other_tenant.replicas[0].is_empty(), "INV-TENANT");
     }
@@ -319,7 +320,7 @@ fn a_member_whose_group_stopped_says_so() {
     // The others may be left without a quorum before they hear that it was committed.
     let stopped = members[usize::try_from(leader.0 - 1).unwrap()].member_result();
     assert!(
-        matches!(&stopped, Err(MemberError::Stopped { detail }) if detail.contains("version 2")),
+        matches!(&stopped, Err(MemberError::Stopped { detail }) if detail.contains("version 3")),
         "{stopped:?}"
     );
     let cluster = members[usize::try_from(leader.0 - 1).unwrap()].cluster();

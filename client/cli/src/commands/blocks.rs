@@ -238,8 +238,10 @@ pub(crate) async fn locate(client: &Client, form: Output, args: LocateArgs) -> a
                 json!({"hash": hash.to_string(), "replicas": replicas})
             })
             .collect();
+        let applied: Vec<_> =
+            source.applied.iter().map(|(group, index)| json!({"group_id": group, "index": index})).collect();
         output::json(&json!({
-            "answered_by": source.node, "applied_index": source.applied,
+            "answered_by": source.node, "applied": applied,
             "staleness_ms": source.staleness.as_millis() as u64,
             "held_prefix": lookup.held_prefix(), "blocks": blocks,
         }))?;
@@ -253,12 +255,16 @@ pub(crate) async fn locate(client: &Client, form: Output, args: LocateArgs) -> a
                 vec![hash.to_string(), places]
             }),
         );
+        let applied: Vec<_> = match source.applied.as_slice() {
+            [(_, index)] => vec![index.to_string()],
+            several => several.iter().map(|(group, index)| format!("{group}:{index}")).collect(),
+        };
         output::line(format_args!(
             "{} of {} blocks held from the start; node {} answered at directory index {}, {} ms stale",
             lookup.held_prefix(),
             lookup.chain().len(),
             source.node,
-            source.applied,
+            applied.join(", "),
             source.staleness.as_millis()
         ));
     }
