@@ -2,6 +2,7 @@
 
 mod demo;
 mod fabric;
+mod meta;
 mod peer;
 mod policy;
 mod recovery;
@@ -31,6 +32,8 @@ enum Command {
     Replay(Box<replay::RunningArgs>),
     /// Gets from the Host tier over loopback TCP, beside a bare TCP stream between two processes.
     Fabric(fabric::FabricArgs),
+    /// Changes of blocks that three nodes commit and apply, beside etcd; latency of changes and lookups.
+    Meta(meta::MetaArgs),
     /// Hit rate of the eviction policy on traces, beside LRU, S3-FIFO, SIEVE, W-TinyLFU and Belady.
     Policy(policy::PolicyArgs),
     /// Fills a node, ends it with kill -9, and reads every block back after recovery.
@@ -40,6 +43,9 @@ enum Command {
     /// The process that `store` starts for each engine it compares.
     #[command(hide = true)]
     StoreTrial(Box<store::TrialArgs>),
+    /// The node that `meta` starts three times.
+    #[command(hide = true)]
+    MetaNode(meta::NodeArgs),
     /// The bare TCP sender that `fabric` starts as its peer.
     #[command(hide = true)]
     TcpPeer(peer::TcpPeerArgs),
@@ -101,6 +107,8 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Demo(args) => demo::run(*args).await,
         Command::Replay(args) => replay::run(*args).await,
         Command::Fabric(args) => fabric::run(args).await,
+        Command::Meta(args) => meta::run(args).await,
+        Command::MetaNode(args) => meta::run_node(args).await,
         Command::Policy(args) => policy::run(args).await,
         Command::Recovery(args) => recovery::run(args).await,
         Command::Store(args) => store::run(*args).await,

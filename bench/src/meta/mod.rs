@@ -1,0 +1,209 @@
+//! The metadata plane: how many changes of blocks three nodes commit and apply, beside etcd.
+//!
+//! Each node is a process and reports blocks of its own; the clock stops when every node has all of them in
+//! its copy of the directory. etcd is given new keys of the same size, and its clock stops when every member
+//! counts all of them. Both sync before they acknowledge, and both lie on the same disk. The machine's cores
+//! serve all processes of a side, so the rates for each second of processor time are the ones that carry over.
+
+mod etcd;
+mod node;
+mod source;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use hearth_replay::{BenchReport, Figure, Goal};
+
+use self::etcd::{Etcd, Run};
+use self::node::{Done, Node, Order};
+pub(crate) use self::node::{NodeArgs, run as run_node};
+use crate::ReportArgs;
+
+const NODES: usize = 3;
+/// How many times etcd's keys.
+const GOAL_TIMES: f64 = 50.0;
+/// A lookup of a chain, at the 99th percentile.
+const LOOKUP_GOAL_US: f64 = 100.0;
+const CHAIN: u64 = 1_000;
+/// Part of the highest rate at which latency is measured under load.
+const LOAD: f64 = 0.7;
+
+#[derive(Debug, Args)]
+pub(crate) struct MetaArgs {
+    /// Folder on the disk that both write to; a temporary folder is made in it [default: the system's].
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Blocks that each node reports in a turn; 50000 with --quick.
+    #[arg(long, default_value_t = 200_000)]
+    blocks: u64,
+    /// Turns of each side; 1 with --quick.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Raft groups that share the directory.
+    #[arg(long, default_value_t = 1)]
+    directory_groups: u32,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+/// What one side did in one turn.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    per_s: f64,
+    per_cpu_s: f64,
+}
+
+/// Measures. True when nothing was wrong and, with --check, every goal was met.
+pub(crate) async fn run(args: MetaArgs) -> anyhow::Result<bool> {
+    let dir = match &args.dir {
+        Some(dir) => tempfile::tempdir_in(dir),
+        None => tempfile::tempdir(),
+    };
+    let dir = dir.context("cannot make a temporary folder")?;
+    let (blocks, rounds) = if args.report.quick { (50_000, 1) } else { (args.blocks, args.rounds) };
+    let etcd = Etcd::start(dir.path()).await;
+    if let Err(why) = &etcd {
+        eprintln!("meta: {why}");
+    }
+    let mut nodes = start_nodes(dir.path(), args.directory_groups).await?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 1..=u64::from(rounds) {
+        ours.push(fill(&mut nodes, blocks, round * blocks * NODES as u64).await?);
+        if let Ok(etcd) = &etcd {
+            theirs.push(turn_of(etcd.run(Duration::from_secs(if args.report.quick { 2 } else { 5 })).await?));
+        }
+    }
+    tell("ours", &ours);
+    tell("etcd", &theirs);
+    let mut figures = Vec::from(rates(&ours, &theirs, &etcd));
+    let probes = if args.report.quick { 50 } else { 500 };
+    let pause = Duration::from_millis(10);
+    let millis = u64::from(probes) * pause.as_millis() as u64;
+    let light = probe(&mut nodes, 0.0, millis, probes).await?;
+    let etcd_light = match &etcd {
+        Ok(etcd) => Some(etcd.latencies_us(probes, pause).await?),
+        Err(_) => None,
+    };
+    let per_s = median(&ours, |turn| turn.per_s).unwrap_or(0.0) * LOAD / NODES as f64;
+    let loaded = probe(&mut nodes, per_s, millis, probes).await?;
+    let looked = look_up(&mut nodes[0], if args.report.quick { 2_000 } else { 20_000 }, blocks).await?;
+    for (share, percent) in [(0.5, "p50"), (0.99, "p99")] {
+        let figure = |what: &str, values: &[f64]| {
+            Figure::new(format!("{what}, {percent}"), "us", percentile(values, share))
+        };
+        let light = figure("a change committed and found, light load", &light);
+        figures.push(match (&etcd, etcd_light.as_ref().and_then(|theirs| percentile(theirs, share))) {
+            (Ok(etcd), Some(theirs)) => light.with_peer(format!("{}, one put", etcd.version), theirs),
+            (Err(why), _) => light.with_absent_peer("etcd", why),
+            (Ok(_), None) => light,
+        });
+        figures.push(figure("the same, at 70% of the highest rate", &loaded));
+        let lookup = figure(&format!("lookup of a chain of {CHAIN} blocks, local"), &looked.latencies_us);
+        figures.push(if share > 0.9 { lookup.with_goal(Goal::AtMost(LOOKUP_GOAL_US)) } else { lookup });
+    }
+    let report = BenchReport::new(args.command(), figures, looked.wrong);
+    args.report.publish(&report)?;
+    Ok(report.wrong == 0 && (!args.report.check || report.passes()))
+}
+
+impl MetaArgs {
+    /// The command that shows it again.
+    fn command(&self) -> String {
+        let quick = if self.report.quick { " --quick" } else { "" };
+        let groups = match self.directory_groups {
+            1 => String::new(),
+            groups => format!(" --directory-groups {groups}"),
+        };
+        format!("hearth-bench meta{groups}{quick}")
+    }
+}
+
+async fn start_nodes(dir: &Path, groups: u32) -> anyhow::Result<Vec<Node>> {
+    let mut nodes: Vec<Node> = Vec::new();
+    for number in 0..NODES {
+        let seed = nodes.first().map(|first| first.address.clone());
+        nodes.push(Node::start(dir.join(format!("node-{number}")), seed.as_deref(), groups).await?);
+    }
+    all(&mut nodes, |_| Order::Ready { nodes: NODES }).await?;
+    Ok(nodes)
+}
+
+/// Every node reports so many new blocks; over when all of them have all.
+async fn fill(nodes: &mut [Node], count: u64, total: u64) -> anyhow::Result<Turn> {
+    let done = all(nodes, |_| Order::Fill { count, total }).await?;
+    let changes = (count * NODES as u64) as f64;
+    let elapsed_s = done.iter().map(|done| done.elapsed_s).fold(0.0, f64::max);
+    let cpu_s: f64 = done.iter().map(|done| done.cpu_s).sum();
+    Ok(Turn { per_s: changes / elapsed_s, per_cpu_s: changes / cpu_s })
+}
+
+/// All nodes report at a rate each, and the first times changes of its own.
+async fn probe(nodes: &mut [Node], per_s: f64, millis: u64, probes: u32) -> anyhow::Result<Vec<f64>> {
+    let order = |number| Order::Probe { per_s, millis, probes: if number == 0 { probes } else { 0 } };
+    let done = all(nodes, order).await?;
+    Ok(done.into_iter().next().map(|first| first.latencies_us).unwrap_or_default())
+}
+
+async fn look_up(node: &mut Node, rounds: u32, blocks: u64) -> anyhow::Result<Done> {
+    node.order(Order::Lookup { rounds, chain: CHAIN.min(blocks), blocks }).await
+}
+
+/// Gives every node its order at once and waits for all.
+async fn all(nodes: &mut [Node], order: impl Fn(usize) -> Order) -> anyhow::Result<Vec<Done>> {
+    let orders = nodes.iter_mut().enumerate().map(|(number, node)| node.order(order(number)));
+    futures::future::try_join_all(orders).await
+}
+
+fn turn_of(run: Run) -> Turn {
+    Turn { per_s: run.keys as f64 / run.elapsed_s, per_cpu_s: run.keys as f64 / run.cpu_s }
+}
+
+fn rates(ours: &[Turn], theirs: &[Turn], etcd: &Result<Etcd, String>) -> [Figure; 2] {
+    let figure = |name: &str, unit: &str, rate: fn(&Turn) -> f64| {
+        let figure = Figure::new(name, unit, median(ours, rate));
+        match (etcd, median(theirs, rate)) {
+            (Ok(etcd), Some(theirs)) => figure.with_peer(etcd.version.as_str(), theirs),
+            (Err(why), _) => figure.with_absent_peer("etcd", why),
+            (Ok(_), None) => figure,
+        }
+    };
+    let all = "changes committed and applied on three nodes";
+    [
+        figure(all, "per s", |turn| turn.per_s).with_goal(Goal::RatioAtLeast(GOAL_TIMES)),
+        figure(&format!("{all}, processor"), "per CPU s", |turn| turn.per_cpu_s),
+    ]
+}
+
+fn median(turns: &[Turn], rate: impl Fn(&Turn) -> f64) -> Option<f64> {
+    percentile(&turns.iter().map(rate).collect::<Vec<_>>(), 0.5)
+}
+
+/// The value that so many, as a part of all, do not exceed.
+fn percentile(values: &[f64], share: f64) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(at.saturating_sub(1)).copied()
+}
+
+fn tell(who: &str, turns: &[Turn]) {
+    let rates: Vec<_> =
+        turns.iter().map(|turn| format!("{:.0} ({:.0} per CPU s)", turn.per_s, turn.per_cpu_s)).collect();
+    eprintln!("meta: {who}: {} per s", rates.join(", "));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_values_that_were_measured() {
+        let values = [5.0, 1.0, 4.0, 2.0, 3.0];
+        assert_eq!(percentile(&values, 0.5), Some(3.0));
+        assert_eq!(percentile(&values, 0.99), Some(5.0));
+        assert_eq!(percentile(&values, 0.0), Some(1.0));
+        assert_eq!(percentile(&[], 0.5), None);
+    }
+}

@@ -1,0 +1,258 @@
+//! A process of its own for each node: the metadata plane of a hearthd without blocks.
+
+use std::io::{BufRead, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use hearth_cluster::{Cluster, ClusterConfig, JoinRequest, NodeAddresses, request_join};
+use hearth_proto::{BlockKey, ClusterId, DirectoryGroups, NamespaceId, NodeId};
+use rand::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::TcpListener;
+use tokio::process::{Child, ChildStdin, ChildStdout};
+use tokio_util::sync::CancellationToken;
+
+use super::source::{NumberedSource, key};
+use crate::store::Clock;
+
+/// How long anything but the work itself may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a node looks whether everything was applied.
+const LOOK: Duration = Duration::from_millis(1);
+/// How often a probe looks for itself: no answer can be exact to less.
+const PROBE_LOOK: Duration = Duration::from_micros(50);
+
+/// Arguments of the process.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct NodeArgs {
+    #[arg(long)]
+    dir: PathBuf,
+    #[arg(long)]
+    join: Option<String>,
+    #[arg(long, default_value_t = 1)]
+    directory_groups: u32,
+}
+
+/// What a node is to do.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// Waits until the cluster has so many voters of every group.
+    Ready { nodes: usize },
+    /// Adds so many blocks, and waits until so many are in its copy of the directory.
+    Fill { count: u64, total: u64 },
+    /// Adds blocks at a rate for so long; meanwhile adds single ones and times them.
+    Probe { per_s: f64, millis: u64, probes: u32 },
+    /// Looks up chains of so many blocks of each node in turn.
+    Lookup { rounds: u32, chain: u64, blocks: u64 },
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Done {
+    pub(crate) elapsed_s: f64,
+    pub(crate) cpu_s: f64,
+    /// One for each probe or lookup.
+    pub(crate) latencies_us: Vec<f64>,
+    /// Answers that were not what was stored.
+    pub(crate) wrong: u64,
+}
+
+/// A node as the one who started it sees it; ended when dropped.
+pub(crate) struct Node {
+    _child: Child,
+    orders: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+    pub(crate) address: String,
+}
+
+impl Node {
+    /// Starts the process; it founds a cluster, or joins the one of `seed`.
+    pub(crate) async fn start(dir: PathBuf, seed: Option<&str>, groups: u32) -> anyhow::Result<Self> {
+        let mut command = tokio::process::Command::new(std::env::current_exe()?);
+        command.arg("meta-node").arg("--dir").arg(dir).arg(format!("--directory-groups={groups}"));
+        if let Some(seed) = seed {
+            command.arg("--join").arg(seed);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().context("cannot start a node")?;
+        let orders = child.stdin.take().context("the node's input is a pipe")?;
+        let answers = child.stdout.take().context("the node's output is a pipe")?;
+        let mut answers = BufReader::new(answers).lines();
+        let address = tokio::time::timeout(PATIENCE, answers.next_line()).await??;
+        let address = address.context("the node ended at once")?;
+        Ok(Self { _child: child, orders, answers, address })
+    }
+
+    /// Has the node do something, and waits for that.
+    pub(crate) async fn order(&mut self, order: Order) -> anyhow::Result<Done> {
+        self.orders.write_all(format!("{}\n", serde_json::to_string(&order)?).as_bytes()).await?;
+        let answer = self.answers.next_line().await?.context("a node ended in the middle of its work")?;
+        serde_json::from_str(&answer).with_context(|| format!("a node answers {answer:?}"))
+    }
+}
+
+/// The process: runs a member and does what it is told, until there is nobody to tell it.
+#[allow(clippy::print_stdout)]
+pub(crate) async fn run(args: NodeArgs) -> anyhow::Result<bool> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let (cluster, source) = start(&args, listener, address).await?;
+    println!("{address}");
+    std::io::stdout().flush()?;
+    let (sender, mut orders) = tokio::sync::mpsc::channel(1);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                break;
+            }
+        }
+    });
+    while let Some(order) = orders.recv().await {
+        let done = obey(&cluster, &source, serde_json::from_str(&order)?).await?;
+        println!("{}", serde_json::to_string(&done)?);
+        std::io::stdout().flush()?;
+    }
+    Ok(true)
+}
+
+async fn start(
+    args: &NodeArgs,
+    listener: TcpListener,
+    address: SocketAddr,
+) -> anyhow::Result<(Cluster, Arc<NumberedSource>)> {
+    // No blocks are served: the second address only has to be one.
+    let addresses = NodeAddresses { control: address.to_string(), data: address.to_string() };
+    let node_uuid = rand::rng().random();
+    let (cluster_id, node_id, directory_groups) = match &args.join {
+        None => (ClusterId(rand::rng().random()), NodeId(1), DirectoryGroups::new(args.directory_groups)?),
+        Some(seed) => {
+            let name = address.to_string();
+            let request =
+                JoinRequest { node_uuid, name, addresses: addresses.clone(), expected_cluster: None };
+            let grant = request_join(seed, request, Instant::now() + PATIENCE).await?;
+            (grant.cluster_id, grant.node_id, grant.directory_groups)
+        }
+    };
+    let cluster = Cluster::start(ClusterConfig {
+        dir: args.dir.clone(),
+        node_id,
+        cluster_id,
+        directory_groups,
+        name: address.to_string(),
+        boot_id: rand::rng().random(),
+        addresses,
+        host_capacity_bytes: 1 << 30,
+        nvme_capacity_bytes: 1 << 40,
+    })
+    .await?;
+    let server = tonic::transport::Server::builder().add_routes(cluster.services());
+    // As hearthd serves: without this each answer may wait for the peer's delayed acknowledgement.
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    tokio::spawn(server.serve_with_incoming(incoming));
+    if args.join.is_none() {
+        cluster.found(node_uuid).await?;
+    }
+    let source = Arc::new(NumberedSource::new(node_id.0));
+    let (member, reported) = (cluster.clone(), Arc::clone(&source));
+    tokio::spawn(async move {
+        if let Err(error) = member.run_member(reported, CancellationToken::new()).await {
+            tracing::error!(%error, "the member ended");
+        }
+    });
+    Ok((cluster, source))
+}
+
+async fn obey(cluster: &Cluster, source: &Arc<NumberedSource>, order: Order) -> anyhow::Result<Done> {
+    let clock = Clock::start();
+    let mut done = Done::default();
+    match order {
+        Order::Ready { nodes } => wait_until_ready(cluster, nodes).await?,
+        Order::Fill { count, total } => {
+            source.add(count);
+            while blocks(cluster) < total {
+                ensure!(clock.elapsed() < PATIENCE, "{} of {total} blocks were applied", blocks(cluster));
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        Order::Probe { per_s, millis, probes } => {
+            let time = Duration::from_millis(millis);
+            source.add_at(per_s, (per_s * time.as_secs_f64()) as u64);
+            let (cluster, prober) = (cluster.clone(), Arc::clone(source));
+            let timed = move || probe(&cluster, &prober, time, probes);
+            done.latencies_us = tokio::task::spawn_blocking(timed).await??;
+            while source.is_busy() {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        Order::Lookup { rounds, chain, blocks } => {
+            let cluster = cluster.clone();
+            let look = move || look_up(&cluster, rounds, chain, blocks);
+            (done.latencies_us, done.wrong) = tokio::task::spawn_blocking(look).await?;
+        }
+    }
+    let turn = clock.stop(0);
+    (done.elapsed_s, done.cpu_s) = (turn.elapsed.as_secs_f64(), turn.cpu.as_secs_f64());
+    Ok(done)
+}
+
+async fn wait_until_ready(cluster: &Cluster, nodes: usize) -> anyhow::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    let is_ready = || cluster.is_ready() && cluster.groups().iter().all(|group| group.voters.len() == nodes);
+    while !is_ready() {
+        ensure!(Instant::now() < until, "the cluster has not become whole");
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+fn blocks(cluster: &Cluster) -> u64 {
+    cluster.groups().iter().map(|group| group.blocks).sum()
+}
+
+/// Times from a change to its being found, evenly over the time.
+fn probe(
+    cluster: &Cluster,
+    source: &NumberedSource,
+    time: Duration,
+    probes: u32,
+) -> anyhow::Result<Vec<f64>> {
+    let began = Instant::now();
+    let mut latencies_us = Vec::new();
+    for number in 0..probes {
+        let at = began + time * number / probes;
+        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        // From when it should have been sent: one that is late makes those behind it late.
+        let key = source.probe();
+        while cluster.lookup(NamespaceId::DEFAULT, &[key]).replicas[0].is_empty() {
+            if at.elapsed() > PATIENCE {
+                bail!("a block that was reported is not found");
+            }
+            std::thread::sleep(PROBE_LOOK);
+        }
+        latencies_us.push(at.elapsed().as_secs_f64() * 1e6);
+    }
+    Ok(latencies_us)
+}
+
+/// Times lookups of chains whose blocks lie on some node each; counts blocks that are not found there.
+fn look_up(cluster: &Cluster, rounds: u32, chain: u64, blocks: u64) -> (Vec<f64>, u64) {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+    let (mut latencies_us, mut wrong) = (Vec::new(), 0);
+    for round in 0..rounds {
+        let node = 1 + u64::from(round) % 3;
+        let from = rng.random_range(0..=blocks.saturating_sub(chain));
+        let keys: Vec<BlockKey> = (from..from + chain).map(|number| key(node, number)).collect();
+        let asked = Instant::now();
+        let answer = cluster.lookup(NamespaceId::DEFAULT, &keys);
+        latencies_us.push(asked.elapsed().as_secs_f64() * 1e6);
+        let right = |found: &&hearth_cluster::ReplicaViews| found.iter().map(|view| view.node.0).eq([node]);
+        wrong += chain - answer.replicas.iter().filter(right).count() as u64;
+    }
+    (latencies_us, wrong)
+}
