@@ -102,8 +102,8 @@ fn arguments(job: &Job<'_>) -> Vec<String> {
         Work::Write(_) | Work::LayOut | Work::LayOutVerified => add(&["--rw=write", "--end_fsync=1"]),
     }
     match job.work {
-        Work::ReadVerified(_) => add(&["--verify=crc32c", "--verify_fatal=1"]),
-        Work::LayOutVerified => add(&["--verify=crc32c", "--do_verify=0"]),
+        Work::ReadVerified(_) => add(&["--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0"]),
+        Work::LayOutVerified => add(&["--verify=crc32c", "--do_verify=0", "--verify_state_save=0"]),
         _ => {}
     }
     match job.work {

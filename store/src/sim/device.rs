@@ -146,6 +146,10 @@ impl SimulatedDevice {
                 Operation::Read { .. } | Operation::Sync { .. } => {}
             }
         }
+        // Whoever waits for them keeps the store alive, which keeps this device.
+        let abandoned = std::mem::replace(&mut state.transfers, Transfers::new(PLACES));
+        drop(state);
+        drop(abandoned);
     }
 
     fn read(
