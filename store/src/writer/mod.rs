@@ -275,9 +275,9 @@ impl Writer {
     /// Lets the index forget a replica. Its slot may be another's by now, and ready for that.
     fn forget(&mut self, nvme: &Nvme, resident: Resident, sector: Option<u32>) {
         self.next.delete(resident);
-        let mut sectors = lock(&nvme.under_way).ready_slots_of(&resident);
-        sectors.extend(sector);
-        for sector in sectors {
+        // Once it was durable somewhere it may be on its way to another place, which is none of this.
+        let lay = || lock(&nvme.under_way).ready_slots_of(&resident);
+        for sector in sector.map_or_else(lay, |sector| vec![sector]) {
             if self.known_ready.get(&sector).is_some_and(|from| *from <= resident.generation) {
                 self.unready(sector);
             }
