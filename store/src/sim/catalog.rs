@@ -231,8 +231,12 @@ pub(super) struct Spot {
 impl Spot {
     /// True if a fault is to blame for whatever is found there.
     pub(super) fn is_excused(&self, disks: &Disks) -> bool {
-        let disk = lock(&disks[self.member]);
-        disk.has_lied() || disk.is_tainted(self.offset, self.len)
+        lock(&disks[self.member]).has_lied() || self.is_tainted(disks)
+    }
+
+    /// True if a write that was meant for another place may have ended there, or none that was meant for it.
+    pub(super) fn is_tainted(&self, disks: &Disks) -> bool {
+        lock(&disks[self.member]).is_tainted(self.offset, self.len)
     }
 }
 

@@ -147,6 +147,9 @@ impl World {
         self.medium.devices.iter().for_each(|device| device.crash());
         self.medium.devices.clear();
         self.medium.index().crash();
+        if self.medium.ready_is_tainted() {
+            self.oracle.history.forget_removals();
+        }
         let volatile = self.medium.volatile_count() as u64;
         for disk in &self.medium.disks {
             lock(disk).crash(&mut len_bytes, &mut order, &mut fate);

@@ -61,6 +61,12 @@ impl Medium {
         }
     }
 
+    /// True if a write that went astray may have left the record of a block in a slot that was ready for
+    /// another: it is whole, and nothing in it says that it belongs elsewhere.
+    pub(super) fn ready_is_tainted(&self) -> bool {
+        lock(&self.catalog).ready_spots().any(|spot| spot.is_tainted(&self.disks))
+    }
+
     /// True if a fault may have made a read of the record fail in this life.
     pub(super) fn may_misread(&self, durable: &Durable) -> bool {
         self.devices.iter().any(|device| device.mischief().1 > 0) || self.may_have_lost(durable)
