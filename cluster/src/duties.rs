@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use hearth_proto::limits::{HEARTBEAT_MS, PROPOSE_ATTEMPT_MS, VOTERS_TARGET};
 use hearth_proto::v1::command::Body;
-use hearth_proto::{Incarnation, NodeId, v1};
+use hearth_proto::{GroupId, Incarnation, NodeId, v1};
 
 use crate::cluster::{Cluster, now_ms};
 use crate::error::MemberError;
@@ -62,15 +62,16 @@ impl Cluster {
         let mut ticks = ticks();
         loop {
             ticks.tick().await;
-            if self.0.control.leading_term().is_some() {
-                self.place_members(&self.0.control).await;
-            }
-            for directory in &self.0.directories {
-                if directory.leading_term().is_some() {
-                    self.place_members(directory).await;
-                    self.purge_stale_claims(directory).await;
+            // One that cannot change its members now holds up no other.
+            futures::future::join_all(self.all_groups().map(async |group| {
+                if group.leading_term().is_some() {
+                    self.place_members(group).await;
+                    if group.id() != GroupId::CONTROL {
+                        self.purge_stale_claims(group).await;
+                    }
                 }
-            }
+            }))
+            .await;
         }
     }
 

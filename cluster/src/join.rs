@@ -12,6 +12,7 @@ use v1::join_response::Result as Joined;
 use crate::config::NodeAddresses;
 use crate::error::JoinError;
 use crate::raft::endpoint;
+use crate::state::command;
 
 /// What a node says of itself when it asks to join.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct JoinRequest {
     pub addresses: NodeAddresses,
     /// The cluster that it belongs to, if it has one already.
     pub expected_cluster: Option<ClusterId>,
+    /// How many groups must share the directory there, if that matters.
+    pub expected_directory_groups: Option<DirectoryGroups>,
 }
 
 /// The identity that a node was given.
@@ -55,6 +58,8 @@ pub async fn request_join(
         control_address: request.addresses.control,
         data_address: request.addresses.data,
         expected_cluster_id: expected.map(|id| id.0.to_vec()).unwrap_or_default().into(),
+        command_version: command::VERSION,
+        expected_directory_groups: request.expected_directory_groups.map_or(0, DirectoryGroups::count),
     };
     let mut last = JoinError::Unreachable { seed: seed.to_owned(), detail: "no time was left".into() };
     loop {

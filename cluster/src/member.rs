@@ -38,7 +38,7 @@ impl Cluster {
             biased;
             () = shutdown.cancelled() => Ok(()),
             error = self.stay_registered() => Err(error),
-            error = self.report_blocks(&*source) => Err(error),
+            error = self.report_blocks(&source) => Err(error),
             error = self.do_duties() => Err(error),
         };
         if let Err(MemberError::Stopped { .. }) = &result {

@@ -1,7 +1,7 @@
 //! Tells the directory what this node holds: the inventory after each registration, then changes.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hearth_proto::limits::{PROPOSE_ATTEMPT_MS, REPORT_DELTAS_MAX, REPORT_QUEUE_MAX};
@@ -27,56 +27,98 @@ enum Reported {
 
 /// What is to be reported to one directory group. Groups do not wait for each other: one without a leader
 /// holds up nothing but itself.
-#[derive(Default)]
 struct Feed {
     queue: Mutex<Queue>,
     filled: Notify,
+    /// Changes that may wait.
+    deltas_max: usize,
 }
 
 #[derive(Default)]
 struct Queue {
+    /// What came since the inventory was taken, or is about to be.
     deltas: Vec<BlockDelta>,
-    /// True if the group missed something, so that only the inventory will do.
-    lacks_inventory: bool,
+    inventory: Inventory,
+}
+
+/// Whether a group needs to be told everything.
+#[derive(Default)]
+enum Inventory {
+    #[default]
+    Known,
+    /// It missed something.
+    Lacking,
+    /// It is being taken: what comes from here on is told after it.
+    Coming,
+    There(Vec<BlockDelta>),
 }
 
 /// What a group is told next.
 enum News {
-    Inventory,
+    Inventory(Vec<BlockDelta>),
     Changes(Vec<BlockDelta>),
 }
 
 impl Feed {
-    fn push(&self, deltas: impl Iterator<Item = BlockDelta>) {
+    fn new(deltas_max: usize) -> Self {
+        Self { queue: Mutex::default(), filled: Notify::new(), deltas_max }
+    }
+
+    /// Adds changes. False if there are too many, so that only the inventory will do.
+    fn push(&self, deltas: impl Iterator<Item = BlockDelta>) -> bool {
         let mut queue = self.lock();
-        if !queue.lacks_inventory {
-            queue.deltas.extend(deltas);
+        if matches!(queue.inventory, Inventory::Lacking) {
+            return true;
         }
-        if queue.deltas.len() > REPORT_QUEUE_MAX {
-            queue.lack();
+        queue.deltas.extend(deltas);
+        if queue.deltas.len() > self.deltas_max {
+            drop(queue);
+            self.lack_inventory();
+            return false;
         }
-        let is_news = queue.lacks_inventory || !queue.deltas.is_empty();
+        let is_news = !queue.deltas.is_empty();
         drop(queue);
         if is_news {
             self.filled.notify_one();
         }
+        true
     }
 
     fn lack_inventory(&self) {
-        self.lock().lack();
-        self.filled.notify_one();
+        *self.lock() = Queue { deltas: Vec::new(), inventory: Inventory::Lacking };
     }
 
-    /// Waits for something to tell. An inventory that is taken after this has everything that was dropped.
+    /// True if the inventory is to be taken for this group: after this call.
+    fn awaits_inventory(&self) -> bool {
+        let mut queue = self.lock();
+        let lacks = matches!(queue.inventory, Inventory::Lacking);
+        if lacks {
+            queue.inventory = Inventory::Coming;
+        }
+        lacks
+    }
+
+    fn give_inventory(&self, inventory: Vec<BlockDelta>) {
+        let mut queue = self.lock();
+        // If it missed something again meanwhile this one is too old.
+        if matches!(queue.inventory, Inventory::Coming) {
+            queue.inventory = Inventory::There(inventory);
+            drop(queue);
+            self.filled.notify_one();
+        }
+    }
+
+    /// Waits for something to tell.
     async fn next(&self) -> News {
         loop {
             {
                 let mut queue = self.lock();
-                if std::mem::take(&mut queue.lacks_inventory) {
-                    return News::Inventory;
-                }
-                if !queue.deltas.is_empty() {
-                    return News::Changes(std::mem::take(&mut queue.deltas));
+                match std::mem::take(&mut queue.inventory) {
+                    Inventory::There(inventory) => return News::Inventory(inventory),
+                    Inventory::Known if !queue.deltas.is_empty() => {
+                        return News::Changes(std::mem::take(&mut queue.deltas));
+                    }
+                    other => queue.inventory = other,
                 }
             }
             self.filled.notified().await;
@@ -88,16 +130,9 @@ impl Feed {
     }
 }
 
-impl Queue {
-    fn lack(&mut self) {
-        self.deltas = Vec::new();
-        self.lacks_inventory = true;
-    }
-}
-
 impl Cluster {
     /// Reports for each incarnation of this process in turn.
-    pub(crate) async fn report_blocks(&self, source: &dyn BlockSource) -> MemberError {
+    pub(crate) async fn report_blocks(&self, source: &Arc<dyn BlockSource>) -> MemberError {
         let mut registered = self.0.registered.subscribe();
         loop {
             let incarnation = *registered.borrow_and_update();
@@ -117,37 +152,87 @@ impl Cluster {
         }
     }
 
-    async fn report_incarnation(&self, incarnation: Incarnation, source: &dyn BlockSource) -> MemberError {
-        let feeds: Vec<Feed> = self.directory_groups().ids().map(|_| Feed::default()).collect();
+    async fn report_incarnation(
+        &self,
+        incarnation: Incarnation,
+        source: &Arc<dyn BlockSource>,
+    ) -> MemberError {
+        let count = self.0.directories.len();
+        let feeds: Vec<Feed> =
+            (0..count).map(|_| Feed::new((REPORT_QUEUE_MAX / count).max(REPORT_DELTAS_MAX))).collect();
         feeds.iter().for_each(Feed::lack_inventory);
-        // Each is as large as everything that is held, so they are taken one after the other.
-        let inventory_turn = tokio::sync::Mutex::new(());
-        let report_to = |(position, feed)| {
-            Box::pin(self.report_to_group(incarnation, position, feed, source, &inventory_turn))
-        };
+        let lacking = Notify::new();
+        lacking.notify_one();
+        let report_to =
+            |(position, feed)| Box::pin(self.report_to_group(incarnation, position, feed, &lacking));
         let reports = feeds.iter().enumerate().map(report_to);
         tokio::select! {
             (error, ..) = futures::future::select_all(reports) => error,
-            error = self.share_changes(source, &feeds) => error,
+            error = self.share_inventory(source, &feeds, &lacking) => error,
+            error = self.share_changes(&**source, &feeds, &lacking) => error,
+        }
+    }
+
+    /// Takes the inventory whenever groups lack it, once for all of them, for ever.
+    async fn share_inventory(
+        &self,
+        source: &Arc<dyn BlockSource>,
+        feeds: &[Feed],
+        lacking: &Notify,
+    ) -> MemberError {
+        let groups = self.directory_groups();
+        loop {
+            lacking.notified().await;
+            let awaiting: Vec<bool> = feeds.iter().map(Feed::awaits_inventory).collect();
+            if !awaiting.contains(&true) {
+                continue;
+            }
+            let source = Arc::clone(source);
+            // Millions of blocks may be held, and heartbeats must go on.
+            let taken = tokio::task::spawn_blocking(move || {
+                let mut shares: Vec<Vec<BlockDelta>> = vec![Vec::new(); groups.count() as usize];
+                for delta in source.inventory() {
+                    let position = groups.position_of(&delta.id.key);
+                    if awaiting[position] {
+                        shares[position].push(delta);
+                    }
+                }
+                shares.into_iter().zip(awaiting)
+            });
+            let shares = match taken.await {
+                Ok(shares) => shares,
+                Err(error) => return MemberError::Stopped { detail: format!("the inventory: {error}") },
+            };
+            for (feed, (share, _)) in feeds.iter().zip(shares).filter(|(_, (_, awaited))| *awaited) {
+                feed.give_inventory(share);
+            }
         }
     }
 
     /// Moves changes of what is held to the feeds of their groups, for ever.
-    async fn share_changes(&self, source: &dyn BlockSource, feeds: &[Feed]) -> MemberError {
+    async fn share_changes(&self, source: &dyn BlockSource, feeds: &[Feed], lacking: &Notify) -> MemberError {
         let groups = self.directory_groups();
         let mut deltas = Vec::with_capacity(REPORT_DELTAS_MAX);
         let mut shares: Vec<Vec<BlockDelta>> = vec![Vec::new(); feeds.len()];
         loop {
             source.ready().await;
+            let mut lost = false;
             if source.take_deltas(REPORT_DELTAS_MAX, &mut deltas) == DeltaStatus::Overflowed {
                 deltas.clear();
                 feeds.iter().for_each(Feed::lack_inventory);
-                continue;
+                lost = true;
             }
             for delta in deltas.drain(..) {
                 shares[groups.position_of(&delta.id.key)].push(delta);
             }
-            feeds.iter().zip(&mut shares).for_each(|(feed, share)| feed.push(share.drain(..)));
+            for (feed, share) in feeds.iter().zip(&mut shares) {
+                lost |= !feed.push(share.drain(..));
+            }
+            if lost {
+                lacking.notify_one();
+            }
+            // A source that is always ready must not keep the groups from being told.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -157,18 +242,11 @@ impl Cluster {
         incarnation: Incarnation,
         position: usize,
         feed: &Feed,
-        source: &dyn BlockSource,
-        inventory_turn: &tokio::sync::Mutex<()>,
+        lacking: &Notify,
     ) -> MemberError {
         loop {
             let reported = match feed.next().await {
-                News::Inventory => {
-                    let share = {
-                        let _turn = inventory_turn.lock().await;
-                        self.inventory_of(position, source)
-                    };
-                    self.report_all(incarnation, position, true, &share).await
-                }
+                News::Inventory(inventory) => self.report_all(incarnation, position, true, &inventory).await,
                 News::Changes(deltas) => self.report_all(incarnation, position, false, &deltas).await,
             };
             match reported {
@@ -176,20 +254,13 @@ impl Cluster {
                 Ok(Reported::Gap) => {
                     tracing::info!(%incarnation, position, "the directory asks for the inventory");
                     feed.lack_inventory();
+                    lacking.notify_one();
                 }
                 // The registration learns of it too, and ends this.
                 Ok(Reported::Fenced) => return std::future::pending().await,
                 Err(error) => return error,
             }
         }
-    }
-
-    /// What is held of the blocks of a group.
-    fn inventory_of(&self, position: usize, source: &dyn BlockSource) -> Vec<BlockDelta> {
-        let groups = self.directory_groups();
-        let mut inventory = source.inventory();
-        inventory.retain(|delta| groups.position_of(&delta.id.key) == position);
-        inventory
     }
 
     /// Reports changes, or with `reset` an inventory, in as many reports as it takes.

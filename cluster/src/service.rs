@@ -6,7 +6,7 @@ use hearth_proto::limits::{COMMAND_BYTES_MAX, PROPOSE_ATTEMPT_MS};
 use hearth_proto::v1::cluster_server::Cluster as ClusterRpc;
 use hearth_proto::v1::command::Body;
 use hearth_proto::v1::outcome::Kind;
-use hearth_proto::{GroupId, Incarnation, NodeId, v1};
+use hearth_proto::{DirectoryGroups, GroupId, Incarnation, NodeId, v1};
 use prost::Message;
 use tonic::{Request, Response, Status};
 use v1::heartbeat_response::Result as Beat;
@@ -30,6 +30,21 @@ impl ClusterService {
     }
 }
 
+/// Why a node cannot be part of a cluster with so many directory groups; asked before it is admitted.
+fn unfit(request: &v1::JoinRequest, groups: DirectoryGroups) -> Option<String> {
+    let (ours, theirs) = (groups.count(), request.expected_directory_groups);
+    // It would take all of them for one.
+    if ours > 1 && request.command_version < command::SPLIT_SINCE {
+        return Some(format!("the cluster has {ours} directory groups, of which this build knows nothing"));
+    }
+    (theirs != 0 && theirs != ours).then(|| {
+        format!(
+            "the cluster has {ours} directory groups, not {theirs}: their number is fixed when a cluster is \
+             founded; leave --directory-groups out"
+        )
+    })
+}
+
 #[tonic::async_trait]
 impl ClusterRpc for ClusterService {
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
@@ -43,6 +58,9 @@ impl ClusterRpc for ClusterService {
         if !request.expected_cluster_id.is_empty() && request.expected_cluster_id[..] != ours.0 {
             // The cluster id alone says it; the node compares and names both.
             return respond(None);
+        }
+        if let Some(detail) = unfit(&request, self.cluster.directory_groups()) {
+            return respond(Some(Joined::Refused(v1::CommandRefused { reason: 0, detail })));
         }
         let admit = command::new(Body::AdmitNode(v1::AdmitNode {
             node_uuid: request.node_uuid,

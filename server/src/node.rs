@@ -404,6 +404,7 @@ async fn settle_membership(
                 name: data_dir.identity().name.clone(),
                 addresses: addresses.clone(),
                 expected_cluster: config.cluster_id,
+                expected_directory_groups: config.directory_groups,
             };
             let grant = hearth_cluster::request_join(seed, request, Instant::now() + JOIN_PATIENCE).await?;
             refuse_other_groups(config, grant.directory_groups)?;

@@ -76,8 +76,7 @@ fn open_once(config: &StoreConfig, interpose: Option<Interpose<'_>>) -> Result<O
     let clock = Clock::real();
     let seed = random_seed()?;
     let Some(nvme) = &config.nvme else {
-        // No device does it.
-        arena.settle();
+        settle_aside(&arena);
         let core = Arc::new(new_core(config, arena, clock, seed));
         return Ok((core, None, RecoveryReport::default()));
     };
@@ -113,6 +112,15 @@ fn open_once(config: &StoreConfig, interpose: Option<Interpose<'_>>) -> Result<O
             devices.iter().for_each(|device| device.stop());
             Err(error)
         }
+    }
+}
+
+/// Lays the arena out as the thread of a device does where there is one; blocks may come meanwhile.
+fn settle_aside(arena: &Arc<Arena>) {
+    let arena = Arc::clone(arena);
+    let thread = std::thread::Builder::new().name("hearth-arena".into());
+    if let Err(error) = thread.spawn(move || arena.settle()) {
+        tracing::warn!(%error, "no thread to lay out the arena: its memory comes as it is used");
     }
 }
 

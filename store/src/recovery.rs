@@ -147,6 +147,7 @@ fn recover(
             Some(rival) => look(VecDeque::from([rival]))?,
             None => Found::default(),
         };
+        rival.unreadable.iter().for_each(|sector| load.fence(*sector, &volume));
         if !rival.entries.iter().any(|other| (other.id, other.generation) == (entry.id, entry.generation)) {
             load.add_ahead(entry);
         }

@@ -52,7 +52,16 @@ mod wire {
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Header {
+        /// Counts the changes of the whole store.
+        #[prost(int64, tag = "3")]
+        pub(super) revision: i64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct TransactionAnswer {
+        #[prost(message, optional, tag = "1")]
+        pub(super) header: Option<Header>,
         #[prost(bool, tag = "2")]
         pub(super) succeeded: bool,
     }
@@ -61,18 +70,14 @@ mod wire {
     pub(super) struct Range {
         #[prost(bytes = "vec", tag = "1")]
         pub(super) key: Vec<u8>,
-        #[prost(bytes = "vec", tag = "2")]
-        pub(super) range_end: Vec<u8>,
         #[prost(bool, tag = "7")]
         pub(super) serializable: bool,
-        #[prost(bool, tag = "9")]
-        pub(super) count_only: bool,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct RangeAnswer {
-        #[prost(int64, tag = "4")]
-        pub(super) count: i64,
+        #[prost(message, optional, tag = "1")]
+        pub(super) header: Option<Header>,
     }
 }
 
@@ -151,34 +156,34 @@ impl Etcd {
             let channel = self.clients[position % self.clients.len()].clone();
             let next = Arc::clone(&self.next);
             tasks.spawn(async move {
+                let mut last = 0;
                 while Instant::now() < ends {
                     let from = next.fetch_add(BATCH, Ordering::Relaxed);
-                    put(&channel, from..from + BATCH).await?;
+                    last = put(&channel, from..from + BATCH).await?;
                 }
-                anyhow::Ok(())
+                anyhow::Ok(last)
             });
         }
+        let mut last = 0;
         while let Some(done) = tasks.join_next().await {
-            done??;
+            last = last.max(done??);
         }
         let keys = self.next.load(Ordering::Relaxed);
-        for client in &self.clients {
-            while count(client).await? < keys {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        }
+        let applied = futures::future::try_join_all(self.clients.iter().map(|client| applied(client, last)));
+        tokio::time::timeout(PATIENCE, applied).await.context("a member of etcd does not catch up")??;
         let elapsed_s = began.elapsed().as_secs_f64();
         Ok(Run { keys: keys - first, elapsed_s, cpu_s: self.cpu_s()? - cpu_before })
     }
 
-    /// Times single puts, one after the other.
+    /// Times single puts, one after the other, each from when it should have been sent.
     pub(crate) async fn latencies_us(&self, count: u32, pause: Duration) -> anyhow::Result<Vec<f64>> {
+        let began = Instant::now();
         let mut latencies_us = Vec::new();
-        for _ in 0..count {
-            tokio::time::sleep(pause).await;
-            let asked = Instant::now();
+        for number in 0..count {
+            let at = began + pause * number;
+            tokio::time::sleep_until(at.into()).await;
             self.put_one().await?;
-            latencies_us.push(asked.elapsed().as_secs_f64() * 1e6);
+            latencies_us.push(at.elapsed().as_secs_f64() * 1e6);
         }
         Ok(latencies_us)
     }
@@ -186,7 +191,7 @@ impl Etcd {
     async fn put_one(&self) -> anyhow::Result<()> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         match put(&self.clients[0], number..number + 1).await {
-            Ok(()) => Ok(()),
+            Ok(_) => Ok(()),
             Err(error) => {
                 // Whether it was stored is unknown; its number is used again until it is.
                 self.next.store(number, Ordering::Relaxed);
@@ -202,14 +207,15 @@ impl Etcd {
     }
 }
 
-async fn put(channel: &Channel, numbers: std::ops::Range<u64>) -> anyhow::Result<()> {
+/// Puts keys and says the revision of the store that has them.
+async fn put(channel: &Channel, numbers: std::ops::Range<u64>) -> anyhow::Result<i64> {
     let operation = |number| wire::Operation {
         put: Some(wire::Put { key: name(&key(NODE, number)), value: vec![7; VALUE_BYTES] }),
     };
     let transaction = wire::Transaction { success: numbers.map(operation).collect() };
     let answer: wire::TransactionAnswer = call(channel, "/etcdserverpb.KV/Txn", transaction).await?;
     ensure!(answer.succeeded, "etcd did not do a transaction");
-    Ok(())
+    Ok(answer.header.context("etcd says no revision")?.revision)
 }
 
 /// As many bytes as the name of a block: namespace and key.
@@ -217,11 +223,16 @@ fn name(key: &BlockKey) -> Vec<u8> {
     [&[0; 4][..], &key.0].concat()
 }
 
-/// The keys that a member has applied.
-async fn count(channel: &Channel) -> anyhow::Result<u64> {
-    let range = wire::Range { key: vec![0], range_end: vec![0], serializable: true, count_only: true };
-    let answer: wire::RangeAnswer = call(channel, "/etcdserverpb.KV/Range", range).await?;
-    Ok(u64::try_from(answer.count)?)
+/// Waits until a member has applied a revision. Asked of one key, which costs it next to nothing.
+async fn applied(channel: &Channel, revision: i64) -> anyhow::Result<()> {
+    loop {
+        let range = wire::Range { key: name(&key(NODE, 0)), serializable: true };
+        let answer: wire::RangeAnswer = call(channel, "/etcdserverpb.KV/Range", range).await?;
+        if answer.header.context("etcd says no revision")?.revision >= revision {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 async fn call<Q, A>(channel: &Channel, path: &'static str, request: Q) -> anyhow::Result<A>
@@ -232,7 +243,8 @@ where
     let mut client = Grpc::new(channel.clone());
     client.ready().await?;
     let codec: ProstCodec<Q, A> = ProstCodec::default();
-    let answer = client.unary(tonic::Request::new(request), PathAndQuery::from_static(path), codec).await?;
+    let answer = client.unary(tonic::Request::new(request), PathAndQuery::from_static(path), codec);
+    let answer = tokio::time::timeout(PATIENCE, answer).await.context("etcd does not answer")??;
     Ok(answer.into_inner())
 }
 

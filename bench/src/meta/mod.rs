@@ -2,7 +2,7 @@
 //!
 //! Each node is a process and reports blocks of its own; the clock stops when every node has all of them in
 //! its copy of the directory. etcd is given new keys of the same size, and its clock stops when every member
-//! counts all of them. Both sync before they acknowledge, and both lie on the same disk. The machine's cores
+//! has applied the last. Both sync before they acknowledge, and both lie on the same disk. The machine's cores
 //! serve all processes of a side, so the rates for each second of processor time are the ones that carry over.
 
 mod etcd;
@@ -116,7 +116,12 @@ impl MetaArgs {
             1 => String::new(),
             groups => format!(" --directory-groups {groups}"),
         };
-        format!("hearth-bench meta{groups}{quick}")
+        let work = if self.report.quick {
+            String::new()
+        } else {
+            format!(" --blocks {} --rounds {}", self.blocks, self.rounds)
+        };
+        format!("hearth-bench meta{work}{groups}{quick}")
     }
 }
 

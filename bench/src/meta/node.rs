@@ -133,8 +133,13 @@ async fn start(
         None => (ClusterId(rand::rng().random()), NodeId(1), DirectoryGroups::new(args.directory_groups)?),
         Some(seed) => {
             let name = address.to_string();
-            let request =
-                JoinRequest { node_uuid, name, addresses: addresses.clone(), expected_cluster: None };
+            let request = JoinRequest {
+                node_uuid,
+                name,
+                addresses: addresses.clone(),
+                expected_cluster: None,
+                expected_directory_groups: None,
+            };
             let grant = request_join(seed, request, Instant::now() + PATIENCE).await?;
             (grant.cluster_id, grant.node_id, grant.directory_groups)
         }
@@ -163,6 +168,8 @@ async fn start(
     tokio::spawn(async move {
         if let Err(error) = member.run_member(reported, CancellationToken::new()).await {
             tracing::error!(%error, "the member ended");
+            // Whoever waits for this node is told by its end.
+            std::process::exit(1);
         }
     });
     Ok((cluster, source))
@@ -187,6 +194,7 @@ async fn obey(cluster: &Cluster, source: &Arc<NumberedSource>, order: Order) -> 
             let timed = move || probe(&cluster, &prober, time, probes);
             done.latencies_us = tokio::task::spawn_blocking(timed).await??;
             while source.is_busy() {
+                ensure!(clock.elapsed() < PATIENCE, "what was reported is not taken");
                 tokio::time::sleep(LOOK).await;
             }
         }

@@ -177,7 +177,8 @@ impl Bench<'_> {
         for &depth in &self.plan.depths {
             let mut cell = self.cell(Direction::Get, depth);
             for round in 0..self.plan.rounds {
-                // The sides change who goes first, so that a drift of the disk helps neither.
+                // The sides change who goes first, so that a drift of the disk helps neither; fio that verifies
+                // goes last.
                 for ours in [round % 2 == 0, round % 2 != 0] {
                     if ours {
                         let turn =

@@ -7,13 +7,16 @@ use v1::command::Body;
 /// The newest command format that this build applies.
 pub(crate) const VERSION: u32 = 2;
 
+/// The first that knows of several directory groups.
+pub(crate) const SPLIT_SINCE: u32 = 2;
+
 /// Bytes of one packed delta.
 pub(crate) const DELTA_BYTES: usize = 42;
 
 /// A command that a leader can stamp and propose, in the oldest format that can say it.
 pub(crate) fn new(body: Body) -> v1::Command {
     let version = match &body {
-        Body::FoundCluster(found) if found.directory_groups > 1 => 2,
+        Body::FoundCluster(found) if found.directory_groups > 1 => SPLIT_SINCE,
         _ => 1,
     };
     v1::Command { version, stamp_ms: 0, body: Some(body) }

@@ -294,6 +294,7 @@ pub(super) fn found_three_split(tuning: Tuning, groups: DirectoryGroups) -> Vec<
             name: format!("n{uuid}"),
             addresses: member.addresses.clone(),
             expected_cluster: None,
+            expected_directory_groups: None,
         };
         let grant = members[0].block_on(async |_| request_join(&seed, request, Instant::now() + LIMIT).await);
         let grant = grant.unwrap();

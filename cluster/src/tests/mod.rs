@@ -60,6 +60,7 @@ fn joining_is_idempotent_and_its_failures_are_told_apart() {
         name: "again".into(),
         addresses: addresses.clone(),
         expected_cluster,
+        expected_directory_groups: None,
     };
     let join = |seed: &str, request: JoinRequest, limit: Duration| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hearth_proto::{BlockKey, DirectoryGroups, GroupId, NamespaceId, NodeId, Tier};
+use hearth_proto::{BlockKey, DirectoryGroups, GroupId, NamespaceId, NodeId, Tier, v1};
 
 use super::harness::{Member, block, eventually, found_three_split, key, sees};
 use crate::config::Tuning;
@@ -91,4 +91,31 @@ fn a_directory_is_never_split_otherwise_than_it_was() {
     let refused = members[1].try_start(|config| config.directory_groups = change).unwrap_err();
     assert!(matches!(refused, StartError::OtherDirectoryGroups { found: 3, expected: 4 }), "{refused}");
     members[1].try_start(|_| ()).unwrap();
+}
+
+#[test]
+fn nodes_that_would_take_the_groups_for_others_are_not_admitted() {
+    let members = found_three_split(Tuning::default(), groups());
+    let address = format!("http://{}", members[0].addresses.control);
+    let join = |command_version, expected_directory_groups| {
+        let request = v1::JoinRequest {
+            node_uuid: vec![9; 16].into(),
+            control_address: "127.0.0.1:1".into(),
+            command_version,
+            expected_directory_groups,
+            ..Default::default()
+        };
+        let address = address.clone();
+        let answer = members[0].block_on(async |_| {
+            let mut client = v1::cluster_client::ClusterClient::connect(address).await.unwrap();
+            client.join(request).await.unwrap().into_inner()
+        });
+        match answer.result {
+            Some(v1::join_response::Result::Refused(refused)) => refused.detail,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(join(0, 0).contains("this build knows nothing"), "a build of before there could be several");
+    assert!(join(2, 4).contains("3 directory groups, not 4"));
+    assert_eq!(members[0].cluster().nodes().len(), 3, "none of them was admitted");
 }

@@ -139,7 +139,7 @@ impl Rings {
     pub(super) fn wait(&mut self) -> io::Result<()> {
         match &self.polled {
             Some(polled) if self.polled_in_flight > 0 => {
-                self.main.submit()?;
+                self.main.submit_and_wait(0)?;
                 polled.submit_and_wait(0)
             }
             _ => self.main.submit_and_wait(1),
@@ -261,11 +261,6 @@ impl Ring {
         // SAFETY: as the caller promises.
         let pushed = unsafe { self.uring.submission().push(entry) };
         pushed.expect("the submission queue has an entry for each place and one for the wake-up");
-    }
-
-    /// Submits what was pushed, if anything.
-    fn submit(&mut self) -> io::Result<()> {
-        if self.uring.submission().is_empty() { Ok(()) } else { self.submit_and_wait(0) }
     }
 
     fn submit_and_wait(&self, count: usize) -> io::Result<()> {

@@ -256,7 +256,9 @@ impl Shard {
         let node = self.node(handle);
         if node.is_in_arena() {
             let hosted = self.hosted(node);
-            prefetch(Arc::as_ptr(&hosted.block).addr(), HOST_BLOCK_LINES);
+            // The counts of the pointer lie before what it points to.
+            let counts = Arc::as_ptr(&hosted.block).addr().wrapping_sub(2 * size_of::<usize>());
+            prefetch(counts, HOST_BLOCK_LINES);
             prefetch(hosted.payload, 1);
         }
     }

@@ -35,7 +35,7 @@ impl Writer {
             return;
         }
         self.take_deletes(nvme);
-        let changes = self.next.changes(&self.core, |sector| self.known_ready.contains_key(&sector));
+        let changes = self.changes();
         self.committing = Some(std::mem::take(&mut self.next));
         let mailbox = Arc::clone(&nvme.mailbox);
         let done = move |result| {

@@ -35,7 +35,7 @@ use crate::error::PutError;
 use crate::mutant::{Mutant, is};
 use crate::nvme::Nvme;
 use crate::policy::Tick;
-use crate::slab::ReadySlot;
+use crate::slab::{Changes, ReadySlot};
 use crate::space::Resident;
 use crate::sync::lock;
 
@@ -187,9 +187,7 @@ impl Writer {
             }
         }
         if !self.next.is_empty() {
-            let result = self
-                .commits
-                .commit_now(self.next.changes(&core, |sector| self.known_ready.contains_key(&sector)));
+            let result = self.commits.commit_now(self.changes());
             self.committing = Some(std::mem::take(&mut self.next));
             self.committed(nvme, result);
         }
@@ -276,8 +274,11 @@ impl Writer {
     fn forget(&mut self, nvme: &Nvme, resident: Resident, sector: Option<u32>) {
         self.next.delete(resident);
         // Once it was durable somewhere it may be on its way to another place, which is none of this.
-        let lay = || lock(&nvme.under_way).ready_slots_of(&resident);
-        for sector in sector.map_or_else(lay, |sector| vec![sector]) {
+        let under_way = match sector {
+            Some(_) => Vec::new(),
+            None => lock(&nvme.under_way).ready_slots_of(&resident),
+        };
+        for sector in sector.into_iter().chain(under_way) {
             if self.known_ready.get(&sector).is_some_and(|from| *from <= resident.generation) {
                 self.unready(sector);
             }
@@ -291,6 +292,11 @@ impl Writer {
             self.known_ready.remove(&named.sector);
             self.next.name(named);
         }
+    }
+
+    /// What the index is to hear next.
+    fn changes(&self) -> Changes {
+        self.next.changes(&self.core, |sector| self.known_ready.contains_key(&sector))
     }
 
     /// Lets a device forget what a free extent held, one at a time and when nothing else is to do.

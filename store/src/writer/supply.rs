@@ -50,10 +50,9 @@ impl Writer {
             return;
         }
         while let Some(class) = self.wanted.pop_first() {
-            let idle = lock(&nvme.ready).take_idle(class);
-            self.take_back(nvme, idle);
             let target = ready_target(nvme, class);
             let wanted = target.saturating_sub(lock(&nvme.ready).count(class)).min(READY_SLOTS_STEP);
+            let before = self.next.ready.len();
             for _ in 0..wanted {
                 let Some(sector) = self.allocate(nvme, class) else { break };
                 let from = {
@@ -61,6 +60,10 @@ impl Writer {
                     slots.newer(slots.extent_of(sector))
                 };
                 self.next.ready.push((class, ReadySlot { sector, from }));
+            }
+            if self.next.ready.len() > before {
+                let idle = lock(&nvme.ready).take_idle(class);
+                self.take_back(nvme, idle);
             }
         }
         if is(Mutant::AckBeforeReady) {

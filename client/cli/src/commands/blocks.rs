@@ -238,10 +238,15 @@ pub(crate) async fn locate(client: &Client, form: Output, args: LocateArgs) -> a
                 json!({"hash": hash.to_string(), "replicas": replicas})
             })
             .collect();
+        // As it was before a directory could be in several groups.
+        let only = match source.applied.as_slice() {
+            [(_, index)] => Some(index),
+            _ => None,
+        };
         let applied: Vec<_> =
             source.applied.iter().map(|(group, index)| json!({"group_id": group, "index": index})).collect();
         output::json(&json!({
-            "answered_by": source.node, "applied": applied,
+            "answered_by": source.node, "applied": applied, "applied_index": only,
             "staleness_ms": source.staleness.as_millis() as u64,
             "held_prefix": lookup.held_prefix(), "blocks": blocks,
         }))?;
