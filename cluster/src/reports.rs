@@ -98,9 +98,10 @@ impl Feed {
         lacks
     }
 
+    /// Gives the inventory to a group that waits for it: not to one that never did, nor to one that missed
+    /// something again meanwhile, for which it is too old.
     fn give_inventory(&self, inventory: Vec<BlockDelta>) {
         let mut queue = self.lock();
-        // If it missed something again meanwhile this one is too old.
         if matches!(queue.inventory, Inventory::Coming) {
             queue.inventory = Inventory::There(inventory);
             drop(queue);
@@ -197,15 +198,13 @@ impl Cluster {
                         shares[position].push(delta);
                     }
                 }
-                shares.into_iter().zip(awaiting)
+                shares
             });
             let shares = match taken.await {
                 Ok(shares) => shares,
                 Err(error) => return MemberError::Stopped { detail: format!("the inventory: {error}") },
             };
-            for (feed, (share, _)) in feeds.iter().zip(shares).filter(|(_, (_, awaited))| *awaited) {
-                feed.give_inventory(share);
-            }
+            feeds.iter().zip(shares).for_each(|(feed, share)| feed.give_inventory(share));
         }
     }
 

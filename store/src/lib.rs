@@ -32,7 +32,6 @@ mod nvme;
 mod open;
 mod pins;
 pub mod policy;
-mod prefetch;
 mod put;
 mod read;
 mod ready;

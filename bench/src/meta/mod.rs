@@ -81,13 +81,17 @@ pub(crate) async fn run(args: MetaArgs) -> anyhow::Result<bool> {
     let probes = if args.report.quick { 50 } else { 500 };
     let pause = Duration::from_millis(10);
     let millis = u64::from(probes) * pause.as_millis() as u64;
-    let light = probe(&mut nodes, 0.0, millis, probes).await?;
+    let light = probe(&mut nodes, 0, millis, probes).await?;
     let etcd_light = match &etcd {
         Ok(etcd) => Some(etcd.latencies_us(probes, pause).await?),
         Err(_) => None,
     };
     let per_s = median(&ours, |turn| turn.per_s).unwrap_or(0.0) * LOAD / NODES as f64;
-    let loaded = probe(&mut nodes, per_s, millis, probes).await?;
+    let count = (per_s * millis as f64 / 1e3) as u64;
+    let loaded = probe(&mut nodes, count, millis, probes).await?;
+    // What is left of the load must not slow the lookups down.
+    let total = (u64::from(rounds) * blocks + count) * NODES as u64 + 2 * u64::from(probes);
+    all(&mut nodes, |_| Order::Fill { count: 0, total }).await?;
     let looked = look_up(&mut nodes[0], if args.report.quick { 2_000 } else { 20_000 }, blocks).await?;
     for (share, percent) in [(0.5, "p50"), (0.99, "p99")] {
         let figure = |what: &str, values: &[f64]| {
@@ -144,9 +148,10 @@ async fn fill(nodes: &mut [Node], count: u64, total: u64) -> anyhow::Result<Turn
     Ok(Turn { per_s: changes / elapsed_s, per_cpu_s: changes / cpu_s })
 }
 
-/// All nodes report at a rate each, and the first times changes of its own.
-async fn probe(nodes: &mut [Node], per_s: f64, millis: u64, probes: u32) -> anyhow::Result<Vec<f64>> {
-    let order = |number| Order::Probe { per_s, millis, probes: if number == 0 { probes } else { 0 } };
+/// All nodes report so many blocks each, evenly over the time, and the first times changes of its own.
+async fn probe(nodes: &mut [Node], count: u64, millis: u64, probes: u32) -> anyhow::Result<Vec<f64>> {
+    let per_s = count as f64 / (millis as f64 / 1e3);
+    let order = |number| Order::Probe { count, per_s, millis, probes: if number == 0 { probes } else { 0 } };
     let done = all(nodes, order).await?;
     Ok(done.into_iter().next().map(|first| first.latencies_us).unwrap_or_default())
 }

@@ -46,8 +46,8 @@ pub(crate) enum Order {
     Ready { nodes: usize },
     /// Adds so many blocks, and waits until so many are in its copy of the directory.
     Fill { count: u64, total: u64 },
-    /// Adds blocks at a rate for so long; meanwhile adds single ones and times them.
-    Probe { per_s: f64, millis: u64, probes: u32 },
+    /// Adds so many blocks at a rate; meanwhile adds single ones, evenly over the time, and times them.
+    Probe { count: u64, per_s: f64, millis: u64, probes: u32 },
     /// Looks up chains of so many blocks of each node in turn.
     Lookup { rounds: u32, chain: u64, blocks: u64 },
 }
@@ -187,9 +187,9 @@ async fn obey(cluster: &Cluster, source: &Arc<NumberedSource>, order: Order) -> 
                 tokio::time::sleep(LOOK).await;
             }
         }
-        Order::Probe { per_s, millis, probes } => {
+        Order::Probe { count, per_s, millis, probes } => {
             let time = Duration::from_millis(millis);
-            source.add_at(per_s, (per_s * time.as_secs_f64()) as u64);
+            source.add_at(per_s, count);
             let (cluster, prober) = (cluster.clone(), Arc::clone(source));
             let timed = move || probe(&cluster, &prober, time, probes);
             done.latencies_us = tokio::task::spawn_blocking(timed).await??;

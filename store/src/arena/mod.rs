@@ -8,6 +8,7 @@ mod block;
 mod lines;
 mod loan;
 mod mapping;
+mod prefetch;
 mod slot;
 mod view;
 
@@ -23,6 +24,7 @@ use lines::{Line, Lines};
 pub use loan::Loan;
 pub(crate) use loan::Loans;
 use mapping::Mapping;
+pub(crate) use prefetch::prefetch;
 pub(crate) use slot::Slot;
 pub use slot::SlotMut;
 pub use view::{ArenaView, LoanExpired};

@@ -11,9 +11,8 @@ use rustc_hash::FxHashMap;
 use table::{NODES_MAX, Table};
 use tokio::sync::{oneshot, watch};
 
-use crate::arena::HostBlock;
+use crate::arena::{HostBlock, prefetch};
 use crate::error::PutError;
-use crate::prefetch::prefetch;
 use crate::space::Resident;
 use crate::sync::lock;
 
