@@ -76,8 +76,8 @@ impl Client {
         self.refresh_nodes_if_old();
         let routers = self.inner.topology.routers();
         let mut attempts = CALL_ATTEMPTS_MAX as usize;
-        let request =
-            v1::LookupRequest { keys: chain.keys().iter().map(|key| key.0.to_vec().into()).collect() };
+        let keys = chain.keys().iter().map(|key| key.0.to_vec().into()).collect();
+        let request = v1::LookupRequest { keys, freshness: None };
         for (position, router) in routers.iter().enumerate() {
             // Asked only when it is this router's turn: being admitted may be the one try of a pause.
             let asked = Instant::now();

@@ -109,6 +109,7 @@ impl Cluster {
             name: config.name.clone(),
             control_address: config.addresses.control.clone(),
             data_address: config.addresses.data.clone(),
+            ..Default::default()
         };
         let found = v1::FoundCluster {
             cluster_id: config.cluster_id.0.to_vec().into(),
@@ -182,6 +183,8 @@ impl Cluster {
             voter: voters.contains(&NodeId(node.node_id)),
             host_capacity_bytes: node.host_capacity_bytes,
             nvme_capacity_bytes: node.nvme_capacity_bytes,
+            zone: node.zone.clone(),
+            command_version: node.command_version,
         };
         control.nodes().map(view).collect()
     }

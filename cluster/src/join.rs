@@ -60,6 +60,7 @@ pub async fn request_join(
         expected_cluster_id: expected.map(|id| id.0.to_vec()).unwrap_or_default().into(),
         command_version: command::VERSION,
         expected_directory_groups: request.expected_directory_groups.map_or(0, DirectoryGroups::count),
+        ..Default::default()
     };
     let mut last = JoinError::Unreachable { seed: seed.to_owned(), detail: "no time was left".into() };
     loop {

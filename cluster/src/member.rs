@@ -76,6 +76,7 @@ impl Cluster {
             data_address: config.addresses.data.clone(),
             host_capacity_bytes: config.host_capacity_bytes,
             nvme_capacity_bytes: config.nvme_capacity_bytes,
+            ..Default::default()
         };
         let command = command::new(Body::RegisterNode(register));
         let node = config.node_id;

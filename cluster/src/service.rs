@@ -67,6 +67,7 @@ impl ClusterRpc for ClusterService {
             name: request.name,
             control_address: request.control_address,
             data_address: request.data_address,
+            zone: request.zone,
         }));
         let deadline = Instant::now() + Duration::from_millis(PROPOSE_ATTEMPT_MS);
         match self.cluster.propose(GroupId::CONTROL, admit, deadline).await {
@@ -100,6 +101,13 @@ impl ClusterRpc for ClusterService {
             return Err(Status::failed_precondition(detail));
         }
         Ok(Response::new(self.cluster.propose_for_peer(group, command).await))
+    }
+
+    async fn read_index(
+        &self,
+        _: Request<v1::ReadIndexRequest>,
+    ) -> Result<Response<v1::ReadIndexResponse>, Status> {
+        Err(Status::unimplemented("linearizable reads are not built yet"))
     }
 
     async fn heartbeat(

@@ -62,7 +62,7 @@ impl Control {
             Body::AdmitNode(admit) => self.admit(stamp_ms, admit),
             Body::RegisterNode(register) => self.register(stamp_ms, register),
             Body::NodeDown(down) => self.mark_down(stamp_ms, down),
-            Body::BlockReport(_) | Body::PurgeClaims(_) => outcome::wrong_group(),
+            _ => outcome::wrong_group(),
         }
     }
 
@@ -92,6 +92,7 @@ impl Control {
                     cluster_id: found.cluster_id.clone(),
                     next_node_id: 1,
                     directory_groups: found.directory_groups,
+                    ..Default::default()
                 });
                 self.touched.push(RecordKey::Cluster);
             }

@@ -50,5 +50,5 @@ pub(super) fn report_gap(next_sequence: u64) -> v1::Outcome {
 }
 
 pub(super) fn purged(blocks: u64) -> v1::Outcome {
-    of(Kind::ClaimsPurged(v1::ClaimsPurged { blocks }))
+    of(Kind::ClaimsPurged(v1::ClaimsPurged { blocks, more: false }))
 }

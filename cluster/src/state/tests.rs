@@ -40,6 +40,7 @@ fn admission(uuid: u8) -> v1::AdmitNode {
         name: format!("n{uuid}"),
         control_address: format!("h{uuid}:1"),
         data_address: format!("h{uuid}:2"),
+        zone: String::new(),
     }
 }
 
@@ -272,7 +273,7 @@ fn a_purge_drops_and_fences_up_to_its_incarnation_only() {
     let mut state = State::new(GroupId::DIRECTORY);
     let add = [delta(1, Tier::Host, true), delta(2, Tier::Nvme, true)];
     let purge = |incarnation| Body::PurgeClaims(v1::PurgeClaims { node_id: 2, incarnation });
-    let purged = |blocks| Kind::ClaimsPurged(v1::ClaimsPurged { blocks });
+    let purged = |blocks| Kind::ClaimsPurged(v1::ClaimsPurged { blocks, more: false });
     assert_eq!(apply(&mut state, 1, purge(1)), purged(0));
     apply(&mut state, 1, report(2, 2, 1, true, &add));
     assert_eq!(apply(&mut state, 1, purge(1)), purged(0));
