@@ -12,6 +12,7 @@ mod join;
 mod liveness;
 mod lookup;
 mod member;
+mod pipe;
 mod propose;
 mod raft;
 mod reports;
@@ -21,7 +22,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, grpc_server};
 pub use config::{ClusterConfig, NodeAddresses};
 pub use error::{FoundError, JoinError, MemberError, ProposeError, StartError};
 pub use join::{JoinGrant, JoinRequest, request_join};

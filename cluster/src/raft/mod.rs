@@ -15,6 +15,6 @@ mod types;
 mod wal_sync;
 
 pub(crate) use database::{Database, Identity, OpenError};
-pub(crate) use group::{Group, GroupError, LocalProposal};
+pub(crate) use group::{Group, GroupError, LocalProposal, Pending};
 pub(crate) use peers::{Peers, endpoint};
 pub(crate) use service::{RaftService, check_cluster};
