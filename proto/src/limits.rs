@@ -243,6 +243,8 @@ pub const PROPOSE_RETRY_MS: u64 = 50;
 pub const PROPOSE_ATTEMPT_MS: u64 = 5_000;
 /// How many entries behind the leader a learner may be and still be made a voter.
 pub const VOTER_LAG_ENTRIES_MAX: u64 = 1_000;
+/// How fast a snapshot is written or sent at the most, so that the log beside it goes on.
+pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 256 << 20;
 /// Piece of a snapshot in one message.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
@@ -22,12 +21,12 @@ use openraft::raft::{AppendEntriesResponse, WriteResult};
 use openraft::{ChangeMembers, Config, Instant as _, Raft, RaftMetrics, SnapshotPolicy};
 use prost::Message;
 
+use super::arrival::Arrival;
 use super::database::Database;
 use super::log_store::LogStore;
 use super::machine::{Replicated, SnapshotGauge, StateMachine, read};
 use super::network::Network;
 use super::peers::Peers;
-use super::snapshot::SnapshotFolder;
 use super::types::{CommandBytes, Proposal, TypeConfig};
 use super::wal_sync::WalSync;
 use crate::config::Tuning;
@@ -96,9 +95,8 @@ pub(crate) struct Group {
     id: GroupId,
     raft: Raft<TypeConfig, StateMachine>,
     replicated: Arc<RwLock<Replicated>>,
-    snapshots: Arc<SnapshotFolder>,
     gauge: SnapshotGauge,
-    arrival: tokio::sync::Mutex<()>,
+    arrival: tokio::sync::Mutex<Arrival>,
     started: Instant,
     /// Milliseconds from `started` to when a leader was last heard.
     heard_ms: AtomicU64,
@@ -160,9 +158,8 @@ impl Group {
             id,
             raft,
             replicated,
-            snapshots,
             gauge,
-            arrival: tokio::sync::Mutex::new(()),
+            arrival: tokio::sync::Mutex::new(Arrival::new(snapshots.unfinished_path("arrival"))),
             started: Instant::now(),
             heard_ms: AtomicU64::new(0),
         })
@@ -181,12 +178,8 @@ impl Group {
         &self.raft
     }
 
-    pub(super) fn arrival(&self) -> &tokio::sync::Mutex<()> {
+    pub(super) fn arrival(&self) -> &tokio::sync::Mutex<Arrival> {
         &self.arrival
-    }
-
-    pub(super) fn arrival_path(&self) -> PathBuf {
-        self.snapshots.unfinished_path("arrival")
     }
 
     /// Notes that a leader was heard, unless its append was refused as outdated.

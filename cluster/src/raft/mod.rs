@@ -1,11 +1,13 @@
 //! Everything that knows openraft or RocksDB: the log and state stores of all groups, the transport
 //! between members, and [`Group`], the handle that the rest of the crate works with.
 
+mod arrival;
 mod database;
 mod group;
 mod log_store;
 mod machine;
 mod network;
+mod pace;
 mod peers;
 mod service;
 mod snapshot;
