@@ -15,6 +15,7 @@ use super::block_table::{BlockTable, Replicas};
 use super::command::unpack_deltas;
 use super::outcome::{self, refused};
 use super::record::{RecordError, RecordKey};
+use super::timed::{self, Timed};
 
 /// Bytes of one replica in a block's record: node, tiers, payload length.
 const REPLICA_BYTES: usize = 13;
@@ -34,6 +35,7 @@ struct Holder {
 pub(crate) struct Directory {
     blocks: BlockTable,
     holders: BTreeMap<NodeId, Holder>,
+    timed: Timed,
     touched: Vec<RecordKey>,
 }
 
@@ -57,8 +59,20 @@ impl Directory {
         match body {
             Body::BlockReport(report) => self.report(report),
             Body::PurgeClaims(purge) => self.purge(NodeId(purge.node_id), Incarnation(purge.incarnation)),
-            _ => outcome::wrong_group(),
+            _ => {
+                let is_held = timed::is_held(self, body);
+                self.timed.apply(body, is_held)
+            }
         }
+    }
+
+    /// Claims and retentions.
+    pub(crate) fn timed(&self) -> &Timed {
+        &self.timed
+    }
+
+    pub(super) fn timed_mut(&mut self) -> &mut Timed {
+        &mut self.timed
     }
 
     fn report(&mut self, report: &v1::BlockReport) -> v1::Outcome {
@@ -94,6 +108,9 @@ impl Directory {
         self.touched.push(RecordKey::Holder(node));
         for delta in deltas {
             self.change(node, &delta);
+            if delta.added {
+                self.timed.published(&delta.id);
+            }
         }
         outcome::report_applied(report.sequence + 1)
     }
@@ -157,6 +174,7 @@ impl Directory {
 
     pub(super) fn take_touched(&mut self) -> Vec<RecordKey> {
         let mut touched = std::mem::take(&mut self.touched);
+        touched.append(&mut self.timed.take_touched());
         // In key order, which is also the order that a sorted store takes them in most cheaply.
         touched.sort_unstable();
         touched.dedup();
@@ -180,7 +198,7 @@ impl Directory {
                 }
                 !replicas.is_empty()
             }
-            RecordKey::Cluster | RecordKey::Node(_) => false,
+            _ => self.timed.read_record(key, out),
         }
     }
 
@@ -212,9 +230,7 @@ impl Directory {
                     self.holders.entry(replica.node).or_default().slots.insert(slot);
                 }
             }
-            RecordKey::Cluster | RecordKey::Node(_) => {
-                return Err(RecordError("a control record in a directory group"));
-            }
+            _ => self.timed.restore(key, value)?,
         }
         Ok(())
     }
@@ -222,7 +238,7 @@ impl Directory {
     #[cfg(test)]
     pub(super) fn record_keys(&self) -> Vec<RecordKey> {
         let holders = self.holders.keys().map(|node| RecordKey::Holder(*node));
-        holders.chain(self.blocks.ids().map(RecordKey::Block)).collect()
+        holders.chain(self.blocks.ids().map(RecordKey::Block)).chain(self.timed.record_keys()).collect()
     }
 }
 

@@ -6,21 +6,42 @@
 //! that a store can persist it without writing everything again.
 
 mod block_table;
+mod claims;
 pub(crate) mod command;
 mod control;
 mod directory;
+mod ends;
+mod namespaces;
 mod outcome;
+mod pins;
 #[cfg(test)]
 mod property_tests;
 mod record;
+mod retentions;
+mod tenancy;
 #[cfg(test)]
 mod tests;
+mod timed;
+#[cfg(test)]
+mod timed_property_tests;
+#[cfg(test)]
+mod timed_tests;
 
-use hearth_proto::{GroupId, v1};
+use hearth_proto::{BlockId, GroupId, v1};
 
 pub(crate) use control::Control;
 pub(crate) use directory::{Directory, Replica, tier_bit};
-pub(crate) use record::{RecordError, RecordKey};
+pub(crate) use pins::Pinned;
+pub(crate) use record::{PinId, RecordError, RecordKey};
+
+/// What commands did that somebody on this node waits for.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// Blocks whose claims ended.
+    pub(crate) unclaimed: Vec<BlockId>,
+    /// Blocks that are pinned or kept otherwise than before.
+    pub(crate) kept: Vec<BlockId>,
+}
 
 /// The state of one group: the control group has one shape, the directory groups another.
 #[derive(Debug)]
@@ -47,9 +68,49 @@ impl State {
         let Some(body) = &command.body else {
             return outcome::refused(v1::RefusalReason::Malformed, "the command has no body");
         };
+        if command.version >= command::TIME_SINCE {
+            self.advance(command.stamp_ms);
+        }
         match self {
             Self::Control(control) => control.apply(command.stamp_ms, body),
             Self::Directory(directory) => directory.apply(body),
+        }
+    }
+
+    /// Moves the replicated time on and ends what has expired, before anything else is done.
+    fn advance(&mut self, stamp_ms: u64) {
+        match self {
+            Self::Control(control) => control.advance(stamp_ms),
+            Self::Directory(directory) => directory.timed_mut().advance(stamp_ms),
+        }
+    }
+
+    /// The replicated time: the latest stamp of a command that moves it.
+    pub(crate) fn time_ms(&self) -> u64 {
+        match self {
+            Self::Control(control) => control.time_ms(),
+            Self::Directory(directory) => directory.timed().time_ms(),
+        }
+    }
+
+    /// When the next thing ends by replicated time.
+    pub(crate) fn first_end_ms(&self) -> Option<u64> {
+        match self {
+            Self::Control(control) => control.tenancy().pins().first_end_ms(),
+            Self::Directory(directory) => directory.timed().first_end_ms(),
+        }
+    }
+
+    /// What happened since the last call.
+    pub(crate) fn take_news(&mut self) -> News {
+        match self {
+            Self::Control(control) => {
+                News { unclaimed: Vec::new(), kept: control.tenancy_mut().pins_mut().take_changed() }
+            }
+            Self::Directory(directory) => News {
+                unclaimed: directory.timed_mut().claims_mut().take_ended(),
+                kept: directory.timed_mut().retentions_mut().take_changed(),
+            },
         }
     }
 

@@ -6,6 +6,14 @@ const CLUSTER: u8 = 1;
 const NODE: u8 = 2;
 const HOLDER: u8 = 3;
 const BLOCK: u8 = 4;
+const NAMESPACE: u8 = 16;
+const PIN: u8 = 17;
+const CLOCK: u8 = 18;
+const CLAIM: u8 = 19;
+const RETENTION: u8 = 20;
+
+/// What a caller names a pin by.
+pub(crate) type PinId = [u8; 16];
 
 /// Names one record of a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +26,16 @@ pub(crate) enum RecordKey {
     Holder(NodeId),
     /// Directory: the replicas of one block.
     Block(BlockId),
+    /// Control: what a namespace may use.
+    Namespace(NamespaceId),
+    /// Control: one pin of a namespace.
+    Pin(NamespaceId, PinId),
+    /// Directory: the replicated time, and the last number given out.
+    Clock,
+    /// Directory: who may compute a missing block.
+    Claim(BlockId),
+    /// Directory: how a block is kept, whatever its puts said.
+    Retention(BlockId),
 }
 
 /// A record on disk or in a snapshot that cannot be what was written.
@@ -45,11 +63,19 @@ impl RecordKey {
                 out.push(HOLDER);
                 out.extend_from_slice(&id.0.to_be_bytes());
             }
-            Self::Block(id) => {
-                out.push(BLOCK);
-                out.extend_from_slice(&id.namespace.0.to_be_bytes());
-                out.extend_from_slice(&id.key.0);
+            Self::Block(id) => encode_block(BLOCK, id, out),
+            Self::Namespace(id) => {
+                out.push(NAMESPACE);
+                out.extend_from_slice(&id.0.to_be_bytes());
             }
+            Self::Pin(namespace, pin) => {
+                out.push(PIN);
+                out.extend_from_slice(&namespace.0.to_be_bytes());
+                out.extend_from_slice(pin);
+            }
+            Self::Clock => out.push(CLOCK),
+            Self::Claim(id) => encode_block(CLAIM, id, out),
+            Self::Retention(id) => encode_block(RETENTION, id, out),
         }
     }
 
@@ -63,16 +89,37 @@ impl RecordKey {
             CLUSTER if rest.is_empty() => Ok(Self::Cluster),
             NODE => node().map(Self::Node),
             HOLDER => node().map(Self::Holder),
-            BLOCK => {
-                let (namespace, key) =
-                    rest.split_first_chunk::<4>().ok_or(RecordError("a block key too short"))?;
-                let key = key.try_into().map_err(|_| RecordError("a block key of the wrong length"))?;
-                Ok(Self::Block(BlockId {
-                    namespace: NamespaceId(u32::from_be_bytes(*namespace)),
-                    key: BlockKey(key),
-                }))
+            BLOCK => decode_block(rest).map(Self::Block),
+            NAMESPACE => match decode_namespace(rest)? {
+                (namespace, []) => Ok(Self::Namespace(namespace)),
+                _ => Err(RecordError("a namespace id of the wrong length")),
+            },
+            PIN => {
+                let (namespace, pin) = decode_namespace(rest)?;
+                let pin = pin.try_into().map_err(|_| RecordError("a pin id of the wrong length"))?;
+                Ok(Self::Pin(namespace, pin))
             }
+            CLOCK if rest.is_empty() => Ok(Self::Clock),
+            CLAIM => decode_block(rest).map(Self::Claim),
+            RETENTION => decode_block(rest).map(Self::Retention),
             _ => Err(RecordError("a key of an unknown kind")),
         }
     }
+}
+
+fn encode_block(kind: u8, id: &BlockId, out: &mut Vec<u8>) {
+    out.push(kind);
+    out.extend_from_slice(&id.namespace.0.to_be_bytes());
+    out.extend_from_slice(&id.key.0);
+}
+
+fn decode_namespace(bytes: &[u8]) -> Result<(NamespaceId, &[u8]), RecordError> {
+    let (namespace, rest) = bytes.split_first_chunk::<4>().ok_or(RecordError("a key without a namespace"))?;
+    Ok((NamespaceId(u32::from_be_bytes(*namespace)), rest))
+}
+
+fn decode_block(bytes: &[u8]) -> Result<BlockId, RecordError> {
+    let (namespace, key) = decode_namespace(bytes)?;
+    let key = key.try_into().map_err(|_| RecordError("a block key of the wrong length"))?;
+    Ok(BlockId { namespace, key: BlockKey(key) })
 }

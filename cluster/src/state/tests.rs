@@ -67,7 +67,7 @@ pub(super) fn as_control(state: &State) -> &Control {
     control
 }
 
-fn as_directory(state: &State) -> &Directory {
+pub(super) fn as_directory(state: &State) -> &Directory {
     let State::Directory(directory) = state else { panic!("not a directory state") };
     directory
 }
@@ -80,7 +80,7 @@ fn superseded(incarnation: u64) -> Kind {
     Kind::Superseded(v1::NodeSuperseded { incarnation })
 }
 
-fn refusal(kind: &Kind) -> RefusalReason {
+pub(super) fn refusal(kind: &Kind) -> RefusalReason {
     let Kind::Refused(refused) = kind else { panic!("not refused: {kind:?}") };
     refused.reason()
 }
