@@ -28,6 +28,7 @@ use super::snapshot::SnapshotFolder;
 use super::types::{Proposal, TypeConfig};
 use super::wal_sync::WalSync;
 use crate::config::Tuning;
+use crate::news::NewsDesk;
 use crate::state::State;
 
 /// The group cannot do what was asked.
@@ -69,6 +70,7 @@ pub(crate) struct Group {
     raft: Raft<TypeConfig, StateMachine>,
     replicated: Arc<RwLock<Replicated>>,
     snapshots: Arc<SnapshotFolder>,
+    news: Arc<NewsDesk>,
     arrival: tokio::sync::Mutex<()>,
     started: Instant,
     /// Milliseconds from `started` to when a leader was last heard.
@@ -123,6 +125,7 @@ impl Group {
         let failed = |detail: String| GroupError::Raft { group: id, detail };
         let config = raft_config(id, tuning).map_err(failed)?;
         let (replicated, snapshots) = (machine.replicated(), machine.snapshots());
+        let news = machine.news();
         let network = Network { group: id, node, peers };
         let raft = Raft::new(node.0, Arc::new(config), network, log, machine)
             .await
@@ -132,6 +135,7 @@ impl Group {
             raft,
             replicated,
             snapshots,
+            news,
             arrival: tokio::sync::Mutex::new(()),
             started: Instant::now(),
             heard_ms: AtomicU64::new(0),
@@ -145,6 +149,11 @@ impl Group {
     /// The replicated state, for as short as possible: entries wait while it is held.
     pub(crate) fn replicated(&self) -> RwLockReadGuard<'_, Replicated> {
         read(&self.replicated)
+    }
+
+    /// What the entries applied here did.
+    pub(crate) fn news(&self) -> &NewsDesk {
+        &self.news
     }
 
     pub(super) fn raft(&self) -> &Raft<TypeConfig, StateMachine> {

@@ -17,6 +17,7 @@ use super::database::{Database, group_key};
 use super::log_store::{decode, encode};
 use super::snapshot::{Reader, SnapshotFile, SnapshotFolder, Writer};
 use super::types::{Entry, LogId, Proposal, Reply, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::news::NewsDesk;
 use crate::state::{RecordKey, State, command};
 
 /// Follows the group's prefix in the key of the record that says how far the log was applied. The
@@ -49,6 +50,7 @@ pub(crate) struct StateMachine {
     database: Arc<Database>,
     replicated: Arc<RwLock<Replicated>>,
     snapshots: Arc<SnapshotFolder>,
+    news: Arc<NewsDesk>,
 }
 
 impl StateMachine {
@@ -68,7 +70,13 @@ impl StateMachine {
             }
         })?;
         let snapshots = Arc::new(SnapshotFolder::open(database.snapshot_dir(), group)?);
-        Ok(Self { group, database, replicated: Arc::new(RwLock::new(replicated)), snapshots })
+        let news = Arc::default();
+        Ok(Self { group, database, replicated: Arc::new(RwLock::new(replicated)), snapshots, news })
+    }
+
+    /// Where what is applied is told.
+    pub(super) fn news(&self) -> Arc<NewsDesk> {
+        self.news.clone()
     }
 
     /// The state for readers.
@@ -106,6 +114,7 @@ impl StateMachine {
             }
         };
         replicated.applied = Some(log_id);
+        self.news.post(replicated.state.take_news());
         Ok(Reply(outcome))
     }
 
@@ -183,6 +192,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let install = move || install(&database, &snapshots, group, &meta, &snapshot);
         let installed = tokio::task::spawn_blocking(install).await.map_err(io::Error::other)??;
         *write(&self.replicated) = installed;
+        self.news.replaced();
         Ok(())
     }
 

@@ -31,8 +31,7 @@ use hearth_proto::{BlockId, GroupId, v1};
 
 pub(crate) use control::Control;
 pub(crate) use directory::{Directory, Replica, tier_bit};
-pub(crate) use pins::Pinned;
-pub(crate) use record::{PinId, RecordError, RecordKey};
+pub(crate) use record::{RecordError, RecordKey};
 
 /// What commands did that somebody on this node waits for.
 #[derive(Debug, Default)]

@@ -7,7 +7,8 @@ use v1::outcome::Kind;
 
 use super::command::{self, pack_keys};
 use super::tests::{apply, as_control, as_directory, control, refusal, report};
-use super::{PinId, State};
+use super::State;
+use super::record::PinId;
 
 pub(super) fn key(number: u8) -> BlockKey {
     BlockKey([number; 32])

@@ -3,6 +3,7 @@
 
 mod harness;
 mod split;
+mod tenancy;
 
 use std::time::{Duration, Instant};
 
