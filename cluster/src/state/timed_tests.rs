@@ -5,10 +5,10 @@ use v1::RefusalReason;
 use v1::command::Body;
 use v1::outcome::Kind;
 
-use super::command::{self, pack_keys};
-use super::tests::{apply, as_control, as_directory, control, refusal, report};
 use super::State;
+use super::command::{self, pack_keys};
 use super::record::PinId;
+use super::tests::{apply, as_control, as_directory, control, refusal, report};
 
 pub(super) fn key(number: u8) -> BlockKey {
     BlockKey([number; 32])
