@@ -5,6 +5,8 @@ mod announce;
 mod block_service;
 pub mod block_settings;
 mod block_source;
+mod calls;
+mod claims;
 pub mod config;
 mod copies;
 mod data_plane;
@@ -14,6 +16,8 @@ mod http;
 pub mod identity;
 mod metrics;
 mod node;
+mod operate;
+mod retention;
 mod vitals;
 
 pub use node::{Endpoints, Node, NodeError};

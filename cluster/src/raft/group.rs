@@ -30,6 +30,7 @@ use super::peers::Peers;
 use super::types::{CommandBytes, Proposal, TypeConfig};
 use super::wal_sync::WalSync;
 use crate::config::Tuning;
+use crate::news::NewsDesk;
 use crate::state::State;
 
 /// The group cannot do what was asked.
@@ -95,6 +96,7 @@ pub(crate) struct Group {
     id: GroupId,
     raft: Raft<TypeConfig, StateMachine>,
     replicated: Arc<RwLock<Replicated>>,
+    news: Arc<NewsDesk>,
     gauge: SnapshotGauge,
     arrival: tokio::sync::Mutex<Arrival>,
     started: Instant,
@@ -150,6 +152,7 @@ impl Group {
         let failed = |detail: String| GroupError::Raft { group: id, detail };
         let config = raft_config(id, tuning).map_err(failed)?;
         let (replicated, snapshots, gauge) = (machine.replicated(), machine.snapshots(), machine.gauge());
+        let news = machine.news();
         let network = Network { group: id, node, peers };
         let raft = Raft::new(node.0, Arc::new(config), network, log, machine)
             .await
@@ -158,6 +161,7 @@ impl Group {
             id,
             raft,
             replicated,
+            news,
             gauge,
             arrival: tokio::sync::Mutex::new(Arrival::new(snapshots.unfinished_path("arrival"))),
             started: Instant::now(),
@@ -172,6 +176,11 @@ impl Group {
     /// The replicated state, for as short as possible: entries wait while it is held.
     pub(crate) fn replicated(&self) -> RwLockReadGuard<'_, Replicated> {
         read(&self.replicated)
+    }
+
+    /// What the entries applied here did.
+    pub(crate) fn news(&self) -> &NewsDesk {
+        &self.news
     }
 
     pub(super) fn raft(&self) -> &Raft<TypeConfig, StateMachine> {

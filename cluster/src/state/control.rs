@@ -11,6 +11,7 @@ use v1::{NodeState, RefusalReason};
 
 use super::outcome::{self, refused};
 use super::record::{RecordError, RecordKey};
+use super::tenancy::Tenancy;
 
 /// Bytes of a node's uuid and of a boot id.
 const ID_BYTES: usize = 16;
@@ -24,6 +25,7 @@ pub(crate) struct Control {
     nodes: BTreeMap<NodeId, v1::NodeRecord>,
     /// Derived: the nodes whose replicas count, with the one incarnation that they count under.
     serving: FxHashMap<NodeId, Incarnation>,
+    tenancy: Tenancy,
 }
 
 impl Control {
@@ -61,8 +63,36 @@ impl Control {
             Body::AdmitNode(admit) => self.admit(stamp_ms, admit),
             Body::RegisterNode(register) => self.register(stamp_ms, register),
             Body::NodeDown(down) => self.mark_down(stamp_ms, down),
-            _ => outcome::wrong_group(),
+            _ => match &mut self.cluster {
+                Some(cluster) => self.tenancy.apply(cluster, body),
+                None => outcome::wrong_group(),
+            },
         }
+    }
+
+    pub(super) fn advance(&mut self, stamp_ms: u64) {
+        if let Some(cluster) = &mut self.cluster {
+            self.tenancy.advance(cluster, stamp_ms);
+        }
+    }
+
+    /// The latest stamp that was applied.
+    pub(crate) fn time_ms(&self) -> u64 {
+        self.cluster.as_ref().map_or(0, |cluster| cluster.time_ms)
+    }
+
+    /// What the cluster record says, once there is a cluster.
+    pub(crate) fn cluster_record(&self) -> Option<&v1::ClusterRecord> {
+        self.cluster.as_ref()
+    }
+
+    /// Namespaces and pins.
+    pub(crate) fn tenancy(&self) -> &Tenancy {
+        &self.tenancy
+    }
+
+    pub(super) fn tenancy_mut(&mut self) -> &mut Tenancy {
+        &mut self.tenancy
     }
 
     fn found(&mut self, stamp_ms: u64, found: &v1::FoundCluster) -> v1::Outcome {
@@ -199,7 +229,7 @@ impl Control {
         match key {
             RecordKey::Cluster => self.cluster.as_ref().map(|cluster| cluster.encode_raw(out)).is_some(),
             RecordKey::Node(id) => self.nodes.get(id).map(|node| node.encode_raw(out)).is_some(),
-            RecordKey::Holder(_) | RecordKey::Blocks => false,
+            _ => self.tenancy.read_record(key, out),
         }
     }
 
@@ -229,17 +259,16 @@ impl Control {
                 }
                 self.nodes.insert(id, record);
             }
-            RecordKey::Holder(_) | RecordKey::Blocks => {
-                return Err(RecordError("a directory record in the control group"));
-            }
+            _ => self.tenancy.restore(key, value)?,
         }
         Ok(())
     }
 
-    /// Every record, in the order in which they have to be put back.
+    /// Every record.
     pub(super) fn record_keys(&self) -> Vec<RecordKey> {
         let cluster = self.cluster.iter().map(|_| RecordKey::Cluster);
-        cluster.chain(self.nodes.keys().map(|id| RecordKey::Node(*id))).collect()
+        let nodes = self.nodes.keys().map(|id| RecordKey::Node(*id));
+        cluster.chain(nodes).chain(self.tenancy.record_keys()).collect()
     }
 }
 
