@@ -209,18 +209,16 @@ impl Cluster {
         else {
             return Vec::new();
         };
-        let replicas = directory.replicas(id);
-        let holds = |node| replicas.iter().any(|replica| replica.node == node);
-        directory
-            .holders()
-            .filter(|(node, incarnation, _)| {
-                let known = control.node(*node).map_or(0, |node| node.incarnation);
-                let serving = control.serving_incarnation(*node);
-                holds(*node) && incarnation.0 <= known && serving != Some(*incarnation)
+        let replicas = directory.replicas(id).into_iter();
+        replicas
+            .filter(|replica| {
+                let known = control.node(replica.node).map_or(0, |node| node.incarnation);
+                let serving = control.serving_incarnation(replica.node);
+                replica.incarnation.0 <= known && serving != Some(replica.incarnation)
             })
-            .map(|(node, incarnation, _)| v1::HolderIncarnation {
-                node_id: node.0,
-                incarnation: incarnation.0,
+            .map(|replica| v1::HolderIncarnation {
+                node_id: replica.node.0,
+                incarnation: replica.incarnation.0,
             })
             .collect()
     }

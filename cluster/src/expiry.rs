@@ -69,7 +69,8 @@ async fn end_due_of(group: &Group) {
 }
 
 async fn advance(group: &Group, stamp_ms: u64) {
-    let proposal = group.propose(command::new(Body::AdvanceTime(v1::AdvanceTime {})), stamp_ms);
+    let command = command::new(Body::AdvanceTime(v1::AdvanceTime {}));
+    let proposal = group.propose(&command, stamp_ms);
     match tokio::time::timeout(Duration::from_millis(PROPOSE_ATTEMPT_MS), proposal).await {
         Ok(LocalProposal::Applied(..) | LocalProposal::NotLeader(_)) => {}
         Ok(other) => tracing::debug!(group = %group.id(), ?other, "the replicated time was not moved on"),

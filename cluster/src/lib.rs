@@ -16,6 +16,7 @@ mod liveness;
 mod lookup;
 mod member;
 mod news;
+mod pipe;
 mod propose;
 mod raft;
 mod refusal;
@@ -29,7 +30,7 @@ mod tests;
 mod waiters;
 
 pub use claims::{ClaimAnswer, ClaimState, Grant, WatchEnd};
-pub use cluster::Cluster;
+pub use cluster::{Cluster, grpc_server};
 pub use config::{ClusterConfig, NodeAddresses};
 pub use error::{FoundError, JoinError, MemberError, ProposeError, StartError};
 pub use join::{JoinGrant, JoinRequest, request_join};

@@ -228,7 +228,7 @@ impl Cluster {
             let group = self.directory_of(&id.key).ok()?;
             let replicated = group.replicated();
             let State::Directory(directory) = &replicated.state else { return None };
-            directory.replicas(id).iter().map(|replica| replica.payload_len).max()
+            directory.payload_len(id)
         };
         let lens: Vec<u64> =
             ids.iter().filter_map(|id| own_len(id).or_else(|| in_directory(id))).map(u64::from).collect();

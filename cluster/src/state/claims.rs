@@ -1,8 +1,9 @@
 //! Claims: who may compute a block that nobody holds, so that everybody else waits and loads it.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use hearth_proto::{BlockId, limits, v1};
-use rustc_hash::FxHashMap;
 use v1::RefusalReason;
 
 use super::ends::Ends;
@@ -24,7 +25,7 @@ pub(crate) struct Claim {
 /// Every claim of a group; none of them has expired.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    by_block: FxHashMap<BlockId, Claim>,
+    by_block: BTreeMap<BlockId, Claim>,
     ends: Ends<BlockId>,
     /// Blocks whose claims ended since that was last asked for.
     ended: Vec<BlockId>,
@@ -36,6 +37,11 @@ impl Claims {
         self.by_block.get(id)
     }
 
+    /// Every claimed block.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = &BlockId> {
+        self.by_block.keys()
+    }
+
     /// When the first claim ends.
     pub(super) fn first_end_ms(&self) -> Option<u64> {
         self.ends.first_ms()
@@ -45,18 +51,17 @@ impl Claims {
         std::mem::take(&mut self.ended)
     }
 
-    pub(super) fn end_due(&mut self, now_ms: u64, touched: &mut Vec<RecordKey>) {
+    pub(super) fn end_due(&mut self, now_ms: u64) {
         while let Some(id) = self.ends.first_due(now_ms) {
-            self.end(&id, touched);
+            self.end(&id);
         }
     }
 
     /// Ends the claim on a block, if there is one.
-    pub(super) fn end(&mut self, id: &BlockId, touched: &mut Vec<RecordKey>) -> bool {
+    pub(super) fn end(&mut self, id: &BlockId) -> bool {
         let Some(claim) = self.by_block.remove(id) else { return false };
         self.ends.remove(claim.expires_at_ms, *id);
         self.ended.push(*id);
-        touched.push(RecordKey::Claim(*id));
         true
     }
 
@@ -69,7 +74,6 @@ impl Claims {
         ask: &v1::ClaimPrefill,
         is_held: bool,
         next_token: impl FnOnce() -> u64,
-        touched: &mut Vec<RecordKey>,
     ) -> v1::Outcome {
         if !(1..=limits::CLAIMANT_BYTES_MAX).contains(&ask.claimant.len()) {
             let detail = format!("the name of a claimant is 1 to {} bytes", limits::CLAIMANT_BYTES_MAX);
@@ -100,43 +104,29 @@ impl Claims {
                 token
             }
         };
-        self.prolong(now_ms, &id, token, ask.ttl_ms, touched)
+        self.prolong(now_ms, &id, token, ask.ttl_ms)
     }
 
-    pub(super) fn renew(
-        &mut self,
-        now_ms: u64,
-        id: BlockId,
-        renew: &v1::RenewClaim,
-        touched: &mut Vec<RecordKey>,
-    ) -> v1::Outcome {
+    pub(super) fn renew(&mut self, now_ms: u64, id: BlockId, renew: &v1::RenewClaim) -> v1::Outcome {
         match absurd(renew.ttl_ms) {
             Some(refusal) => refusal,
-            None => self.prolong(now_ms, &id, renew.token, renew.ttl_ms, touched),
+            None => self.prolong(now_ms, &id, renew.token, renew.ttl_ms),
         }
     }
 
-    pub(super) fn release(&mut self, id: BlockId, token: u64, touched: &mut Vec<RecordKey>) -> v1::Outcome {
+    pub(super) fn release(&mut self, id: BlockId, token: u64) -> v1::Outcome {
         let is_held = self.by_block.get(&id).is_some_and(|claim| claim.token == token);
-        done(is_held && self.end(&id, touched))
+        done(is_held && self.end(&id))
     }
 
     /// Moves the end of a claim on, never back: a request that comes late takes nothing away.
-    fn prolong(
-        &mut self,
-        now_ms: u64,
-        id: &BlockId,
-        token: u64,
-        ttl_ms: u64,
-        touched: &mut Vec<RecordKey>,
-    ) -> v1::Outcome {
+    fn prolong(&mut self, now_ms: u64, id: &BlockId, token: u64, ttl_ms: u64) -> v1::Outcome {
         let Some(claim) = self.by_block.get_mut(id).filter(|claim| claim.token == token) else {
             return claim_gone();
         };
         self.ends.remove(claim.expires_at_ms, *id);
         claim.expires_at_ms = claim.expires_at_ms.max(now_ms.saturating_add(ttl_ms));
         self.ends.insert(claim.expires_at_ms, *id);
-        touched.push(RecordKey::Claim(*id));
         claim_granted(token, claim.expires_at_ms)
     }
 
@@ -169,7 +159,7 @@ impl Claims {
         Ok(())
     }
 
-    #[cfg(test)]
+    /// Every record, in the same order on every replica.
     pub(super) fn record_keys(&self) -> impl Iterator<Item = RecordKey> {
         self.by_block.keys().map(|id| RecordKey::Claim(*id))
     }

@@ -26,7 +26,6 @@ pub(crate) struct Control {
     /// Derived: the nodes whose replicas count, with the one incarnation that they count under.
     serving: FxHashMap<NodeId, Incarnation>,
     tenancy: Tenancy,
-    touched: Vec<RecordKey>,
 }
 
 impl Control {
@@ -124,7 +123,6 @@ impl Control {
                     directory_groups: found.directory_groups,
                     ..Default::default()
                 });
-                self.touched.push(RecordKey::Cluster);
             }
         }
         self.admit(stamp_ms, first)
@@ -144,7 +142,6 @@ impl Control {
                 known.name = admit.name.clone();
                 known.control_address = admit.control_address.clone();
                 known.data_address = admit.data_address.clone();
-                self.touched.push(RecordKey::Node(id));
             }
             return outcome::admitted(id);
         }
@@ -168,7 +165,6 @@ impl Control {
             ..Default::default()
         };
         self.nodes.insert(id, record);
-        self.touched.extend([RecordKey::Cluster, RecordKey::Node(id)]);
         outcome::admitted(id)
     }
 
@@ -212,7 +208,6 @@ impl Control {
         node.nvme_capacity_bytes = register.nvme_capacity_bytes;
         let incarnation = node.incarnation;
         self.serving.insert(id, Incarnation(incarnation));
-        self.touched.push(RecordKey::Node(id));
         outcome::registered(incarnation)
     }
 
@@ -227,16 +222,7 @@ impl Control {
         node.set_state(NodeState::Down);
         node.changed_at_ms = stamp_ms;
         self.serving.remove(&id);
-        self.touched.push(RecordKey::Node(id));
         outcome::marked(true)
-    }
-
-    pub(super) fn take_touched(&mut self) -> Vec<RecordKey> {
-        let mut touched = std::mem::take(&mut self.touched);
-        touched.append(&mut self.tenancy.take_touched());
-        touched.sort_unstable();
-        touched.dedup();
-        touched
     }
 
     pub(super) fn read_record(&self, key: &RecordKey, out: &mut Vec<u8>) -> bool {
@@ -278,7 +264,7 @@ impl Control {
         Ok(())
     }
 
-    #[cfg(test)]
+    /// Every record, in the order in which they have to be put back.
     pub(super) fn record_keys(&self) -> Vec<RecordKey> {
         let cluster = self.cluster.iter().map(|_| RecordKey::Cluster);
         let nodes = self.nodes.keys().map(|id| RecordKey::Node(*id));

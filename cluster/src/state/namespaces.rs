@@ -51,12 +51,7 @@ impl Namespaces {
     }
 
     /// Makes a namespace or changes it. `last_id` is the highest id that was ever given.
-    pub(super) fn put(
-        &mut self,
-        put: &v1::PutNamespace,
-        last_id: &mut u32,
-        touched: &mut Vec<RecordKey>,
-    ) -> v1::Outcome {
+    pub(super) fn put(&mut self, put: &v1::PutNamespace, last_id: &mut u32) -> v1::Outcome {
         let Some(spec) = &put.spec else {
             return refused(RefusalReason::Malformed, "the namespace is missing");
         };
@@ -86,20 +81,13 @@ impl Namespaces {
         }
         if id > *last_id {
             *last_id = id;
-            touched.push(RecordKey::Cluster);
         }
         self.by_id.insert(NamespaceId(id), spec);
-        touched.push(RecordKey::Namespace(NamespaceId(id)));
         done(true)
     }
 
     /// Removes a namespace that pins nothing.
-    pub(super) fn delete(
-        &mut self,
-        id: NamespaceId,
-        pins: usize,
-        touched: &mut Vec<RecordKey>,
-    ) -> v1::Outcome {
+    pub(super) fn delete(&mut self, id: NamespaceId, pins: usize) -> v1::Outcome {
         if id == NamespaceId::DEFAULT {
             return refused(RefusalReason::InUse, "the namespace \"default\" is always there");
         }
@@ -109,7 +97,6 @@ impl Namespaces {
             return refused(RefusalReason::InUse, detail);
         }
         self.by_id.remove(&id);
-        touched.push(RecordKey::Namespace(id));
         done(true)
     }
 
@@ -134,7 +121,7 @@ impl Namespaces {
         Ok(())
     }
 
-    #[cfg(test)]
+    /// Every record, in the same order on every replica.
     pub(super) fn record_keys(&self) -> impl Iterator<Item = RecordKey> {
         self.by_id.keys().map(|id| RecordKey::Namespace(*id))
     }

@@ -75,9 +75,9 @@ impl Pins {
         std::mem::take(&mut self.changed)
     }
 
-    pub(super) fn end_due(&mut self, now_ms: u64, touched: &mut Vec<RecordKey>) {
+    pub(super) fn end_due(&mut self, now_ms: u64) {
         while let Some((namespace, id)) = self.ends.first_due(now_ms) {
-            self.remove(namespace, id, touched);
+            self.remove(namespace, id);
         }
     }
 
@@ -86,7 +86,6 @@ impl Pins {
         now_ms: u64,
         pin: &v1::PinBlocks,
         namespace: Option<&v1::NamespaceSpec>,
-        touched: &mut Vec<RecordKey>,
     ) -> v1::Outcome {
         let (Ok(id), Some(mut keys)) = (PinId::try_from(&pin.pin_id[..]), unpack_keys(&pin.keys)) else {
             let blocks = limits::CHAIN_BLOCKS_MAX;
@@ -123,20 +122,19 @@ impl Pins {
             return refusal;
         }
         if before.is_some() {
-            self.remove(namespace, id, touched);
+            self.remove(namespace, id);
         }
         let expires_at_ms = now_ms.saturating_add(pin.ttl_ms);
         self.changed.extend(keys.iter().map(|key| BlockId { namespace, key: *key }));
         self.insert(namespace, id, Pin { keys, size_bytes, expires_at_ms });
-        touched.push(RecordKey::Pin(namespace, id));
         pinned(expires_at_ms, self.used(namespace).bytes)
     }
 
-    pub(super) fn unpin(&mut self, unpin: &v1::UnpinBlocks, touched: &mut Vec<RecordKey>) -> v1::Outcome {
+    pub(super) fn unpin(&mut self, unpin: &v1::UnpinBlocks) -> v1::Outcome {
         let Ok(id) = PinId::try_from(&unpin.pin_id[..]) else {
             return refused(RefusalReason::Malformed, "the id of a pin is 16 bytes");
         };
-        done(self.remove(NamespaceId(unpin.namespace_id), id, touched))
+        done(self.remove(NamespaceId(unpin.namespace_id), id))
     }
 
     /// Refuses a pin that would go beyond a quota or a limit; one that is replaced does not count.
@@ -181,7 +179,7 @@ impl Pins {
         self.by_id.insert((namespace, id), pin);
     }
 
-    fn remove(&mut self, namespace: NamespaceId, id: PinId, touched: &mut Vec<RecordKey>) -> bool {
+    fn remove(&mut self, namespace: NamespaceId, id: PinId) -> bool {
         let Some(pin) = self.by_id.remove(&(namespace, id)) else { return false };
         self.ends.remove(pin.expires_at_ms, (namespace, id));
         self.blocks -= pin.keys.len();
@@ -202,7 +200,6 @@ impl Pins {
             }
             self.changed.push(block);
         }
-        touched.push(RecordKey::Pin(namespace, id));
         true
     }
 
@@ -239,7 +236,7 @@ impl Pins {
         Ok(())
     }
 
-    #[cfg(test)]
+    /// Every record, in the same order on every replica.
     pub(super) fn record_keys(&self) -> impl Iterator<Item = RecordKey> {
         self.by_id.keys().map(|(namespace, id)| RecordKey::Pin(*namespace, *id))
     }

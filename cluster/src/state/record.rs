@@ -5,7 +5,8 @@ use hearth_proto::{BlockId, BlockKey, NamespaceId, NodeId};
 const CLUSTER: u8 = 1;
 const NODE: u8 = 2;
 const HOLDER: u8 = 3;
-const BLOCK: u8 = 4;
+// 4 was a block of its own.
+const BLOCKS: u8 = 5;
 const NAMESPACE: u8 = 16;
 const PIN: u8 = 17;
 const CLOCK: u8 = 18;
@@ -24,8 +25,8 @@ pub(crate) enum RecordKey {
     Node(NodeId),
     /// Directory: how far a node's reports were applied.
     Holder(NodeId),
-    /// Directory: the replicas of one block.
-    Block(BlockId),
+    /// Directory: many blocks with their replicas.
+    Blocks,
     /// Control: what a namespace may use.
     Namespace(NamespaceId),
     /// Control: one pin of a namespace.
@@ -44,15 +45,14 @@ pub(crate) enum RecordKey {
 pub(crate) struct RecordError(pub(crate) &'static str);
 
 impl RecordKey {
-    #[cfg(test)]
+    /// The key's bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(37);
         self.encode_to(&mut out);
         out
     }
 
-    /// Appends the key's bytes.
-    pub(crate) fn encode_to(&self, out: &mut Vec<u8>) {
+    fn encode_to(&self, out: &mut Vec<u8>) {
         match self {
             Self::Cluster => out.push(CLUSTER),
             Self::Node(id) => {
@@ -63,7 +63,7 @@ impl RecordKey {
                 out.push(HOLDER);
                 out.extend_from_slice(&id.0.to_be_bytes());
             }
-            Self::Block(id) => encode_block(BLOCK, id, out),
+            Self::Blocks => out.push(BLOCKS),
             Self::Namespace(id) => {
                 out.push(NAMESPACE);
                 out.extend_from_slice(&id.0.to_be_bytes());
@@ -89,7 +89,7 @@ impl RecordKey {
             CLUSTER if rest.is_empty() => Ok(Self::Cluster),
             NODE => node().map(Self::Node),
             HOLDER => node().map(Self::Holder),
-            BLOCK => decode_block(rest).map(Self::Block),
+            BLOCKS if rest.is_empty() => Ok(Self::Blocks),
             NAMESPACE => match decode_namespace(rest)? {
                 (namespace, []) => Ok(Self::Namespace(namespace)),
                 _ => Err(RecordError("a namespace id of the wrong length")),

@@ -64,10 +64,10 @@ impl Retentions {
     }
 
     /// Forgets what has ended, so much at a time.
-    pub(super) fn end_due(&mut self, now_ms: u64, touched: &mut Vec<RecordKey>) {
+    pub(super) fn end_due(&mut self, now_ms: u64) {
         for _ in 0..limits::RETENTION_SWEEP_MAX {
             let Some(id) = self.ends.first_due(now_ms) else { return };
-            self.forget(&id, touched);
+            self.forget(&id);
         }
     }
 
@@ -76,7 +76,6 @@ impl Retentions {
         now_ms: u64,
         set: &v1::SetRetention,
         mut next_number: impl FnMut() -> u64,
-        touched: &mut Vec<RecordKey>,
     ) -> v1::Outcome {
         let priority = u8::try_from(set.priority).ok().and_then(|priority| Priority::new(priority).ok());
         let keys = unpack_keys(&set.keys).filter(|keys| !keys.is_empty());
@@ -97,15 +96,14 @@ impl Retentions {
         };
         for key in keys {
             let id = BlockId { namespace: NamespaceId(set.namespace_id), key };
-            self.forget(&id, touched);
+            self.forget(&id);
             if self.by_block.len() >= limits::RETENTIONS_MAX
                 && let Some(oldest) = self.by_number.first_key_value().map(|(_, id)| *id)
             {
-                self.forget(&oldest, touched);
+                self.forget(&oldest);
             }
             self.insert(id, Said { number: next_number(), priority, expires_at_ms });
             self.changed.push(id);
-            touched.push(RecordKey::Retention(id));
         }
         done(true)
     }
@@ -118,11 +116,10 @@ impl Retentions {
         self.by_block.insert(id, said);
     }
 
-    fn forget(&mut self, id: &BlockId, touched: &mut Vec<RecordKey>) {
+    fn forget(&mut self, id: &BlockId) {
         let Some(said) = self.by_block.remove(id) else { return };
         self.by_number.remove(&said.number);
         self.ends.remove(said.expires_at_ms, *id);
-        touched.push(RecordKey::Retention(*id));
     }
 
     pub(super) fn read_record(&self, id: &BlockId, out: &mut Vec<u8>) -> bool {
@@ -150,8 +147,8 @@ impl Retentions {
         Ok(())
     }
 
-    #[cfg(test)]
+    /// Every record, in the same order on every replica.
     pub(super) fn record_keys(&self) -> impl Iterator<Item = RecordKey> {
-        self.by_block.keys().map(|id| RecordKey::Retention(*id))
+        self.by_number.values().map(|id| RecordKey::Retention(*id))
     }
 }

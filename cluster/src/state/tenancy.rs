@@ -14,7 +14,6 @@ use super::record::{RecordError, RecordKey};
 pub(crate) struct Tenancy {
     namespaces: Namespaces,
     pins: Pins,
-    touched: Vec<RecordKey>,
 }
 
 impl Tenancy {
@@ -34,32 +33,26 @@ impl Tenancy {
     pub(super) fn advance(&mut self, cluster: &mut v1::ClusterRecord, stamp_ms: u64) {
         if stamp_ms > cluster.time_ms {
             cluster.time_ms = stamp_ms;
-            self.touched.push(RecordKey::Cluster);
-            self.pins.end_due(stamp_ms, &mut self.touched);
+            self.pins.end_due(stamp_ms);
         }
     }
 
     pub(super) fn apply(&mut self, cluster: &mut v1::ClusterRecord, body: &Body) -> v1::Outcome {
-        let touched = &mut self.touched;
         match body {
-            Body::PutNamespace(put) => self.namespaces.put(put, &mut cluster.last_namespace_id, touched),
+            Body::PutNamespace(put) => self.namespaces.put(put, &mut cluster.last_namespace_id),
             Body::DeleteNamespace(delete) => {
                 let id = NamespaceId(delete.namespace_id);
-                self.namespaces.delete(id, self.pins.used(id).pins, touched)
+                self.namespaces.delete(id, self.pins.used(id).pins)
             }
             Body::PinBlocks(pin) => {
                 let namespace = self.namespaces.find(NamespaceId(pin.namespace_id));
-                self.pins.pin(cluster.time_ms, pin, namespace, touched)
+                self.pins.pin(cluster.time_ms, pin, namespace)
             }
-            Body::UnpinBlocks(unpin) => self.pins.unpin(unpin, touched),
-            Body::PutPolicy(put) => put_policy(cluster, put, touched),
+            Body::UnpinBlocks(unpin) => self.pins.unpin(unpin),
+            Body::PutPolicy(put) => put_policy(cluster, put),
             Body::AdvanceTime(_) => done(true),
             _ => outcome::wrong_group(),
         }
-    }
-
-    pub(super) fn take_touched(&mut self) -> Vec<RecordKey> {
-        std::mem::take(&mut self.touched)
     }
 
     pub(super) fn read_record(&self, key: &RecordKey, out: &mut Vec<u8>) -> bool {
@@ -78,17 +71,13 @@ impl Tenancy {
         }
     }
 
-    #[cfg(test)]
+    /// Every record, in the same order on every replica.
     pub(super) fn record_keys(&self) -> impl Iterator<Item = RecordKey> {
         self.namespaces.record_keys().chain(self.pins.record_keys())
     }
 }
 
-fn put_policy(
-    cluster: &mut v1::ClusterRecord,
-    put: &v1::PutPolicy,
-    touched: &mut Vec<RecordKey>,
-) -> v1::Outcome {
+fn put_policy(cluster: &mut v1::ClusterRecord, put: &v1::PutPolicy) -> v1::Outcome {
     let Some(policy) = put.policy else {
         return refused(RefusalReason::Malformed, "the policy is missing");
     };
@@ -100,7 +89,6 @@ fn put_policy(
     let changes = cluster.policy.unwrap_or_default() != policy;
     if changes {
         cluster.policy = Some(policy);
-        touched.push(RecordKey::Cluster);
     }
     done(changes)
 }

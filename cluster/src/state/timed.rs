@@ -20,7 +20,6 @@ pub(crate) struct Timed {
     last_number: u64,
     claims: Claims,
     retentions: Retentions,
-    touched: Vec<RecordKey>,
 }
 
 impl Timed {
@@ -53,20 +52,19 @@ impl Timed {
     /// Moves the replicated time on, never back, and ends what has expired.
     pub(super) fn advance(&mut self, stamp_ms: u64) {
         self.time_ms = self.time_ms.max(stamp_ms);
-        self.touched.push(RecordKey::Clock);
-        self.claims.end_due(self.time_ms, &mut self.touched);
-        self.retentions.end_due(self.time_ms, &mut self.touched);
+        self.claims.end_due(self.time_ms);
+        self.retentions.end_due(self.time_ms);
     }
 
     /// A block has come to some node: whoever claimed it is done.
     pub(super) fn published(&mut self, id: &BlockId) {
-        self.claims.end(id, &mut self.touched);
+        self.claims.end(id);
     }
 
     /// Applies a command; `is_held` is what [`is_held`] says of it.
     pub(super) fn apply(&mut self, body: &Body, is_held: bool) -> v1::Outcome {
         let now_ms = self.time_ms;
-        let (touched, last) = (&mut self.touched, &mut self.last_number);
+        let last = &mut self.last_number;
         let mut next_number = || {
             *last += 1;
             *last
@@ -81,24 +79,20 @@ impl Timed {
                         "a block has no more holders than there are nodes",
                     );
                 }
-                self.claims.claim(now_ms, id, ask, is_held, next_number, touched)
+                self.claims.claim(now_ms, id, ask, is_held, next_number)
             }
             Body::RenewClaim(renew) => match block(renew.namespace_id, &renew.key) {
-                Some(id) => self.claims.renew(now_ms, id, renew, touched),
+                Some(id) => self.claims.renew(now_ms, id, renew),
                 None => unnamed(),
             },
             Body::ReleaseClaim(release) => match block(release.namespace_id, &release.key) {
-                Some(id) => self.claims.release(id, release.token, touched),
+                Some(id) => self.claims.release(id, release.token),
                 None => unnamed(),
             },
-            Body::SetRetention(set) => self.retentions.set(now_ms, set, &mut next_number, touched),
+            Body::SetRetention(set) => self.retentions.set(now_ms, set, &mut next_number),
             Body::AdvanceTime(_) => done(true),
             _ => outcome::wrong_group(),
         }
-    }
-
-    pub(super) fn take_touched(&mut self) -> Vec<RecordKey> {
-        std::mem::take(&mut self.touched)
     }
 
     pub(super) fn read_record(&self, key: &RecordKey, out: &mut Vec<u8>) -> bool {
@@ -134,7 +128,7 @@ impl Timed {
         self.time_ms != 0 || self.last_number != 0
     }
 
-    #[cfg(test)]
+    /// Every record, in the same order on every replica.
     pub(super) fn record_keys(&self) -> impl Iterator<Item = RecordKey> {
         let clock = self.has_clock().then_some(RecordKey::Clock);
         clock.into_iter().chain(self.claims.record_keys()).chain(self.retentions.record_keys())
@@ -150,13 +144,9 @@ impl Timed {
 pub(super) fn is_held(directory: &Directory, body: &Body) -> bool {
     let Body::ClaimPrefill(ask) = body else { return false };
     let Some(id) = block(ask.namespace_id, &ask.key) else { return false };
-    let mut replicas = directory.replicas(&id).iter();
-    replicas.any(|replica| {
-        let mut holders = directory.holders();
-        let incarnation =
-            holders.find(|(node, ..)| *node == replica.node).map(|(_, incarnation, _)| incarnation);
+    directory.replicas(&id).iter().any(|replica| {
         let is_gone = |gone: &v1::HolderIncarnation| {
-            gone.node_id == replica.node.0 && Some(gone.incarnation) == incarnation.map(|number| number.0)
+            (gone.node_id, gone.incarnation) == (replica.node.0, replica.incarnation.0)
         };
         !ask.gone.iter().any(is_gone)
     })

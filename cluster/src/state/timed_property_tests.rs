@@ -7,10 +7,10 @@ use proptest::prelude::*;
 use v1::command::Body;
 use v1::outcome::Kind;
 
-use super::State;
 use super::property_tests::restored;
 use super::tests::{apply, as_control, as_directory, control, report};
 use super::timed_tests::{claim_with, delete, key, namespace, pin, release, renew, retention, time, unpin};
+use super::{RecordKey, State};
 use hearth_proto::v1;
 
 const CLAIMANTS: [&[u8]; 3] = [b"a", b"b", b"c"];
@@ -47,26 +47,25 @@ fn control_command() -> impl Strategy<Value = Body> {
     ]
 }
 
-/// Applies the commands up to a cut, writes every touched record as the store does, goes on with what is
-/// restored from it beside the original, and compares both.
+/// Takes a snapshot at a cut, goes on with what is restored from it beside the original, and compares both.
 fn check_restored(group: GroupId, mut state: State, log: &[(u64, Body)], cut: usize) {
     let cut = cut.min(log.len());
-    let mut stored: BTreeMap<Vec<u8>, Vec<u8>> = state.encode().into_iter().collect();
-    state.take_touched();
     for (stamp_ms, body) in &log[..cut] {
         apply(&mut state, *stamp_ms, body.clone());
-        for key in state.take_touched() {
-            let mut value = Vec::new();
-            match state.read_record(&key, &mut value) {
-                true => stored.insert(key.encode(), value),
-                false => stored.remove(&key.encode()),
-            };
-        }
     }
-    let stored: Vec<_> = stored.into_iter().collect();
-    assert_eq!(stored, state.encode());
+    let (records, walk) = state.begin_snapshot();
+    let mut stored: Vec<_> = records.into_iter().map(|(key, value)| (key.encode(), value)).collect();
+    if let Some(mut walk) = walk {
+        let mut more = true;
+        while more {
+            let mut blocks = Vec::new();
+            more = state.write_snapshot(&mut walk, u32::MAX, &mut blocks).unwrap();
+            stored.push((RecordKey::Blocks.encode(), blocks));
+        }
+        state.end_snapshot(&walk);
+    }
     let mut copy = restored(group, &stored);
-    assert_eq!(copy.encode(), stored);
+    assert_eq!(copy.encode(), state.encode());
     for (stamp_ms, body) in &log[cut..] {
         let outcome = apply(&mut copy, *stamp_ms, body.clone());
         assert_eq!(outcome, apply(&mut state, *stamp_ms, body.clone()), "{body:?}");
