@@ -36,6 +36,11 @@ impl Claims {
         self.by_block.get(id)
     }
 
+    /// Every claimed block, in no order that means anything.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = &BlockId> {
+        self.by_block.keys()
+    }
+
     /// When the first claim ends.
     pub(super) fn first_end_ms(&self) -> Option<u64> {
         self.ends.first_ms()

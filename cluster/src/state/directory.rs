@@ -316,7 +316,17 @@ impl Directory {
         holder.incarnation = incarnation;
         holder.next_sequence = resync.sequence + 1;
         holder.synced = ranges.end as u16;
+        if ranges.end == SHARDS {
+            self.end_claims_on_held_by(node);
+        }
         outcome::resynced(resync.sequence + 1, differing)
+    }
+
+    /// Ends the claims on blocks that a node has brought back.
+    fn end_claims_on_held_by(&mut self, node: NodeId) {
+        let is_held = |id: &&BlockId| self.replicas(id).iter().any(|replica| replica.node == node);
+        let held: Vec<BlockId> = self.timed.claims().blocks().filter(is_held).copied().collect();
+        held.iter().for_each(|id| self.timed.published(id));
     }
 
     /// Fences what a node said under this incarnation and before, and drops some of it.

@@ -5,10 +5,10 @@ use v1::RefusalReason;
 use v1::command::Body;
 use v1::outcome::Kind;
 
-use super::State;
 use super::command::{self, pack_keys};
 use super::record::PinId;
 use super::tests::{apply, as_control, as_directory, control, refusal, report};
+use super::{Digests, State};
 
 pub(super) fn key(number: u8) -> BlockKey {
     BlockKey([number; 32])
@@ -373,6 +373,33 @@ fn a_block_whose_holders_are_all_gone_can_be_claimed() {
     // It came to a node that had been gone, under a registration that the next claimant knows nothing of.
     apply(&mut state, 1, came(7, 4, 1, 1));
     assert_eq!(apply(&mut state, 1, claim_with(1, b"b", 500, &all)), present());
+}
+
+#[test]
+fn a_node_that_brings_a_block_back_ends_the_claim_on_it_and_no_other() {
+    let mut state = directory();
+    apply(&mut state, 1, came(7, 3, 1, 1));
+    apply(&mut state, 1, came(8, 1, 1, 2));
+    let gone = [(7, 3), (8, 1)];
+    for number in [1, 2] {
+        let claimed = apply(&mut state, 1, claim_with(number, b"a", 60_000, &gone));
+        assert!(matches!(claimed, Kind::ClaimGranted(_)));
+    }
+    // Its inventory is found to be what it was: nothing is reported anew.
+    let brought =
+        hearth_proto::BlockDelta { id: block(0, 1), tier: Tier::Host, added: true, payload_len: 1_000 };
+    let resync = v1::ResyncHolder {
+        node_id: 7,
+        incarnation: 4,
+        sequence: 2,
+        tiers: [brought].into_iter().collect::<Digests>().tiers(0..Digests::RANGES),
+        first_range: 0,
+        ranges: Digests::RANGES as u32,
+    };
+    assert!(matches!(apply(&mut state, 2, Body::ResyncHolder(resync)), Kind::HolderResynced(_)));
+    assert_eq!(state.take_news().unclaimed, [block(0, 1)]);
+    assert_eq!(apply(&mut state, 2, claim_with(1, b"b", 500, &gone)), present());
+    assert_eq!(apply(&mut state, 2, claim_with(2, b"b", 500, &gone)), held(b"a", 60_001));
 }
 
 #[test]

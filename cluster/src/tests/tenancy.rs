@@ -20,7 +20,8 @@ fn claim(member: &Member, number: u8, claimant: &'static str, ttl_ms: u64) -> Cl
         let deadline = Instant::now() + LIMIT;
         cluster.claim(DEFAULT, key(number), Bytes::from(claimant), ttl_ms, deadline).await
     });
-    claimed.expect("the group has a leader").state
+    let seen = || member.cluster().groups();
+    claimed.unwrap_or_else(|error| panic!("{error} on node {}: {:?}", member.id, seen())).state
 }
 
 fn granted(state: ClaimState) -> Grant {
