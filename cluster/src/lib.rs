@@ -12,6 +12,7 @@ mod join;
 mod liveness;
 mod lookup;
 mod member;
+pub mod placement;
 mod propose;
 mod raft;
 mod reports;
