@@ -160,7 +160,7 @@ impl Node {
             nvme_capacity_bytes: config.nvme_capacity_bytes,
         })
         .await?;
-        store.set_copies(Arc::new(DirectoryCopies { cluster: cluster.clone(), node_id: member.node_id }));
+        store.set_copies(Arc::new(DirectoryCopies(cluster.clone())));
         vitals.opened(&store, &cluster);
         let data_plane = DataPlane::start()?;
         let mut node =

@@ -120,6 +120,13 @@ impl BlockTable {
         }
     }
 
+    /// Visits one of 256 equal parts of the slots.
+    pub(super) fn for_each_in_range(&self, range: u8, mut visit: impl FnMut(&BlockId, &[Replica])) {
+        let bound = |range: usize| self.slab.len() * range / 256;
+        let part = &self.slab[bound(usize::from(range))..bound(usize::from(range) + 1)];
+        part.iter().flatten().for_each(|(id, replicas)| visit(id, replicas.as_slice()));
+    }
+
     #[cfg(test)]
     pub(super) fn ids(&self) -> impl Iterator<Item = BlockId> + '_ {
         self.slab.iter().flatten().map(|(id, _)| *id)

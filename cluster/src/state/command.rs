@@ -5,7 +5,7 @@ use hearth_proto::{BlockDelta, BlockId, BlockKey, NamespaceId, Tier, v1};
 use v1::command::Body;
 
 /// The newest command format that this build applies.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// The first that knows of several directory groups.
 pub(crate) const SPLIT_SINCE: u32 = 2;
@@ -17,6 +17,7 @@ pub(crate) const DELTA_BYTES: usize = 42;
 pub(crate) fn new(body: Body) -> v1::Command {
     let version = match &body {
         Body::FoundCluster(found) if found.directory_groups > 1 => SPLIT_SINCE,
+        Body::DrainNode(_) | Body::PutPolicy(_) => 3,
         _ => 1,
     };
     v1::Command { version, stamp_ms: 0, body: Some(body) }

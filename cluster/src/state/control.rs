@@ -38,6 +38,11 @@ impl Control {
         self.cluster.as_ref().and_then(|cluster| DirectoryGroups::from_wire(cluster.directory_groups).ok())
     }
 
+    /// What holds for all nodes; the default until somebody says otherwise.
+    pub(crate) fn policy(&self) -> v1::ClusterPolicy {
+        self.cluster.as_ref().and_then(|cluster| cluster.policy).unwrap_or_default()
+    }
+
     /// Every node that was ever admitted, by id.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &v1::NodeRecord> {
         self.nodes.values()
@@ -56,12 +61,16 @@ impl Control {
     pub(super) fn apply(&mut self, stamp_ms: u64, body: &Body) -> v1::Outcome {
         match body {
             Body::FoundCluster(found) => self.found(stamp_ms, found),
-            Body::AdmitNode(_) | Body::RegisterNode(_) | Body::NodeDown(_) if self.cluster.is_none() => {
+            Body::AdmitNode(_) | Body::RegisterNode(_) | Body::NodeDown(_) | Body::DrainNode(_)
+                if self.cluster.is_none() =>
+            {
                 refused(RefusalReason::NotFounded, "the cluster is not founded yet")
             }
             Body::AdmitNode(admit) => self.admit(stamp_ms, admit),
             Body::RegisterNode(register) => self.register(stamp_ms, register),
             Body::NodeDown(down) => self.mark_down(stamp_ms, down),
+            Body::DrainNode(drain) => self.drain(stamp_ms, drain),
+            Body::PutPolicy(put) => self.put_policy(put),
             _ => outcome::wrong_group(),
         }
     }
@@ -199,6 +208,44 @@ impl Control {
         self.serving.remove(&id);
         self.touched.push(RecordKey::Node(id));
         outcome::marked(true)
+    }
+
+    fn drain(&mut self, stamp_ms: u64, drain: &v1::DrainNode) -> v1::Outcome {
+        let id = NodeId(drain.node_id);
+        let Some(node) = self.nodes.get_mut(&id) else {
+            return refused(RefusalReason::UnknownNode, format!("node {id} was never admitted"));
+        };
+        let (from, to) = if drain.undo {
+            (NodeState::Draining, NodeState::Up)
+        } else {
+            (NodeState::Up, NodeState::Draining)
+        };
+        let changed = node.state() == from;
+        if changed {
+            node.set_state(to);
+            node.changed_at_ms = stamp_ms;
+            self.touched.push(RecordKey::Node(id));
+        }
+        outcome::done(changed)
+    }
+
+    fn put_policy(&mut self, put: &v1::PutPolicy) -> v1::Outcome {
+        let Some(cluster) = &mut self.cluster else {
+            return refused(RefusalReason::NotFounded, "the cluster is not founded yet");
+        };
+        let Some(policy) = put.policy else {
+            return refused(RefusalReason::Malformed, "the policy is missing");
+        };
+        if policy.replicas > limits::REPLICAS_MAX {
+            let detail = format!("a block has at most {} replicas", limits::REPLICAS_MAX);
+            return refused(RefusalReason::Limit, detail);
+        }
+        let changed = cluster.policy != Some(policy);
+        if changed {
+            cluster.policy = Some(policy);
+            self.touched.push(RecordKey::Cluster);
+        }
+        outcome::done(changed)
     }
 
     pub(super) fn take_touched(&mut self) -> Vec<RecordKey> {

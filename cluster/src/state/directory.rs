@@ -48,6 +48,24 @@ impl Directory {
         self.holders.iter().map(|(node, holder)| (*node, holder.incarnation, holder.slots.len()))
     }
 
+    /// Payload bytes that a node claims to hold on a tier.
+    pub(crate) fn held_bytes(&self, node: NodeId, tier: Tier) -> u64 {
+        let Some(holder) = self.holders.get(&node) else { return 0 };
+        let claims = holder.slots.iter().filter_map(|slot| self.blocks.replicas(*slot));
+        claims
+            .filter_map(|replicas| replicas.iter().find(|replica| replica.node == node))
+            .filter(|replica| replica.tiers & tier_bit(tier) != 0)
+            .map(|replica| u64::from(replica.payload_len))
+            .sum()
+    }
+
+    /// Visits every block of one of the 256 ranges with its replicas and the payload's length in bytes.
+    pub(crate) fn for_each_in_range(&self, range: u8, mut visit: impl FnMut(&BlockId, u32, &[Replica])) {
+        self.blocks.for_each_in_range(range, |id, replicas| {
+            visit(id, replicas.first().map_or(0, |replica| replica.payload_len), replicas);
+        });
+    }
+
     /// Blocks with at least one claim.
     pub(crate) fn block_count(&self) -> usize {
         self.blocks.len()
