@@ -10,45 +10,43 @@ use crate::cluster::{Cluster, now_ms};
 use crate::placement::{HeldCopy, Site, Sites};
 use crate::state::{Replica, State, tier_bit};
 
-/// The cluster at one moment, as copies depend on it.
-#[derive(Clone, Debug, Default)]
-pub struct CopyPlan {
-    /// The nodes that serve.
-    pub sites: Sites,
+/// How many copies each block is to have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CopyPolicy {
     /// What holds for all nodes.
-    pub policy: v1::ClusterPolicy,
+    pub cluster: v1::ClusterPolicy,
     /// Copies of each block of a namespace, where it has a say of its own.
     namespaces: FxHashMap<NamespaceId, u32>,
 }
 
-impl CopyPlan {
+impl CopyPolicy {
     /// Copies that each block of a namespace is to have.
     pub fn replicas_of(&self, namespace: NamespaceId) -> usize {
         let own = self.namespaces.get(&namespace).copied().unwrap_or(0);
-        let replicas = if own == 0 { self.policy.replicas } else { own };
+        let replicas = if own == 0 { self.cluster.replicas } else { own };
         replicas.max(1) as usize
     }
 
     /// The most copies that any block is to have.
     pub fn replicas_max(&self) -> usize {
         let most = self.namespaces.values().copied().max().unwrap_or(0);
-        most.max(self.policy.replicas).max(1) as usize
+        most.max(self.cluster.replicas).max(1) as usize
     }
 }
 
 impl Cluster {
-    /// What holds for all nodes, as this node's copy of the control state has it.
-    pub fn policy(&self) -> v1::ClusterPolicy {
+    /// How many copies blocks are to have, as this node's copy of the control state has it.
+    pub fn copy_policy(&self) -> CopyPolicy {
         let replicated = self.0.control.replicated();
-        let State::Control(control) = &replicated.state else { return v1::ClusterPolicy::default() };
-        control.policy()
+        let State::Control(control) = &replicated.state else { return CopyPolicy::default() };
+        CopyPolicy { cluster: control.policy(), namespaces: FxHashMap::default() }
     }
 
-    /// What copies depend on, as of now.
-    pub fn copy_plan(&self) -> CopyPlan {
+    /// The nodes that serve, as placement sees them now.
+    pub fn sites(&self) -> Sites {
         let (policy, records) = {
             let replicated = self.0.control.replicated();
-            let State::Control(control) = &replicated.state else { return CopyPlan::default() };
+            let State::Control(control) = &replicated.state else { return Sites::default() };
             let serves = |node: &&v1::NodeRecord| control.serving_incarnation(NodeId(node.node_id)).is_some();
             (control.policy(), control.nodes().filter(serves).cloned().collect::<Vec<_>>())
         };
@@ -68,7 +66,7 @@ impl Cluster {
             }
         };
         let sites: Vec<Site> = records.into_iter().map(site).collect();
-        CopyPlan { sites: Sites::new(&sites, policy.ramp_ms), policy, namespaces: FxHashMap::default() }
+        Sites::new(&sites, policy.ramp_ms)
     }
 
     /// The copies of one block that count.

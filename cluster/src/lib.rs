@@ -26,7 +26,7 @@ mod tests;
 pub use cluster::Cluster;
 pub use config::{ClusterConfig, NodeAddresses};
 pub use error::{FoundError, JoinError, MemberError, ProposeError, StartError};
-pub use holdings::CopyPlan;
+pub use holdings::CopyPolicy;
 pub use join::{JoinGrant, JoinRequest, request_join};
 pub use lookup::{LookupAnswer, ReplicaView, ReplicaViews};
 pub use source::{BlockSource, DeltaStatus};

@@ -257,8 +257,13 @@ pub const COPY_DELAY_MS: u64 = 200;
 pub const COPY_SETTLE_MS: u64 = 10_000;
 /// Pause between looks at the cluster's state and at ranges of the directory.
 pub const REPAIR_TICK_MS: u64 = 100;
-/// Pause before the directory is searched again for what could not be copied, or for what a drain left.
+/// How old may be what is known of the room on other nodes.
+pub const REPAIR_SITES_MS: u64 = 1_000;
+/// Pause before the directory is searched again for what could not be copied, or for what a drain left;
+/// doubles while nothing is gained by it.
 pub const REPAIR_RESCAN_MS: u64 = 2_000;
+/// The longest such pause.
+pub const REPAIR_RESCAN_MS_MAX: u64 = 60_000;
 /// How long an answer about the progress of drains is given again.
 pub const PROGRESS_FRESH_MS: u64 = 500;
 /// The time over which the rate of a drain is taken.
@@ -301,6 +306,7 @@ const _: () = {
     assert!(METADATA_RESERVE_BYTES_MIN <= METADATA_RESERVE_BYTES);
     assert!(COPIES_OF_NEW_IN_FLIGHT_MAX < COPIES_IN_FLIGHT_MAX);
     assert!(COPIES_IN_FLIGHT_MAX <= CONNECTION_BLOCKS_IN_WORK_MAX);
+    assert!(REPAIR_TICK_MS <= REPAIR_RESCAN_MS && REPAIR_RESCAN_MS <= REPAIR_RESCAN_MS_MAX);
     assert!(COPY_DELAY_MS < COPY_SETTLE_MS && COPY_PAUSE_MS < COPY_MS_MAX);
     // A node that is silent is not yet down for as long; then it has the grace.
     assert!(REPAIR_GRACE_MS > NODE_DOWN_AFTER_MS);

@@ -14,6 +14,9 @@ mod http;
 pub mod identity;
 mod metrics;
 mod node;
+mod operate;
+mod progress;
+mod repair;
 mod vitals;
 
 pub use node::{Endpoints, Node, NodeError};

@@ -9,6 +9,7 @@ use hearth_proto::limits::{GRPC_MESSAGE_BYTES_MAX, GRPC_STREAMS_MAX};
 use hearth_proto::v1::admin_server::AdminServer;
 use hearth_proto::v1::announce_server::AnnounceServer;
 use hearth_proto::v1::directory_server::DirectoryServer;
+use hearth_proto::v1::operate_server::OperateServer;
 use hearth_proto::{ClusterId, DirectoryGroups, NodeId};
 use hearth_store::{Store, StoreConfig};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -26,6 +27,9 @@ use crate::data_plane::DataPlane;
 use crate::grpc::GrpcService;
 use crate::http::{self, HttpState};
 use crate::identity::{DataDir, IdentityError, Member};
+use crate::operate::OperateService;
+use crate::progress::Progress;
+use crate::repair::{CopyCounters, NewBlocks, Repair, RepairParts};
 use crate::vitals::Vitals;
 
 /// How long a first start waits for the member that it was told to join.
@@ -101,6 +105,13 @@ pub struct Endpoints {
     pub http: SocketAddr,
 }
 
+/// What the parts of a node that deal with copies share.
+struct Copying {
+    news: Arc<NewBlocks>,
+    counters: Arc<CopyCounters>,
+    grace: Duration,
+}
+
 /// A running node.
 pub struct Node {
     endpoints: Endpoints,
@@ -108,6 +119,7 @@ pub struct Node {
     cluster: Cluster,
     vitals: Arc<Vitals>,
     data_plane: DataPlane,
+    copying: Copying,
     stop: CancellationToken,
     tasks: JoinSet<Result<(), NodeError>>,
     _data_dir: DataDir,
@@ -161,10 +173,15 @@ impl Node {
         })
         .await?;
         store.set_copies(Arc::new(DirectoryCopies(cluster.clone())));
-        vitals.opened(&store, &cluster);
+        let copying = Copying {
+            news: Arc::new(NewBlocks::new(config.nvme_capacity_bytes > 0)),
+            counters: Arc::default(),
+            grace: Duration::from_millis(config.repair_grace_ms),
+        };
+        vitals.opened(&store, &cluster, &copying.counters);
         let data_plane = DataPlane::start()?;
         let mut node =
-            Self { endpoints, store, cluster, vitals, data_plane, stop, tasks, _data_dir: data_dir };
+            Self { endpoints, store, cluster, vitals, data_plane, copying, stop, tasks, _data_dir: data_dir };
         if let Err(error) = node.begin(listeners.control, listeners.data, member) {
             node.close().await;
             return Err(error);
@@ -215,7 +232,8 @@ impl Node {
 
     fn begin(&mut self, control: TcpListener, data: TcpListener, member: Member) -> Result<(), NodeError> {
         self.serve(control, data, member)?;
-        let (cluster, source) = (self.cluster.clone(), Arc::new(StoreSource(self.store.clone())));
+        let source = StoreSource { store: self.store.clone(), news: Arc::clone(&self.copying.news) };
+        let (cluster, source) = (self.cluster.clone(), Arc::new(source));
         let founding = member.founder.then(|| self._data_dir.identity().uuid_bytes());
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
@@ -267,6 +285,9 @@ impl Node {
             .services()
             .add_service(DirectoryServer::new(grpc.clone()).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(AnnounceServer::new(announced))
+            .add_service(OperateServer::new(OperateService {
+                progress: Progress::new(self.cluster.clone(), Arc::clone(&self.copying.counters)),
+            }))
             .add_service(AdminServer::new(grpc));
         // The server's own setting does not reach connections of a listener it is given: without this,
         // each answer may wait 40 ms for the peer's delayed acknowledgement.
@@ -292,12 +313,31 @@ impl Node {
             cluster: self.cluster.clone(),
             announcer,
             member,
+            news: Arc::clone(&self.copying.news),
         });
         let serve_blocks = self.data_plane.serve(data, blocks, self.stop.clone())?;
         self.tasks.spawn(async move {
             serve_blocks.await.map_err(|e| NodeError::Listener { service: "block", problem: e.to_string() })
         });
+        self.make_copies();
         Ok(())
+    }
+}
+
+impl Node {
+    /// Makes the copies that blocks lack, where blocks are moved.
+    fn make_copies(&mut self) {
+        let repair = Repair::new(RepairParts {
+            cluster: self.cluster.clone(),
+            store: self.store.clone(),
+            news: Arc::clone(&self.copying.news),
+            counters: Arc::clone(&self.copying.counters),
+            grace: self.copying.grace,
+        });
+        let ended = self.data_plane.spawn(repair.run(self.stop.clone()));
+        self.tasks.spawn(async move {
+            ended.await.map_err(|e| NodeError::Listener { service: "copy", problem: e.to_string() })
+        });
     }
 }
 

@@ -127,15 +127,15 @@ impl Sites {
         if chosen.len() >= replicas {
             return chosen;
         }
-        let is_open = |site: &&Weighed| {
-            site.takes && !chosen.contains(&site.node) && !avoid.contains(&site.node)
-        };
+        let is_open =
+            |site: &&Weighed| site.takes && !chosen.contains(&site.node) && !avoid.contains(&site.node);
         let mut open: Vec<(f64, &Weighed)> =
             self.nodes.iter().filter(is_open).map(|site| (race(id, site), site)).collect();
         // The earliest finish wins; equal ones are told apart by the id.
         open.sort_unstable_by(|(a, x), (b, y)| a.total_cmp(b).then(x.node.cmp(&y.node)));
         while chosen.len() < replicas && !open.is_empty() {
-            let used = |site: &Weighed| uses.iter().find(|(zone, _)| *zone == site.zone).map_or(0, |(_, n)| *n);
+            let used =
+                |site: &Weighed| uses.iter().find(|(zone, _)| *zone == site.zone).map_or(0, |(_, n)| *n);
             let best = (0..open.len()).min_by_key(|at| used(open[*at].1)).expect("it is not empty");
             let (_, site) = open.remove(best);
             chosen.push(site.node);
@@ -167,6 +167,11 @@ impl Sites {
             .min()
             .map(|(.., node)| node)?;
         Some(Shortage { responsible, settled, missing, durable })
+    }
+
+    /// Whether copies can be durable: there are nodes with NVMe that take some.
+    pub fn has_durable(&self) -> bool {
+        self.nodes.iter().any(|site| site.takes && !site.memory_lasts)
     }
 
     /// Whether what this node holds stays there.
@@ -208,7 +213,8 @@ fn race(id: &BlockId, site: &Weighed) -> f64 {
 fn mix(id: &BlockId, node: NodeId) -> u64 {
     let (words, _) = id.key.0.as_chunks::<8>();
     let key = words.iter().fold(0_u64, |mixed, word| mixed.rotate_left(19) ^ u64::from_le_bytes(*word));
-    let mut mixed = key ^ u64::from(id.namespace.0).rotate_left(32) ^ node.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut mixed =
+        key ^ u64::from(id.namespace.0).rotate_left(32) ^ node.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     // The end of SplitMix64, twice, so that neighbouring ids differ everywhere.
     for _ in 0..2 {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -42,14 +42,15 @@ fn shares(sites: &Sites) -> FxHashMap<NodeId, u32> {
 fn any_sites() -> impl Strategy<Value = Vec<Site>> {
     let one = (0..4_usize, 1..50_u64, 0..60_u64, 0..200_000_u64, prop::bool::weighted(0.85));
     proptest::collection::vec(one, 1..12).prop_map(|sites| {
-        let one = |(index, (zone, capacity, used, up_ms, takes)): (usize, (usize, u64, u64, u64, bool))| Site {
-            zone: ["", "a", "b", "c"][zone].into(),
-            capacity_bytes: capacity * GIB,
-            used_bytes: used * GIB,
-            up_ms,
-            takes,
-            ..site(index as u64 + 1, "")
-        };
+        let one =
+            |(index, (zone, capacity, used, up_ms, takes)): (usize, (usize, u64, u64, u64, bool))| Site {
+                zone: ["", "a", "b", "c"][zone].into(),
+                capacity_bytes: capacity * GIB,
+                used_bytes: used * GIB,
+                up_ms,
+                takes,
+                ..site(index as u64 + 1, "")
+            };
         sites.into_iter().enumerate().map(one).collect()
     })
 }

@@ -358,7 +358,11 @@ fn a_drain_begins_and_ends_and_repeating_it_changes_nothing() {
     ] {
         assert_eq!(apply(&mut state, 9, drain(1, undo)), done(changed));
         assert_eq!(as_control(&state).node(NodeId(1)).unwrap().state(), expected);
-        assert_eq!(as_control(&state).serving_incarnation(NodeId(1)), Some(Incarnation(1)), "it still serves");
+        assert_eq!(
+            as_control(&state).serving_incarnation(NodeId(1)),
+            Some(Incarnation(1)),
+            "it still serves"
+        );
     }
     assert_eq!(refusal(&apply(&mut state, 9, drain(7, false))), RefusalReason::UnknownNode);
 }
