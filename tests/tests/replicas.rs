@@ -123,11 +123,21 @@ async fn every_block_outlives_any_node_and_gets_its_copies_back() {
 async fn a_node_that_merely_restarts_has_nothing_copied_for_it() {
     let mut cluster = start(3, 600_000).await;
     cluster.set_policy(two()).await.expect("the policy is committed");
-    let chain = chain(1, 100);
     let client = cluster.client(2).await.expect("node 2 answers");
-    put_all(&client, &chain, BLOCK, AckLevel::Durable).await.expect("stored");
     let reader = survivor(&cluster, 0).await;
-    let chains = [chain];
+    // What comes before node 2 has heard of the policy waits for a search, which waits for the grace.
+    let mut seed = 1_000;
+    TestCluster::wait_until("new blocks are copied", PATIENCE, async || {
+        seed += 1;
+        let probe = chain(seed, 1);
+        put_all(&client, &probe, BLOCK, AckLevel::Durable).await.expect("stored");
+        let copied = async || holders(&reader, &probe).await[0].len() == 2;
+        TestCluster::wait_until("the probe is copied", Duration::from_secs(1), copied).await.is_ok()
+    })
+    .await
+    .expect("the policy is heard of");
+    let chains = [chain(1, 100)];
+    put_all(&client, &chains[0], BLOCK, AckLevel::Durable).await.expect("stored");
     wait_copies(&reader, &chains, 2, None).await;
     let gone = cluster.node_id(2).await.expect("it knows its id");
     cluster.nodes[2].kill().expect("node 2 was running");
