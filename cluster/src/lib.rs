@@ -13,6 +13,7 @@ mod join;
 mod liveness;
 mod lookup;
 mod member;
+mod pipe;
 pub mod placement;
 mod propose;
 mod raft;
@@ -23,7 +24,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, grpc_server};
 pub use config::{ClusterConfig, NodeAddresses};
 pub use error::{FoundError, JoinError, MemberError, ProposeError, StartError};
 pub use holdings::CopyPolicy;

@@ -126,16 +126,15 @@ async fn a_node_that_merely_restarts_has_nothing_copied_for_it() {
     let client = cluster.client(2).await.expect("node 2 answers");
     let reader = survivor(&cluster, 0).await;
     // What comes before node 2 has heard of the policy waits for a search, which waits for the grace.
-    let mut seed = 1_000;
-    TestCluster::wait_until("new blocks are copied", PATIENCE, async || {
-        seed += 1;
+    for seed in 1_000.. {
         let probe = chain(seed, 1);
         put_all(&client, &probe, BLOCK, AckLevel::Durable).await.expect("stored");
         let copied = async || holders(&reader, &probe).await[0].len() == 2;
-        TestCluster::wait_until("the probe is copied", Duration::from_secs(1), copied).await.is_ok()
-    })
-    .await
-    .expect("the policy is heard of");
+        if TestCluster::wait_until("the probe is copied", Duration::from_secs(2), copied).await.is_ok() {
+            break;
+        }
+        assert!(seed < 1_030, "new blocks are not copied:\n{}", cluster.nodes[2].log_tail());
+    }
     let chains = [chain(1, 100)];
     put_all(&client, &chains[0], BLOCK, AckLevel::Durable).await.expect("stored");
     wait_copies(&reader, &chains, 2, None).await;

@@ -189,7 +189,7 @@ impl Member {
                 Err(error) => assert!(Instant::now() < until, "{error}"),
             }
         };
-        let server = tonic::transport::Server::builder().add_routes(cluster.services());
+        let server = crate::grpc_server().add_routes(cluster.services());
         runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         self.process = Some(Process { runtime, cluster, shutdown: CancellationToken::new(), work: None });
         if works {
@@ -224,7 +224,7 @@ impl Member {
 
     /// Changes the folder of the stopped member.
     pub(super) fn damage(&self, change: impl Fn(&Database)) {
-        let identity = Identity { node: self.id, cluster: CLUSTER };
+        let identity = Identity { node: self.id, cluster: CLUSTER, directory_groups: 1 };
         change(&Database::open(self.dir.path(), identity).unwrap());
     }
 
