@@ -223,3 +223,36 @@ async fn a_drained_node_takes_nothing_with_it() {
     }
     assert!(holders(&reader, &durable).await.iter().all(|nodes| nodes.iter().any(|node| *node != drained)));
 }
+
+/// `cargo test --release -p hearth-tests --test replicas -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn what_a_drain_and_copies_move() {
+    const COUNT: usize = 2_000;
+    const LARGE: usize = 256 << 10;
+    let mut cluster = start(3, 200).await;
+    let all = chain(1, COUNT);
+    let client = cluster.client(2).await.expect("node 2 answers");
+    put_all(&client, &all, LARGE, AckLevel::Durable).await.expect("stored");
+    let unbounded = v1::ClusterPolicy { repair_bytes_per_second: 1 << 40, ..Default::default() };
+    cluster.set_policy(unbounded).await.expect("the policy is committed");
+    let bytes = (COUNT * LARGE) as f64 / f64::from(1 << 20);
+    let begun = std::time::Instant::now();
+    cluster.drain(2, false).await.expect("the drain begins");
+    TestCluster::wait_until("nothing remains", PATIENCE, async || {
+        let progress = cluster.progress(1).await.expect("node 1 answers");
+        progress.drains.len() == 1 && progress.drains[0].remaining_blocks == 0
+    })
+    .await
+    .expect("the drain comes to its end");
+    println!("a drain of {bytes} MiB: {:.0} MiB/s", bytes / begun.elapsed().as_secs_f64());
+    let reader = survivor(&cluster, 0).await;
+    let begun = std::time::Instant::now();
+    cluster
+        .set_policy(v1::ClusterPolicy { replicas: 2, ..unbounded })
+        .await
+        .expect("the policy is committed");
+    let drained = cluster.node_id(2).await.expect("it knows its id");
+    wait_copies(&reader, &[all], 2, Some(drained)).await;
+    println!("a second copy of {bytes} MiB: {:.0} MiB/s", bytes / begun.elapsed().as_secs_f64());
+}

@@ -203,3 +203,26 @@ fn what_no_node_can_take_is_not_missing() {
     let avoided = Sites::new(&[site(1, ""), site(2, "")], 0);
     assert_eq!(avoided.choose(&block(1), &ids(&[1]), 2, &ids(&[2]))[..], ids(&[1])[..]);
 }
+
+/// `cargo test --release -p hearth-cluster --lib -- --ignored --nocapture what_judging_and_choosing_cost`
+#[test]
+#[ignore = "a measurement"]
+fn what_judging_and_choosing_cost() {
+    const BLOCKS: u64 = 1_000_000;
+    for nodes in [3, 100] {
+        let sites: Vec<_> = (1..=nodes).map(|n| site(n, ["a", "b", "c"][n as usize % 3])).collect();
+        let sites = Sites::new(&sites, 0);
+        let begun = std::time::Instant::now();
+        let held = |n: u64| [on(n % nodes + 1, true, true), on((n + 1) % nodes + 1, false, true)];
+        let short = (0..BLOCKS).filter(|n| sites.judge(&block(*n), &held(*n), 2).is_some()).count();
+        assert_eq!(short, 0);
+        let judging = begun.elapsed();
+        let begun = std::time::Instant::now();
+        let chosen: usize =
+            (0..BLOCKS / 10).map(|n| sites.choose(&block(n), &[NodeId(n % nodes + 1)], 2, &[]).len()).sum();
+        assert_eq!(chosen as u64, BLOCKS / 5);
+        let per = |elapsed: std::time::Duration, count| elapsed.as_nanos() / u128::from(count);
+        let (judge, choose) = (per(judging, BLOCKS), per(begun.elapsed(), BLOCKS / 10));
+        println!("{nodes} nodes: {judge} ns to judge a block, {choose} ns to choose its nodes");
+    }
+}

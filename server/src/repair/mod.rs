@@ -4,8 +4,8 @@
 //! Every node looks after the blocks for which it is the responsible holder, as
 //! [`hearth_cluster::placement`] says, and pushes them to the nodes that shall have them. The directory is
 //! the list of what is to be done, so nothing is lost when a node stops: it is searched when the nodes or
-//! the policy change, never in between, and not at all while one copy of each block is enough. What a node
-//! evicts for want of room is not made again until then, or full nodes would copy for ever.
+//! the policy change, now and then in between, and not at all while one copy of each block is enough. What a
+//! node evicts for want of room is not made again until then, or full nodes would copy for ever.
 //!
 //! Engines come first: copies are bounded in number and bytes, repairs and drains also in bytes a second,
 //! reads of the disk wait behind all others, and no copy is a use of its block.
@@ -28,8 +28,8 @@ use futures::stream::FuturesUnordered;
 use hearth_cluster::Cluster;
 use hearth_proto::limits::{
     COPIES_IN_FLIGHT_MAX, COPIES_OF_NEW_IN_FLIGHT_MAX, COPY_ATTEMPTS_MAX, COPY_BYTES_IN_FLIGHT_MAX,
-    COPY_QUEUE_MAX, REPAIR_BYTES_PER_SECOND_DEFAULT, REPAIR_RESCAN_MS, REPAIR_RESCAN_MS_MAX, REPAIR_SITES_MS,
-    REPAIR_TICK_MS,
+    COPY_QUEUE_MAX, REPAIR_BYTES_PER_SECOND_DEFAULT, REPAIR_RESCAN_MS, REPAIR_RESCAN_MS_MAX,
+    REPAIR_SEARCH_EVERY_MS, REPAIR_SITES_MS, REPAIR_TICK_MS,
 };
 use hearth_proto::v1::NodeState;
 use hearth_proto::{BlockId, NodeId, v1};
@@ -48,6 +48,8 @@ pub(crate) use news::NewBlocks;
 
 const RESCAN: Duration = Duration::from_millis(REPAIR_RESCAN_MS);
 const RESCAN_MAX: Duration = Duration::from_millis(REPAIR_RESCAN_MS_MAX);
+/// Replicas that are lost without a change among the nodes, as by damage, are made again by then.
+const SEARCH_EVERY: Duration = Duration::from_millis(REPAIR_SEARCH_EVERY_MS);
 const SITES_AGE_MAX: Duration = Duration::from_millis(REPAIR_SITES_MS);
 
 /// What makes copies needs of the node.
@@ -79,6 +81,7 @@ pub(crate) struct Repair {
     /// How long the next search waits, and what the last one found: those that change nothing become rare.
     pause: Duration,
     found_last: u64,
+    searched_at: Instant,
     sites_from: Instant,
     /// Something was found, or came, that is not in the queue.
     left_out: bool,
@@ -104,6 +107,7 @@ impl Repair {
             search_at: None,
             pause: RESCAN,
             found_last: u64::MAX,
+            searched_at: Instant::now(),
             sites_from: Instant::now(),
             left_out: false,
             active: false,
@@ -156,11 +160,15 @@ impl Repair {
             return;
         }
         let asks_anew = policy != self.plan.policy;
+        let is_time = now.saturating_duration_since(self.searched_at) >= SEARCH_EVERY;
         if changed || asks_anew || began {
             self.links.keep(&nodes);
             let address = |node: &v1::Node| (NodeId(node.node_id), node.data_address.clone());
             self.addresses = Arc::new(nodes.iter().map(address).collect());
+        }
+        if changed || asks_anew || began || is_time {
             self.search_at = Some(now);
+            self.searched_at = now;
             (self.pause, self.found_last) = (RESCAN, u64::MAX);
         }
         let is_old = now.saturating_duration_since(self.sites_from) >= SITES_AGE_MAX;
