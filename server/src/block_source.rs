@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,11 +12,15 @@ use hearth_cluster::{BlockKeeper, BlockSource, Cluster, DeltaStatus};
 use hearth_proto::{BlockDelta, BlockId, Retention};
 use hearth_store::{PinError, Store};
 
+use crate::repair::NewBlocks;
+
 /// One node's holdings, as the cluster's reporter reads them.
 pub(crate) struct StoreSource {
     pub(crate) store: Store,
     /// Told of what came, so that it is kept as the cluster says.
     pub(crate) cluster: Cluster,
+    /// Told of what is new, so that it is copied.
+    pub(crate) news: Arc<NewBlocks>,
 }
 
 impl BlockSource for StoreSource {
@@ -26,6 +31,7 @@ impl BlockSource for StoreSource {
     fn take_deltas(&self, max: usize, out: &mut Vec<BlockDelta>) -> DeltaStatus {
         let known = out.len();
         let status = self.store.take_deltas(max, out);
+        self.news.observe(&out[known..]);
         let came: Vec<BlockId> =
             out[known..].iter().filter(|delta| delta.added).map(|delta| delta.id).collect();
         if !came.is_empty() {
@@ -34,7 +40,10 @@ impl BlockSource for StoreSource {
         match status {
             hearth_store::DeltaStatus::Complete => DeltaStatus::Complete,
             hearth_store::DeltaStatus::More => DeltaStatus::More,
-            hearth_store::DeltaStatus::Overflowed => DeltaStatus::Overflowed,
+            hearth_store::DeltaStatus::Overflowed => {
+                self.news.missed_some();
+                DeltaStatus::Overflowed
+            }
         }
     }
 

@@ -17,6 +17,8 @@ pub mod identity;
 mod metrics;
 mod node;
 mod operate;
+mod progress;
+mod repair;
 mod retention;
 mod vitals;
 

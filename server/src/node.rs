@@ -31,6 +31,8 @@ use crate::grpc::GrpcService;
 use crate::http::{self, HttpState};
 use crate::identity::{DataDir, IdentityError, Member};
 use crate::operate::OperateService;
+use crate::progress::Progress;
+use crate::repair::{CopyCounters, NewBlocks, Repair, RepairParts};
 use crate::retention::RetentionService;
 use crate::vitals::Vitals;
 
@@ -107,6 +109,13 @@ pub struct Endpoints {
     pub http: SocketAddr,
 }
 
+/// What the parts of a node that deal with copies share.
+struct Copying {
+    news: Arc<NewBlocks>,
+    counters: Arc<CopyCounters>,
+    grace: Duration,
+}
+
 /// A running node.
 pub struct Node {
     endpoints: Endpoints,
@@ -114,6 +123,7 @@ pub struct Node {
     cluster: Cluster,
     vitals: Arc<Vitals>,
     data_plane: DataPlane,
+    copying: Copying,
     stop: CancellationToken,
     tasks: JoinSet<Result<(), NodeError>>,
     _data_dir: DataDir,
@@ -166,11 +176,16 @@ impl Node {
             nvme_capacity_bytes: config.nvme_capacity_bytes,
         })
         .await?;
-        store.set_copies(Arc::new(DirectoryCopies { cluster: cluster.clone(), node_id: member.node_id }));
-        vitals.opened(&store, &cluster);
+        store.set_copies(Arc::new(DirectoryCopies(cluster.clone())));
+        let copying = Copying {
+            news: Arc::new(NewBlocks::new(config.nvme_capacity_bytes > 0)),
+            counters: Arc::default(),
+            grace: Duration::from_millis(config.repair_grace_ms),
+        };
+        vitals.opened(&store, &cluster, &copying.counters);
         let data_plane = DataPlane::start()?;
         let mut node =
-            Self { endpoints, store, cluster, vitals, data_plane, stop, tasks, _data_dir: data_dir };
+            Self { endpoints, store, cluster, vitals, data_plane, copying, stop, tasks, _data_dir: data_dir };
         if let Err(error) = node.begin(listeners.control, listeners.data, member) {
             node.close().await;
             return Err(error);
@@ -222,7 +237,11 @@ impl Node {
     fn begin(&mut self, control: TcpListener, data: TcpListener, member: Member) -> Result<(), NodeError> {
         self.serve(control, data, member)?;
         let cluster = self.cluster.clone();
-        let source = Arc::new(StoreSource { store: self.store.clone(), cluster: cluster.clone() });
+        let source = Arc::new(StoreSource {
+            store: self.store.clone(),
+            cluster: cluster.clone(),
+            news: Arc::clone(&self.copying.news),
+        });
         let (keeping, keeper) = (cluster.clone(), Arc::new(StoreKeeper::new(self.store.clone())));
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
@@ -291,8 +310,11 @@ impl Node {
                 cluster: self.cluster.clone(),
                 store: self.store.clone(),
             }))
-            .add_service(OperateServer::new(OperateService { cluster: self.cluster.clone() }))
             .add_service(AnnounceServer::new(announced))
+            .add_service(OperateServer::new(OperateService {
+                cluster: self.cluster.clone(),
+                progress: Progress::new(self.cluster.clone(), Arc::clone(&self.copying.counters)),
+            }))
             .add_service(AdminServer::new(grpc));
         // The server's own setting does not reach connections of a listener it is given: without this,
         // each answer may wait 40 ms for the peer's delayed acknowledgement.
@@ -315,12 +337,31 @@ impl Node {
             cluster: self.cluster.clone(),
             announcer,
             member,
+            news: Arc::clone(&self.copying.news),
         });
         let serve_blocks = self.data_plane.serve(data, blocks, self.stop.clone())?;
         self.tasks.spawn(async move {
             serve_blocks.await.map_err(|e| NodeError::Listener { service: "block", problem: e.to_string() })
         });
+        self.make_copies();
         Ok(())
+    }
+}
+
+impl Node {
+    /// Makes the copies that blocks lack, where blocks are moved.
+    fn make_copies(&mut self) {
+        let repair = Repair::new(RepairParts {
+            cluster: self.cluster.clone(),
+            store: self.store.clone(),
+            news: Arc::clone(&self.copying.news),
+            counters: Arc::clone(&self.copying.counters),
+            grace: self.copying.grace,
+        });
+        let ended = self.data_plane.spawn(repair.run(self.stop.clone()));
+        self.tasks.spawn(async move {
+            ended.await.map_err(|e| NodeError::Listener { service: "copy", problem: e.to_string() })
+        });
     }
 }
 

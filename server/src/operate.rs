@@ -6,11 +6,12 @@ use hearth_proto::v1::operate_server::Operate;
 use tonic::{Request, Response, Status};
 
 use crate::calls::{deadline_of, malformed, status_of};
+use crate::progress::Progress;
 
 /// Changes go to the control group; lists are this node's copy of it.
-#[derive(Clone)]
 pub(crate) struct OperateService {
     pub(crate) cluster: Cluster,
+    pub(crate) progress: Progress,
 }
 
 #[tonic::async_trait]
@@ -27,7 +28,7 @@ impl Operate for OperateService {
         &self,
         _: Request<v1::ProgressRequest>,
     ) -> Result<Response<v1::ProgressResponse>, Status> {
-        Err(not_built("the progress of drains and repairs"))
+        Ok(Response::new(self.progress.answer().await))
     }
 
     async fn remove(&self, _: Request<v1::RemoveRequest>) -> Result<Response<v1::RemoveResponse>, Status> {

@@ -22,7 +22,7 @@ pub(crate) const DELTA_BYTES: usize = 42;
 pub(crate) fn new(body: Body) -> v1::Command {
     let version = match &body {
         Body::FoundCluster(found) if found.directory_groups > 1 => SPLIT_SINCE,
-        Body::ResyncHolder(_) => 3,
+        Body::ResyncHolder(_) | Body::DrainNode(_) => 3,
         Body::PutNamespace(_)
         | Body::DeleteNamespace(_)
         | Body::PinBlocks(_)

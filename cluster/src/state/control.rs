@@ -39,6 +39,11 @@ impl Control {
         self.cluster.as_ref().and_then(|cluster| DirectoryGroups::from_wire(cluster.directory_groups).ok())
     }
 
+    /// What holds for all nodes; the default until somebody says otherwise.
+    pub(crate) fn policy(&self) -> v1::ClusterPolicy {
+        self.cluster.as_ref().and_then(|cluster| cluster.policy).unwrap_or_default()
+    }
+
     /// Every node that was ever admitted, by id.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &v1::NodeRecord> {
         self.nodes.values()
@@ -57,12 +62,15 @@ impl Control {
     pub(super) fn apply(&mut self, stamp_ms: u64, body: &Body) -> v1::Outcome {
         match body {
             Body::FoundCluster(found) => self.found(stamp_ms, found),
-            Body::AdmitNode(_) | Body::RegisterNode(_) | Body::NodeDown(_) if self.cluster.is_none() => {
+            Body::AdmitNode(_) | Body::RegisterNode(_) | Body::NodeDown(_) | Body::DrainNode(_)
+                if self.cluster.is_none() =>
+            {
                 refused(RefusalReason::NotFounded, "the cluster is not founded yet")
             }
             Body::AdmitNode(admit) => self.admit(stamp_ms, admit),
             Body::RegisterNode(register) => self.register(stamp_ms, register),
             Body::NodeDown(down) => self.mark_down(stamp_ms, down),
+            Body::DrainNode(drain) => self.drain(stamp_ms, drain),
             _ => match &mut self.cluster {
                 Some(cluster) => self.tenancy.apply(cluster, body),
                 None => outcome::wrong_group(),
@@ -223,6 +231,24 @@ impl Control {
         node.changed_at_ms = stamp_ms;
         self.serving.remove(&id);
         outcome::marked(true)
+    }
+
+    fn drain(&mut self, stamp_ms: u64, drain: &v1::DrainNode) -> v1::Outcome {
+        let id = NodeId(drain.node_id);
+        let Some(node) = self.nodes.get_mut(&id) else {
+            return refused(RefusalReason::UnknownNode, format!("node {id} was never admitted"));
+        };
+        let (from, to) = if drain.undo {
+            (NodeState::Draining, NodeState::Up)
+        } else {
+            (NodeState::Up, NodeState::Draining)
+        };
+        let changed = node.state() == from;
+        if changed {
+            node.set_state(to);
+            node.changed_at_ms = stamp_ms;
+        }
+        outcome::done(changed)
     }
 
     pub(super) fn read_record(&self, key: &RecordKey, out: &mut Vec<u8>) -> bool {

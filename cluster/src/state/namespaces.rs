@@ -146,8 +146,8 @@ fn check(spec: &v1::NamespaceSpec) -> Result<(), String> {
     if spec.default_duration_ms > limits::RETENTION_MS_MAX {
         return Err(format!("a duration is up to {} ms; 0 is without end", limits::RETENTION_MS_MAX));
     }
-    if spec.replicas > limits::COPIES_MAX {
-        return Err(format!("a block has up to {} copies, not {}", limits::COPIES_MAX, spec.replicas));
+    if spec.replicas > limits::REPLICAS_MAX {
+        return Err(format!("a block has up to {} copies, not {}", limits::REPLICAS_MAX, spec.replicas));
     }
     if spec.quota_bytes != 0 && spec.floor_bytes.max(spec.pin_quota_bytes) > spec.quota_bytes {
         return Err("the floor and the pin quota lie within the quota".into());

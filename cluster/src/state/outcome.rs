@@ -42,6 +42,10 @@ pub(super) fn marked(changed: bool) -> v1::Outcome {
     of(Kind::Marked(v1::NodeMarked { changed }))
 }
 
+pub(super) fn done(changed: bool) -> v1::Outcome {
+    of(Kind::Done(v1::Done { changed }))
+}
+
 pub(super) fn report_applied(next_sequence: u64) -> v1::Outcome {
     of(Kind::ReportApplied(v1::ReportApplied { next_sequence }))
 }
@@ -60,10 +64,6 @@ pub(super) fn resynced(next_sequence: u64, differing: Vec<Vec<u32>>) -> v1::Outc
     let differing =
         tiers.map(|(tier, ranges)| v1::TierRanges { tier: i32::from(tier as u8), ranges }).collect();
     of(Kind::HolderResynced(v1::HolderResynced { next_sequence, differing }))
-}
-
-pub(super) fn done(changed: bool) -> v1::Outcome {
-    of(Kind::Done(v1::Done { changed }))
 }
 
 pub(super) fn pinned(expires_at_ms: u64, pinned_bytes: u64) -> v1::Outcome {

@@ -80,7 +80,7 @@ fn put_policy(cluster: &mut v1::ClusterRecord, put: &v1::PutPolicy) -> v1::Outco
     let Some(policy) = put.policy else {
         return refused(RefusalReason::Malformed, "the policy is missing");
     };
-    let (copies, ramp_ms) = (limits::COPIES_MAX, limits::RAMP_MS_MAX);
+    let (copies, ramp_ms) = (limits::REPLICAS_MAX, limits::RAMP_MS_MAX);
     if policy.replicas > copies || policy.ramp_ms > ramp_ms {
         let detail = format!("a policy asks for up to {copies} replicas and a ramp of up to {ramp_ms} ms");
         return refused(RefusalReason::Malformed, detail);

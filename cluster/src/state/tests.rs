@@ -456,3 +456,45 @@ fn records_of_another_group_or_shape_are_refused() {
         assert!(control.restore(&bad_key, &value).is_err(), "{bad_key:?} {value:?}");
     }
 }
+
+#[test]
+fn a_drain_begins_and_ends_and_repeating_it_changes_nothing() {
+    let mut state = control();
+    register(&mut state, 1, 0xa);
+    let drain = |node_id, undo| Body::DrainNode(v1::DrainNode { node_id, undo });
+    let done = |changed| Kind::Done(v1::Done { changed });
+    assert_eq!(apply(&mut state, 9, drain(1, true)), done(false), "there is nothing to undo");
+    for (undo, changed, expected) in [
+        (false, true, NodeState::Draining),
+        (false, false, NodeState::Draining),
+        (true, true, NodeState::Up),
+        (true, false, NodeState::Up),
+    ] {
+        assert_eq!(apply(&mut state, 9, drain(1, undo)), done(changed));
+        assert_eq!(as_control(&state).node(NodeId(1)).unwrap().state(), expected);
+        assert_eq!(
+            as_control(&state).serving_incarnation(NodeId(1)),
+            Some(Incarnation(1)),
+            "it still serves"
+        );
+    }
+    assert_eq!(refusal(&apply(&mut state, 9, drain(7, false))), RefusalReason::UnknownNode);
+}
+
+#[test]
+fn a_policy_is_replaced_whole_and_bounded() {
+    let mut state = State::new(GroupId::CONTROL);
+    let policy = |replicas| v1::ClusterPolicy { replicas, ..Default::default() };
+    let put = |policy| Body::PutPolicy(v1::PutPolicy { policy });
+    assert_eq!(refusal(&apply(&mut state, 1, put(Some(policy(2))))), RefusalReason::NotFounded);
+    let mut state = control();
+    assert_eq!(as_control(&state).policy(), policy(0));
+    for changed in [true, false] {
+        assert_eq!(apply(&mut state, 9, put(Some(policy(2)))), Kind::Done(v1::Done { changed }));
+        assert_eq!(as_control(&state).policy(), policy(2));
+    }
+    let beyond = hearth_proto::limits::REPLICAS_MAX + 1;
+    assert_eq!(refusal(&apply(&mut state, 9, put(Some(policy(beyond))))), RefusalReason::Limit);
+    assert_eq!(refusal(&apply(&mut state, 9, put(None))), RefusalReason::Malformed);
+    assert_eq!(as_control(&state).policy(), policy(2));
+}

@@ -167,7 +167,7 @@ fn namespaces_that_nobody_could_use_are_refused() {
         (v1::NamespaceSpec { name: long.clone(), ..spec.clone() }, "1 to 64"),
         (v1::NamespaceSpec { sharing_group: long, ..spec.clone() }, "sharing group"),
         (v1::NamespaceSpec { default_priority: 101, ..spec.clone() }, "0 to 100"),
-        (v1::NamespaceSpec { replicas: limits::COPIES_MAX + 1, ..spec.clone() }, "copies"),
+        (v1::NamespaceSpec { replicas: limits::REPLICAS_MAX + 1, ..spec.clone() }, "copies"),
         (v1::NamespaceSpec { quota_bytes: 5, pin_quota_bytes: 6, ..spec.clone() }, "pin quota"),
         (v1::NamespaceSpec { quota_bytes: 5, floor_bytes: 6, ..spec.clone() }, "floor"),
         (v1::NamespaceSpec { default_duration_ms: u64::MAX, ..spec.clone() }, "without end"),
@@ -195,7 +195,7 @@ fn a_policy_is_replaced_as_a_whole_and_checked() {
     assert_eq!(apply(&mut state, 1, put(2, 10)), done(true));
     assert_eq!(apply(&mut state, 1, put(2, 10)), done(false));
     assert_eq!(as_control(&state).cluster_record().unwrap().policy.unwrap().replicas, 2);
-    assert_eq!(refusal(&apply(&mut state, 1, put(limits::COPIES_MAX + 1, 0))), RefusalReason::Malformed);
+    assert_eq!(refusal(&apply(&mut state, 1, put(limits::REPLICAS_MAX + 1, 0))), RefusalReason::Malformed);
     assert_eq!(refusal(&apply(&mut state, 1, put(1, u64::MAX))), RefusalReason::Malformed);
 }
 
