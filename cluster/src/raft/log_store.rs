@@ -279,9 +279,32 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 }
 
-/// Postcard, for what only this node reads back.
+/// Postcard, for what builds with the same openraft read back.
 pub(super) fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
-    postcard::to_stdvec(value).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    let encoded = postcard::experimental::serialized_size(value)
+        .and_then(|size| postcard::serialize_with_flavor(value, Encoded(Vec::with_capacity(size))));
+    encoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Bytes whose number is known: entries are large, and must not be copied each time that they outgrow a buffer.
+struct Encoded(Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for Encoded {
+    type Output = Vec<u8>;
+
+    fn try_extend(&mut self, data: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(data);
+        Ok(())
+    }
+
+    fn try_push(&mut self, data: u8) -> postcard::Result<()> {
+        self.0.push(data);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<Vec<u8>> {
+        Ok(self.0)
+    }
 }
 
 /// The inverse of [`encode`]; bytes that it did not write are `InvalidData`.

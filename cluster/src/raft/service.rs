@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::group::Group;
 use super::log_store::{decode, encode};
 use super::network::PAYLOAD_VERSION;
-use super::types::{SnapshotMeta, TypeConfig, Vote};
+use super::types::{SnapshotMeta, TypeConfig, Vote, decode_shared};
 
 /// Serves the Raft calls of every group of this node.
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ impl RaftService {
         let group =
             self.group(&request.cluster_id, request.group_id, request.target, request.payload_version)?;
         let message =
-            decode(&request.payload).map_err(|_| Status::invalid_argument("an unreadable payload"))?;
+            decode_shared(&request.payload).map_err(|_| Status::invalid_argument("an unreadable payload"))?;
         Ok((group, message))
     }
 }

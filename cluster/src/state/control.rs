@@ -71,10 +71,16 @@ impl Control {
             Body::RegisterNode(register) => self.register(stamp_ms, register),
             Body::NodeDown(down) => self.mark_down(stamp_ms, down),
             Body::DrainNode(drain) => self.drain(stamp_ms, drain),
-            _ => match &mut self.cluster {
+            Body::PutNamespace(_)
+            | Body::DeleteNamespace(_)
+            | Body::PinBlocks(_)
+            | Body::UnpinBlocks(_)
+            | Body::PutPolicy(_)
+            | Body::AdvanceTime(_) => match &mut self.cluster {
                 Some(cluster) => self.tenancy.apply(cluster, body),
-                None => outcome::wrong_group(),
+                None => refused(RefusalReason::NotFounded, "the cluster is not founded yet"),
             },
+            _ => outcome::wrong_group(),
         }
     }
 
