@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_proto::{BlockId, Retention};
+use hearth_proto::{BlockId, GroupId, Retention};
 
 use crate::cluster::Cluster;
 use crate::news::Changed;
@@ -44,10 +44,14 @@ impl Cluster {
 
     /// Takes note of blocks that came to this node's store: what is known of them is told to its keeper.
     pub fn blocks_came(&self, blocks: &[BlockId]) {
+        let groups = self.directory_groups();
         for group in self.all_groups() {
+            let is_of =
+                |id: &&BlockId| group.id() == GroupId::CONTROL || group.id() == groups.group_of(&id.key);
             let known: Vec<BlockId> = {
                 let replicated = group.replicated();
-                blocks.iter().filter(|id| is_kept(&replicated.state, id)).copied().collect()
+                let known = blocks.iter().filter(is_of).filter(|id| is_kept(&replicated.state, id));
+                known.copied().collect()
             };
             group.news().kept.push(known);
         }
@@ -61,7 +65,9 @@ async fn keep_blocks_of(group: &Group, keeper: &Arc<dyn BlockKeeper>) {
             Changed::All => {
                 let mut blocks = known_blocks(group);
                 // What is pinned here and not there any more has to be let go of.
-                blocks.extend(keeper.pinned());
+                if group.id() == GroupId::CONTROL {
+                    blocks.extend(keeper.pinned());
+                }
                 blocks.sort_unstable();
                 blocks.dedup();
                 blocks
