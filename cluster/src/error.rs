@@ -1,6 +1,6 @@
 //! What can go wrong, one type per operation.
 
-use std::io;
+use std::{fmt, io};
 
 use hearth_proto::{Classified, ClusterId, ErrorKind, GroupId, Incarnation, NodeId};
 
@@ -102,21 +102,39 @@ impl From<GroupError> for StartError {
     }
 }
 
+/// Voters that a node cannot reach, as the end of a sentence; empty when it knows of none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Silent(pub Vec<NodeId>);
+
+impl fmt::Display for Silent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, node) in self.0.iter().enumerate() {
+            f.write_str(if position == 0 { "; of its voters it cannot reach: node " } else { ", node " })?;
+            node.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
 /// Why a command was not committed, or is not known to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
     /// No leader took the command before the deadline; it is certainly not committed.
-    #[error("no leader of group {group} was reached in time")]
+    #[error("no leader of group {group} was reached in time{silent}")]
     NoLeader {
         /// The group without a reachable leader.
         group: GroupId,
+        /// Its voters that this node cannot reach.
+        silent: Silent,
     },
     /// The command went out and no answer came back: it may or may not be committed. Repeating the
     /// same command is harmless (INV-IDEMPOTENT).
-    #[error("it is unknown whether the command to group {group} was committed")]
+    #[error("it is unknown whether the command to group {group} was committed{silent}")]
     Unknown {
         /// The group that was asked.
         group: GroupId,
+        /// Its voters that this node cannot reach.
+        silent: Silent,
     },
     /// The state refused the command, and always will.
     #[error("the command was refused: {detail}")]

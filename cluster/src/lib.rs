@@ -8,6 +8,7 @@ mod cluster;
 mod config;
 mod duties;
 mod error;
+mod fresh;
 mod join;
 mod liveness;
 mod lookup;
@@ -24,7 +25,8 @@ mod tests;
 
 pub use cluster::{Cluster, grpc_server};
 pub use config::{ClusterConfig, NodeAddresses};
-pub use error::{FoundError, JoinError, MemberError, ProposeError, StartError};
+pub use error::{FoundError, JoinError, MemberError, ProposeError, Silent, StartError};
+pub use fresh::{Freshness, ReadError};
 pub use join::{JoinGrant, JoinRequest, request_join};
 pub use lookup::{LookupAnswer, ReplicaView, ReplicaViews};
 pub use source::{BlockSource, DeltaStatus};

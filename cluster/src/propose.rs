@@ -9,7 +9,7 @@ use v1::outcome::Kind;
 use v1::propose_response::Result as Answer;
 
 use crate::cluster::{Cluster, now_ms};
-use crate::error::ProposeError;
+use crate::error::{ProposeError, Silent};
 use crate::raft::{Group, LocalProposal};
 
 impl Cluster {
@@ -28,16 +28,17 @@ impl Cluster {
         deadline: Instant,
     ) -> Result<(LogIndex, Kind), ProposeError> {
         let Some(group) = self.group(group_id) else {
-            return Err(ProposeError::NoLeader { group: group_id });
+            return Err(ProposeError::NoLeader { group: group_id, silent: Silent::default() });
         };
         let mut unknown = false;
         let mut hint: Option<(NodeId, String)> = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                let silent = self.silent_voters(group);
                 return Err(match unknown {
-                    true => ProposeError::Unknown { group: group_id },
-                    false => ProposeError::NoLeader { group: group_id },
+                    true => ProposeError::Unknown { group: group_id, silent },
+                    false => ProposeError::NoLeader { group: group_id, silent },
                 });
             }
             let limit = left.min(Duration::from_millis(PROPOSE_ATTEMPT_MS));

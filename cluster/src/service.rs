@@ -12,11 +12,12 @@ use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 use v1::heartbeat_response::Result as Beat;
 use v1::join_response::Result as Joined;
+use v1::read_index_response::Result as Read;
 
 use crate::cluster::Cluster;
 use crate::error::ProposeError;
 use crate::propose::not_leader;
-use crate::raft::check_cluster;
+use crate::raft::{LocalRead, check_cluster};
 use crate::state::{State, command};
 
 /// Serves [`ClusterRpc`] for one member.
@@ -115,9 +116,22 @@ impl ClusterRpc for ClusterService {
 
     async fn read_index(
         &self,
-        _: Request<v1::ReadIndexRequest>,
+        request: Request<v1::ReadIndexRequest>,
     ) -> Result<Response<v1::ReadIndexResponse>, Status> {
-        Err(Status::unimplemented("linearizable reads are not built yet"))
+        let request = request.into_inner();
+        check_cluster(self.cluster.cluster_id(), &request.cluster_id)?;
+        let group = self.cluster.group(GroupId(request.group_id));
+        let group = group.ok_or_else(|| Status::not_found("this node does not have the group"))?;
+        let result = match group.read_index(Duration::from_millis(PROPOSE_ATTEMPT_MS)).await {
+            LocalRead::Index(index) => Read::LogIndex(index.0),
+            LocalRead::NotLeader(leader) => Read::NotLeader(not_leader(leader)),
+            LocalRead::NoQuorum => {
+                let silent = self.cluster.silent_voters(group);
+                return Err(Status::unavailable(format!("no quorum confirmed that this node leads{silent}")));
+            }
+            LocalRead::Stopped => return Err(Status::unavailable("the group has stopped on this node")),
+        };
+        Ok(Response::new(v1::ReadIndexResponse { result: Some(result) }))
     }
 
     async fn heartbeat(

@@ -373,7 +373,7 @@ impl Group {
     }
 }
 
-fn leader_of(forward: &ForwardToLeader<TypeConfig>) -> Option<(NodeId, String)> {
+pub(super) fn leader_of(forward: &ForwardToLeader<TypeConfig>) -> Option<(NodeId, String)> {
     let address = forward.leader_node.as_ref().map(|node| node.addr.clone()).unwrap_or_default();
     forward.leader_id.map(|leader| (NodeId(leader), address))
 }

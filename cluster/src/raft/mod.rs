@@ -9,6 +9,7 @@ mod machine;
 mod network;
 mod pace;
 mod peers;
+mod reads;
 mod service;
 mod snapshot;
 #[cfg(test)]
@@ -19,4 +20,5 @@ mod wal_sync;
 pub(crate) use database::{Database, Identity, OpenError};
 pub(crate) use group::{Group, GroupError, LocalProposal, Pending};
 pub(crate) use peers::{Peers, endpoint};
+pub(crate) use reads::{Applied, LocalRead};
 pub(crate) use service::{RaftService, check_cluster};
