@@ -15,9 +15,9 @@ mod topology;
 
 pub use chain::Chain;
 pub use client::{Client, ClientConfig};
-pub use error::{DiscoverError, RequestError, StatusError};
+pub use error::{DiscoverError, LookupError, RequestError, StatusError};
 pub use get::{BlockResult, GetOptions, Hit, MissReason};
 pub use hearth_fabric::BlockBuf;
 pub use hearth_proto::Urgency;
-pub use lookup::{Lookup, LookupSource, Replica};
+pub use lookup::{Freshness, Lookup, LookupSource, Replica};
 pub use put::{NotStoredReason, PutBlock, PutOptions, PutResult};

@@ -9,6 +9,7 @@ pub mod config;
 mod copies;
 mod data_plane;
 mod early_claims;
+mod freshness;
 mod grpc;
 mod http;
 pub mod identity;

@@ -115,6 +115,9 @@ pub(crate) struct GetArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  hearth locate 00112233445566778899aabbccddeeff -o json")]
 pub(crate) struct LocateArgs {
+    /// Waits until the answer is no older than anything acknowledged before; fails if that takes too long.
+    #[arg(long)]
+    pub(crate) linearizable: bool,
     /// Prefix hashes of the blocks, in chain order.
     #[arg(required = true, value_name = "HASH")]
     pub(crate) hashes: Vec<PrefixHash>,
