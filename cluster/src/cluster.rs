@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::config::{ClusterConfig, Tuning};
+use crate::duties::Absences;
 use crate::error::{FoundError, StartError};
 use crate::liveness::Liveness;
 use crate::lookup::{self, LookupAnswer};
@@ -40,6 +41,7 @@ pub(crate) struct Inner {
     pub(crate) directories: Vec<Arc<Group>>,
     pub(crate) peers: Peers,
     pub(crate) liveness: Liveness,
+    pub(crate) absences: Absences,
     /// The incarnation under which this process is registered.
     pub(crate) registered: watch::Sender<Option<Incarnation>>,
     /// The number of the last block report to each directory group; it only grows, whatever the incarnation.
@@ -91,6 +93,7 @@ impl Cluster {
             directories,
             peers,
             liveness: Liveness::default(),
+            absences: Absences::default(),
             registered: watch::Sender::new(None),
             stopping: CancellationToken::new(),
         })))
@@ -125,7 +128,22 @@ impl Cluster {
         };
         let command = command::new(Body::FoundCluster(found));
         self.propose(GroupId::CONTROL, command, Instant::now() + FOUND_DEADLINE).await?;
+        if self.is_new() {
+            // Nobody else has to know it: a new cluster begins with all that its founder can say.
+            let finalize = v1::FinalizeVersion { version: self.newest_version() };
+            let command = command::new(Body::FinalizeVersion(finalize));
+            if self.newest_version() >= command.version {
+                self.propose(GroupId::CONTROL, command, Instant::now() + FOUND_DEADLINE).await?;
+            }
+        }
         Ok(())
+    }
+
+    /// Whether the cluster was founded just now: its founder is alone and has not registered yet.
+    fn is_new(&self) -> bool {
+        let replicated = self.0.control.replicated();
+        let State::Control(control) = &replicated.state else { return false };
+        control.nodes().count() == 1 && control.nodes().all(|node| node.incarnation == 0)
     }
 
     /// The gRPC services that other members call, to be mounted on the node's listener.

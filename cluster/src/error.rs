@@ -2,8 +2,9 @@
 
 use std::{fmt, io};
 
-use hearth_proto::{Classified, ClusterId, ErrorKind, GroupId, Incarnation, NodeId};
+use hearth_proto::{Classified, ClusterId, ErrorKind, GroupId, Incarnation, NodeId, v1};
 
+use crate::fresh::ReadError;
 use crate::raft::{GroupError, OpenError};
 
 /// Why a node could not start from its folder.
@@ -139,6 +140,8 @@ pub enum ProposeError {
     /// The state refused the command, and always will.
     #[error("the command was refused: {detail}")]
     Refused {
+        /// What kind of reason.
+        reason: v1::RefusalReason,
         /// The reason, as every replica gives it.
         detail: String,
     },
@@ -158,6 +161,33 @@ impl Classified for ProposeError {
             Self::NoLeader { .. } | Self::Unknown { .. } => ErrorKind::Retry,
             Self::Refused { .. } => ErrorKind::FixRequest,
             Self::Stopped { .. } => ErrorKind::Stop,
+        }
+    }
+}
+
+/// Why what an operator asked for was not done, or is not known to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OperateError {
+    /// It was refused, or could not be committed.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// The cluster as it is now could not be looked at first.
+    #[error("the state of the cluster could not be read: {0}")]
+    Read(#[from] ReadError),
+    /// The leader answered something else.
+    #[error("the leader gave the outcome of another command: {detail}")]
+    Unexpected {
+        /// What it gave.
+        detail: String,
+    },
+}
+
+impl Classified for OperateError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Propose(error) => error.kind(),
+            Self::Read(error) => error.kind(),
+            Self::Unexpected { .. } => ErrorKind::Stop,
         }
     }
 }
@@ -261,7 +291,17 @@ pub enum MemberError {
         /// The incarnation of the other process.
         newer: Incarnation,
     },
-    /// The cluster does not know this node, or removed it.
+    /// The node was removed for good and votes nowhere any more. It must serve nothing; to come in again it
+    /// joins with an empty folder.
+    #[error(
+        "node {node} was removed from the cluster: it serves nothing any more; to come in again, start it with \
+         an empty --data-dir and --join"
+    )]
+    Removed {
+        /// This node.
+        node: NodeId,
+    },
+    /// The cluster does not know this node, or not its build.
     #[error("the cluster refused node {node}: {detail}")]
     Refused {
         /// This node.

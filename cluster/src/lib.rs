@@ -13,6 +13,7 @@ mod join;
 mod liveness;
 mod lookup;
 mod member;
+mod operations;
 mod pipe;
 mod propose;
 mod raft;
@@ -22,10 +23,11 @@ mod source;
 mod state;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 pub use cluster::{Cluster, grpc_server};
 pub use config::{ClusterConfig, NodeAddresses};
-pub use error::{FoundError, JoinError, MemberError, ProposeError, Silent, StartError};
+pub use error::{FoundError, JoinError, MemberError, OperateError, ProposeError, Silent, StartError};
 pub use fresh::{Freshness, ReadError};
 pub use join::{JoinGrant, JoinRequest, request_join};
 pub use lookup::{LookupAnswer, ReplicaView, ReplicaViews};

@@ -11,6 +11,10 @@ use v1::propose_response::Result as Answer;
 use crate::cluster::{Cluster, now_ms};
 use crate::error::{ProposeError, Silent};
 use crate::raft::{Group, LocalProposal};
+use crate::state::State;
+
+/// How long a member that is only asked who leads may take.
+const ASK_AROUND_MS: u64 = 1_000;
 
 impl Cluster {
     /// Commits a command, asking leader after leader until the deadline. The command may be committed
@@ -31,6 +35,7 @@ impl Cluster {
             return Err(ProposeError::NoLeader { group: group_id, silent: Silent::default() });
         };
         let mut unknown = false;
+        let mut asked = 0;
         let mut hint: Option<(NodeId, String)> = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -43,11 +48,21 @@ impl Cluster {
             }
             let limit = left.min(Duration::from_millis(PROPOSE_ATTEMPT_MS));
             let attempt = match hint.take().or_else(|| self.known_leader(group)) {
-                Some((leader, _)) if leader == self.node_id() => propose_here(group, &command, limit).await,
+                Some((leader, _)) if leader == self.node_id() => {
+                    self.propose_here(group, &command, limit).await
+                }
                 Some((leader, address)) => {
                     self.propose_there(group_id, leader, &address, command.clone(), limit).await
                 }
-                None => group.failure().map_or(LocalProposal::NotLeader(None), LocalProposal::Stopped),
+                // Whoever gets no log any more, or not yet, has to ask who leads.
+                None => match (group.failure(), self.another_member(&mut asked)) {
+                    (Some(failure), _) => LocalProposal::Stopped(failure),
+                    (None, None) => LocalProposal::NotLeader(None),
+                    (None, Some((other, address))) => {
+                        let limit = limit.min(Duration::from_millis(ASK_AROUND_MS));
+                        self.propose_there(group_id, other, &address, command.clone(), limit).await
+                    }
+                },
             };
             match attempt {
                 LocalProposal::Applied(index, outcome) => return answer(index, outcome),
@@ -65,7 +80,32 @@ impl Cluster {
     /// Answers another node's proposal: here or nowhere, so that no proposal goes in circles.
     pub(crate) async fn propose_for_peer(&self, group: &Group, command: v1::Command) -> v1::ProposeResponse {
         let limit = Duration::from_millis(PROPOSE_ATTEMPT_MS);
-        answer_peer(propose_here(group, &command, limit).await)
+        answer_peer(self.propose_here(group, &command, limit).await)
+    }
+
+    async fn propose_here(&self, group: &Group, command: &v1::Command, limit: Duration) -> LocalProposal {
+        if let Some(refused) = self.version_refusal(command) {
+            let outcome = v1::Outcome { kind: Some(Kind::Refused(refused)) };
+            return LocalProposal::Applied(LogIndex(0), outcome);
+        }
+        let proposed = tokio::time::timeout(limit, group.propose(command, now_ms())).await;
+        proposed.unwrap_or(LocalProposal::Unknown)
+    }
+
+    /// The members that this node knows of, one after the other, for whoever has to ask where the leader is.
+    pub(crate) fn another_member(&self, asked: &mut usize) -> Option<(NodeId, String)> {
+        let replicated = self.0.control.replicated();
+        let State::Control(control) = &replicated.state else { return None };
+        let others = || {
+            control.nodes().filter(|node| {
+                node.node_id != self.node_id().0
+                    && node.state() != v1::NodeState::Removed
+                    && !node.control_address.is_empty()
+            })
+        };
+        let position = *asked % others().count().max(1);
+        *asked += 1;
+        others().nth(position).map(|node| (NodeId(node.node_id), node.control_address.clone()))
     }
 
     /// The leader of a group as this node knows it, with its address.
@@ -119,11 +159,6 @@ pub(crate) fn not_leader(leader: Option<(NodeId, String)>) -> v1::NotLeader {
     v1::NotLeader { leader_id: leader_id.0, leader_address }
 }
 
-async fn propose_here(group: &Group, command: &v1::Command, limit: Duration) -> LocalProposal {
-    let proposed = tokio::time::timeout(limit, group.propose(command, now_ms())).await;
-    proposed.unwrap_or(LocalProposal::Unknown)
-}
-
 /// What came of a proposal, for the node that made it.
 pub(crate) fn answer_peer(proposed: LocalProposal) -> v1::ProposeResponse {
     let result = match proposed {
@@ -139,9 +174,14 @@ pub(crate) fn answer_peer(proposed: LocalProposal) -> v1::ProposeResponse {
 
 fn answer(index: LogIndex, outcome: v1::Outcome) -> Result<(LogIndex, Kind), ProposeError> {
     match outcome.kind {
-        Some(Kind::Refused(refused)) => Err(ProposeError::Refused { detail: refused.detail }),
+        Some(Kind::Refused(refused)) => {
+            Err(ProposeError::Refused { reason: refused.reason(), detail: refused.detail })
+        }
         Some(kind) => Ok((index, kind)),
-        None => Err(ProposeError::Refused { detail: "the leader gave an outcome of a later version".into() }),
+        None => Err(ProposeError::Refused {
+            reason: v1::RefusalReason::FutureVersion,
+            detail: "the leader gave an outcome of a later version".into(),
+        }),
     }
 }
 

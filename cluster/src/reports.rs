@@ -480,7 +480,7 @@ impl GroupReports<'_> {
             let deadline = Instant::now() + Duration::from_millis(PROPOSE_ATTEMPT_MS);
             match self.cluster.propose(group, command.clone(), deadline).await {
                 Ok((_, kind)) => return Ok(kind),
-                Err(ProposeError::Refused { detail }) => {
+                Err(ProposeError::Refused { detail, .. }) => {
                     return Err(MemberError::Refused { node: self.cluster.node_id(), detail });
                 }
                 Err(ProposeError::Stopped { detail, .. }) => return Err(MemberError::Stopped { detail }),

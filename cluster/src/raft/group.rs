@@ -1,6 +1,6 @@
 //! One Raft group on this node: what the rest of the crate may ask of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
@@ -18,7 +18,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError};
 use openraft::impls::BasicNode;
 use openraft::raft::{AppendEntriesResponse, WriteResult};
-use openraft::{ChangeMembers, Config, Instant as _, Raft, RaftMetrics, SnapshotPolicy};
+use openraft::{Config, Instant as _, Raft, RaftMetrics, SnapshotPolicy};
 use prost::Message;
 
 use super::arrival::Arrival;
@@ -262,12 +262,6 @@ impl Group {
             .map_err(|error| self.failed(&error))
     }
 
-    /// Lets a learner vote.
-    pub(crate) async fn add_voter(&self, node: NodeId) -> Result<(), GroupError> {
-        let change = ChangeMembers::AddVoterIds(BTreeSet::from([node.0]));
-        self.raft.change_membership(change, true).await.map(drop).map_err(|error| self.failed(&error))
-    }
-
     /// Begins a snapshot if one is due.
     pub(crate) async fn snapshot_if_due(&self) {
         if self.gauge.is_due()
@@ -368,7 +362,7 @@ impl Group {
         self.raft.metrics().borrow_watched().clone()
     }
 
-    fn failed(&self, error: &dyn std::error::Error) -> GroupError {
+    pub(super) fn failed(&self, error: &dyn std::error::Error) -> GroupError {
         GroupError::Raft { group: self.id, detail: error.to_string() }
     }
 }

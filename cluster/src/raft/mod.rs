@@ -6,6 +6,7 @@ mod database;
 mod group;
 mod log_store;
 mod machine;
+mod members;
 mod network;
 mod pace;
 mod peers;
@@ -19,6 +20,7 @@ mod wal_sync;
 
 pub(crate) use database::{Database, Identity, OpenError};
 pub(crate) use group::{Group, GroupError, LocalProposal, Pending};
+pub(crate) use members::Members;
 pub(crate) use peers::{Peers, endpoint};
 pub(crate) use reads::{Applied, LocalRead};
 pub(crate) use service::{RaftService, check_cluster};

@@ -7,7 +7,8 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 use hearth_proto::v1::raft_server::Raft;
 use hearth_proto::{ClusterId, GroupId, NodeId, v1};
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
+use openraft::vote::RaftLeaderId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -17,12 +18,14 @@ use super::group::Group;
 use super::log_store::{decode, encode};
 use super::network::PAYLOAD_VERSION;
 use super::types::{SnapshotMeta, TypeConfig, Vote};
+use crate::state::State;
 
 /// Serves the Raft calls of every group of this node.
 #[derive(Clone, Debug)]
 pub(crate) struct RaftService {
     cluster: ClusterId,
     node: NodeId,
+    /// The control group first.
     groups: Arc<[Arc<Group>]>,
     stopping: CancellationToken,
 }
@@ -60,13 +63,59 @@ impl RaftService {
         group.ok_or_else(|| Status::not_found(format!("this node has no group {group_id}")))
     }
 
-    fn open<T: DeserializeOwned>(&self, request: &v1::RaftRequest) -> Result<(&Arc<Group>, T), Status> {
+    fn open<T: Sent>(&self, request: &v1::RaftRequest) -> Result<(&Arc<Group>, T), Status> {
         let group =
             self.group(&request.cluster_id, request.group_id, request.target, request.payload_version)?;
-        let message =
+        let message: T =
             decode(&request.payload).map_err(|_| Status::invalid_argument("an unreadable payload"))?;
+        self.refuse_removed(group, message.sender())?;
         Ok((group, message))
     }
+
+    /// Refuses a node that was removed, once the group does without it. As long as it is a member the group
+    /// may need it, if only to agree that it goes.
+    fn refuse_removed(&self, group: &Group, sender: NodeId) -> Result<(), Status> {
+        let control = self.groups.first().map(|control| control.replicated());
+        let removed = control.is_some_and(|replicated| match &replicated.state {
+            State::Control(control) => control.is_removed(sender),
+            State::Directory(_) => false,
+        });
+        if !removed {
+            return Ok(());
+        }
+        let (voters, learners) = group.members();
+        if voters.contains(&sender) || learners.contains(&sender) {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!("node {sender} was removed from the cluster")))
+    }
+}
+
+/// A message that says who sent it.
+trait Sent: DeserializeOwned {
+    fn sender(&self) -> NodeId;
+}
+
+impl Sent for AppendEntriesRequest<TypeConfig> {
+    fn sender(&self) -> NodeId {
+        node_of(&self.vote)
+    }
+}
+
+impl Sent for VoteRequest<TypeConfig> {
+    fn sender(&self) -> NodeId {
+        node_of(&self.vote)
+    }
+}
+
+impl Sent for TransferLeaderRequest<TypeConfig> {
+    fn sender(&self) -> NodeId {
+        node_of(self.from_leader())
+    }
+}
+
+fn node_of(vote: &Vote) -> NodeId {
+    NodeId(*vote.leader_id().node_id())
 }
 
 /// Refuses what was meant for another cluster, and names both.
@@ -157,6 +206,7 @@ impl Raft for RaftService {
         let group = self.group(&header.cluster_id, header.group_id, header.target, header.payload_version)?;
         let (vote, meta): (Vote, SnapshotMeta) =
             decode(&header.payload).map_err(|_| Status::invalid_argument("an unreadable payload"))?;
+        self.refuse_removed(group, node_of(&vote))?;
         let arrival = group.arrival().try_lock();
         let mut arrival = arrival.map_err(|_| Status::resource_exhausted("another snapshot is arriving"))?;
         let snapshot = arrival.receive(&header, chunks).await?;

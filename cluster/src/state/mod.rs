@@ -9,6 +9,7 @@ mod control;
 mod directory;
 mod held;
 mod holder;
+mod membership;
 mod outcome;
 #[cfg(test)]
 mod property_tests;
@@ -21,6 +22,7 @@ use hearth_proto::{GroupId, v1};
 
 pub(crate) use control::Control;
 pub(crate) use directory::{Digests, Directory, Overtaken, Replica, Walk, tier_bit};
+pub(crate) use membership::FINALIZED_FIRST;
 pub(crate) use record::{RecordError, RecordKey};
 
 /// The state of one group: the control group has one shape, the directory groups another.

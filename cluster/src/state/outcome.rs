@@ -41,6 +41,10 @@ pub(super) fn marked(changed: bool) -> v1::Outcome {
     of(Kind::Marked(v1::NodeMarked { changed }))
 }
 
+pub(super) fn done(changed: bool) -> v1::Outcome {
+    of(Kind::Done(v1::Done { changed }))
+}
+
 pub(super) fn report_applied(next_sequence: u64) -> v1::Outcome {
     of(Kind::ReportApplied(v1::ReportApplied { next_sequence }))
 }

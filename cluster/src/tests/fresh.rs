@@ -121,7 +121,7 @@ fn without_a_quorum_reads_of_any_age_go_on_and_the_rest_say_what_is_missing() {
         cluster.propose(GroupId::DIRECTORY, command, Instant::now() + limit).await
     });
     assert!(begun.elapsed() < limit + GRACE, "INV-DEADLINE");
-    let (Err(ProposeError::NoLeader { silent, .. } | ProposeError::Unknown { silent, .. })) = &proposed else {
+    let Err(ProposeError::NoLeader { silent, .. } | ProposeError::Unknown { silent, .. }) = &proposed else {
         panic!("{proposed:?}")
     };
     assert_eq!(silent.0.len(), 2, "a writer is told which voters are missing");

@@ -3,6 +3,7 @@
 
 mod fresh;
 mod harness;
+mod members;
 mod split;
 
 use std::time::{Duration, Instant};
@@ -59,6 +60,7 @@ fn joining_is_idempotent_and_its_failures_are_told_apart() {
     let request = |uuid: u8, expected_cluster| JoinRequest {
         node_uuid: [uuid; 16],
         name: "again".into(),
+        zone: String::new(),
         addresses: addresses.clone(),
         expected_cluster,
         expected_directory_groups: None,
