@@ -96,3 +96,108 @@ impl Control {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hearth_proto::GroupId;
+    use v1::command::Body;
+    use v1::outcome::Kind;
+
+    use super::super::State;
+    use super::super::tests::{admit, apply, as_control, control, down, refusal, register};
+    use super::*;
+
+    fn drain(state: &mut State, node_id: u64, undo: bool) -> Kind {
+        apply(state, 9, Body::DrainNode(v1::DrainNode { node_id, undo }))
+    }
+
+    fn remove(state: &mut State, node_id: u64, force: bool) -> Kind {
+        apply(state, 9, Body::RemoveNode(v1::RemoveNode { node_id, force }))
+    }
+
+    fn finalize(state: &mut State, version: u32) -> Kind {
+        apply(state, 9, Body::FinalizeVersion(v1::FinalizeVersion { version }))
+    }
+
+    fn done(changed: bool) -> Kind {
+        Kind::Done(v1::Done { changed })
+    }
+
+    fn state_of(state: &State, node: u64) -> NodeState {
+        as_control(state).node(NodeId(node)).unwrap().state()
+    }
+
+    /// Two nodes that are up.
+    fn two() -> State {
+        let mut state = control();
+        admit(&mut state, 2);
+        register(&mut state, 1, 1);
+        register(&mut state, 2, 2);
+        state
+    }
+
+    #[test]
+    fn a_drain_lasts_until_it_is_undone_whatever_becomes_of_the_process() {
+        let mut state = two();
+        assert_eq!((drain(&mut state, 2, false), drain(&mut state, 2, false)), (done(true), done(false)));
+        assert_eq!(state_of(&state, 2), NodeState::Draining);
+        assert!(as_control(&state).serving_incarnation(NodeId(2)).is_some(), "it serves what it has");
+        down(&mut state, 2, 1);
+        assert_eq!(state_of(&state, 2), NodeState::Down);
+        register(&mut state, 2, 3);
+        assert_eq!(state_of(&state, 2), NodeState::Draining);
+        assert_eq!((drain(&mut state, 2, true), drain(&mut state, 2, true)), (done(true), done(false)));
+        assert_eq!(state_of(&state, 2), NodeState::Up);
+        assert_eq!(refusal(&drain(&mut state, 7, false)), RefusalReason::UnknownNode);
+    }
+
+    #[test]
+    fn a_node_is_removed_once_it_is_drained_or_with_force_and_stays_out() {
+        let mut state = two();
+        assert_eq!(refusal(&remove(&mut state, 2, false)), RefusalReason::NotDrained);
+        drain(&mut state, 2, false);
+        assert_eq!((remove(&mut state, 2, false), remove(&mut state, 2, false)), (done(true), done(false)));
+        assert_eq!(as_control(&state).serving_incarnation(NodeId(2)), None, "INV-FENCE");
+        assert_eq!(refusal(&register(&mut state, 2, 9)), RefusalReason::NodeRemoved);
+        assert_eq!(refusal(&admit(&mut state, 2)), RefusalReason::NodeRemoved);
+        assert_eq!(refusal(&drain(&mut state, 2, true)), RefusalReason::NodeRemoved);
+        assert_eq!(down(&mut state, 2, 1), Kind::Marked(v1::NodeMarked { changed: false }));
+        assert_eq!(admit(&mut state, 22), Kind::Admitted(v1::NodeAdmitted { node_id: 3 }), "a new identity");
+        assert_eq!(remove(&mut state, 3, false), done(true), "what never registered holds nothing");
+        assert_eq!(refusal(&remove(&mut state, 9, true)), RefusalReason::UnknownNode);
+    }
+
+    #[test]
+    fn the_last_node_that_may_vote_is_not_removed() {
+        let mut state = two();
+        let observer = v1::RegisterNode {
+            node_id: 2,
+            boot_id: vec![5; 16].into(),
+            never_votes: true,
+            ..Default::default()
+        };
+        apply(&mut state, 8, Body::RegisterNode(observer));
+        assert_eq!(refusal(&remove(&mut state, 1, true)), RefusalReason::LastVoter);
+        register(&mut state, 2, 6);
+        down(&mut state, 2, 3);
+        assert_eq!(refusal(&remove(&mut state, 1, true)), RefusalReason::LastVoter, "the other one is down");
+        register(&mut state, 2, 6);
+        assert_eq!(remove(&mut state, 1, true), done(true));
+    }
+
+    #[test]
+    fn a_finalized_version_only_grows_and_keeps_out_who_knows_less() {
+        let mut state = two();
+        assert_eq!(as_control(&state).finalized_version(), FINALIZED_FIRST);
+        assert_eq!((finalize(&mut state, 3), finalize(&mut state, 3)), (done(true), done(false)));
+        assert_eq!(finalize(&mut state, 2), done(false));
+        assert_eq!(as_control(&state).finalized_version(), 3);
+        assert_eq!(refusal(&finalize(&mut state, super::super::command::VERSION + 1)), RefusalReason::FutureVersion);
+        assert_eq!(refusal(&register(&mut state, 2, 9)), RefusalReason::Version);
+        let records = state.encode();
+        let mut restored = State::new(GroupId::CONTROL);
+        records.iter().for_each(|(key, value)| restored.restore(key, value).unwrap());
+        assert_eq!(restored.encode(), records);
+        assert_eq!(as_control(&restored).finalized_version(), 3);
+    }
+}

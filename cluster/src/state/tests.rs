@@ -82,7 +82,7 @@ fn superseded(incarnation: u64) -> Kind {
     Kind::Superseded(v1::NodeSuperseded { incarnation })
 }
 
-fn refusal(kind: &Kind) -> RefusalReason {
+pub(super) fn refusal(kind: &Kind) -> RefusalReason {
     let Kind::Refused(refused) = kind else { panic!("not refused: {kind:?}") };
     refused.reason()
 }

@@ -5,6 +5,7 @@ mod fresh;
 mod harness;
 mod members;
 mod split;
+mod upgrade;
 
 use std::time::{Duration, Instant};
 
