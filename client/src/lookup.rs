@@ -8,8 +8,8 @@ use hearth_proto::{BlockKey, GroupId, Incarnation, LogIndex, NodeId, Tier, v1};
 use tonic::Code;
 
 use crate::chain::Chain;
-use crate::error::LookupError;
 use crate::client::{Client, cause_of, share_of};
+use crate::error::LookupError;
 
 /// One stored copy of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

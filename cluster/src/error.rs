@@ -23,8 +23,13 @@ pub enum StartError {
         "the metadata folder is of a build before the first release; have the node join anew with an empty one"
     )]
     OlderFormat,
-    /// What the folder holds is not what was written: restore it, or join anew with an empty one.
-    #[error("the metadata folder is damaged: {detail}")]
+    /// What the folder holds is not what was written. The node must not vote from what is left of it: remove
+    /// it and let it join anew with an empty folder.
+    #[error(
+        "the metadata folder is damaged: {detail}; this node must not vote any more, since it may have forgotten \
+         what it promised: remove it from the cluster (hearth node remove --force) and start it with an empty \
+         --data-dir and --join"
+    )]
     Damaged {
         /// What is wrong.
         detail: String,

@@ -33,9 +33,9 @@ impl Freshness {
         match message.and_then(|message| message.kind) {
             None => Self::Any,
             Some(Kind::Linearizable(_)) => Self::Linearizable,
-            Some(Kind::AtLeast(least)) => {
-                Self::AtLeast(least.indexes.iter().map(|of| (GroupId(of.group_id), LogIndex(of.index))).collect())
-            }
+            Some(Kind::AtLeast(least)) => Self::AtLeast(
+                least.indexes.iter().map(|of| (GroupId(of.group_id), LogIndex(of.index))).collect(),
+            ),
         }
     }
 }

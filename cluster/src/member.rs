@@ -14,8 +14,9 @@ use v1::heartbeat_response::Result as Beat;
 
 use crate::cluster::Cluster;
 use crate::error::{MemberError, ProposeError};
+use crate::fresh::Freshness;
 use crate::source::BlockSource;
-use crate::state::{State, command};
+use crate::state::{Control, State, command};
 use crate::upgrade::knows_membership;
 
 impl Cluster {
@@ -74,9 +75,19 @@ impl Cluster {
     }
 
     async fn register(&self) -> Result<Incarnation, MemberError> {
-        self.await_order_of_registration().await;
         let config = &self.0.config;
-        let says_all = knows_membership(self.finalized_version());
+        let mut says_all = self.can_say_all().await;
+        if !says_all && config.never_votes {
+            tracing::warn!(
+                "this cluster does not know observers yet: this node registers once every node runs a build that \
+                 does and `hearth upgrade finalize` was run"
+            );
+        }
+        // One that said less than all of itself might be made a voter.
+        while !says_all && config.never_votes {
+            pause().await;
+            says_all = self.can_say_all().await;
+        }
         let register = v1::RegisterNode {
             node_id: config.node_id.0,
             boot_id: config.boot_id.to_vec().into(),
@@ -115,23 +126,17 @@ impl Cluster {
         }
     }
 
-    /// An observer that said less than all of itself might be made a voter: it waits until it can.
-    async fn await_order_of_registration(&self) {
-        if !self.0.config.never_votes {
-            return;
+    /// Whether the cluster can be told zones and observers. Only somebody with one to tell has to know for
+    /// sure: what this node has of the log when it starts may be old.
+    async fn can_say_all(&self) -> bool {
+        let config = &self.0.config;
+        if config.zone.is_empty() && !config.never_votes {
+            return true;
         }
-        let mut ticks = ticks();
-        let mut said = false;
-        while !knows_membership(self.finalized_version()) {
-            ticks.tick().await;
-            let knows_cluster = self.0.control.replicated().applied_index() > 0;
-            if knows_cluster && !std::mem::replace(&mut said, true) {
-                tracing::warn!(
-                    "this cluster does not know observers yet: this node registers once every node runs a build \
-                     that does and `hearth upgrade finalize` was run"
-                );
-            }
-        }
+        let deadline = Instant::now() + Duration::from_millis(HEARTBEAT_MS * 2);
+        let finalized =
+            self.read_control(&Freshness::Linearizable, deadline, Control::finalized_version).await;
+        knows_membership(finalized.unwrap_or_else(|_| self.finalized_version()))
     }
 
     /// Sends heartbeats until the cluster no longer counts this incarnation as up, or knows it wrongly.

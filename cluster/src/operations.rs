@@ -18,7 +18,12 @@ impl Cluster {
     ///
     /// # Errors
     /// [`OperateError`]; after one of kind `Retry` the caller repeats the same call.
-    pub async fn drain_node(&self, node: NodeId, undo: bool, deadline: Instant) -> Result<bool, OperateError> {
+    pub async fn drain_node(
+        &self,
+        node: NodeId,
+        undo: bool,
+        deadline: Instant,
+    ) -> Result<bool, OperateError> {
         self.operate(Body::DrainNode(v1::DrainNode { node_id: node.0, undo }), deadline).await
     }
 
@@ -69,8 +74,7 @@ impl Cluster {
                 return None;
             }
             let rest: Vec<NodeId> = members.voters.into_iter().filter(|id| *id != node).collect();
-            let missing: Vec<String> =
-                rest.iter().filter(|id| !is_up(id)).map(ToString::to_string).collect();
+            let missing: Vec<String> = rest.iter().filter(|id| !is_up(id)).map(ToString::to_string).collect();
             let living = rest.len() - missing.len();
             (living <= rest.len() / 2).then(|| {
                 let down = match missing.as_slice() {

@@ -101,12 +101,6 @@ impl ClusterRpc for ClusterService {
             let detail = format!("a command of {size} bytes is over the limit of {COMMAND_BYTES_MAX}");
             return Err(Status::invalid_argument(detail));
         }
-        // In the log it would stop every replica that is as old as this one (INV-WIRE).
-        let newest = self.cluster.newest_version();
-        if command.version > newest {
-            let detail = format!("the command has version {}, this build knows {newest}", command.version);
-            return Err(Status::failed_precondition(detail));
-        }
         Ok(Response::new(self.cluster.propose_for_peer(group, command).await))
     }
 

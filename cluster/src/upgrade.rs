@@ -49,19 +49,12 @@ impl Cluster {
         let replicated = self.0.control.replicated();
         let State::Control(control) = &replicated.state else { return None };
         let finalized = control.finalized_version();
-        let refused = |detail: String| {
-            Some(v1::CommandRefused { reason: RefusalReason::Version.into(), detail })
-        };
+        let refused =
+            |detail: String| Some(v1::CommandRefused { reason: RefusalReason::Version.into(), detail });
         if let Some(Body::FinalizeVersion(finalize)) = &command.body {
-            let wanted = finalize.version;
-            if wanted > self.newest_version() {
-                return refused(format!(
-                    "version {wanted} is unknown to this build, which knows {}",
-                    self.newest_version()
-                ));
-            }
+            let wanted = finalize.version.max(command.version);
             let held_up = self.who_knows_less(control, wanted);
-            return if wanted <= finalized || held_up.is_empty() {
+            return if finalize.version <= finalized || held_up.is_empty() {
                 None
             } else {
                 let nodes = held_up.join(", ");
@@ -70,16 +63,14 @@ impl Cluster {
                 ))
             };
         }
-        if command.version <= finalized {
+        // In the log it would stop every replica that is as old as the oldest.
+        if command.version <= finalized.min(self.newest_version()) {
             return None;
         }
         let held_up = self.who_knows_less(control, command.version);
         let next = match held_up.as_slice() {
             [] => "run `hearth upgrade finalize` first".to_owned(),
-            nodes => format!(
-                "upgrade these nodes, then run `hearth upgrade finalize`: {}",
-                nodes.join(", ")
-            ),
+            nodes => format!("upgrade these nodes, then run `hearth upgrade finalize`: {}", nodes.join(", ")),
         };
         refused(format!("this needs version {} and the cluster is at {finalized}: {next}", command.version))
     }

@@ -103,9 +103,9 @@ impl<F: Fn(NodeId) -> bool> View<'_, F> {
     /// A leader that should not vote hands over before it is taken out, so that the group hardly waits.
     fn step_away(&self) -> Option<Step> {
         self.candidate(self.leader)?.flaw()?;
-        let heir = self.voters().find(|voter| {
-            voter.node != self.leader && voter.is_fit() && (self.is_caught_up)(voter.node)
-        })?;
+        let heir = self
+            .voters()
+            .find(|voter| voter.node != self.leader && voter.is_fit() && (self.is_caught_up)(voter.node))?;
         Some(Step::StepAway(heir.node))
     }
 
@@ -117,7 +117,10 @@ impl<F: Fn(NodeId) -> bool> View<'_, F> {
     fn add_stranger(&self) -> Option<Step> {
         let Members { voters, learners, .. } = self.members;
         let stranger = self.candidates.iter().find(|of| {
-            !of.removed && !of.address.is_empty() && !voters.contains(&of.node) && !learners.contains(&of.node)
+            !of.removed
+                && !of.address.is_empty()
+                && !voters.contains(&of.node)
+                && !learners.contains(&of.node)
         })?;
         Some(Step::AddLearner(stranger.node, stranger.address.clone()))
     }
@@ -145,7 +148,8 @@ impl<F: Fn(NodeId) -> bool> View<'_, F> {
     fn spread(&self) -> Option<Step> {
         let counts = self.zone_counts(None);
         let add = self.best_learner(None).filter(|of| !counts.contains_key(of.zone.as_str()))?;
-        let (zone, _) = counts.iter().filter(|(_, count)| **count > 1).max_by_key(|(zone, count)| (**count, **zone))?;
+        let (zone, _) =
+            counts.iter().filter(|(_, count)| **count > 1).max_by_key(|(zone, count)| (**count, **zone))?;
         let remove = self.voters().filter(|of| of.zone == *zone && of.node != self.leader).last()?.node;
         self.keeps_quorum(Some(add.node), Some(remove))
             .then_some(Step::ChangeVoters { add: Some(add.node), remove: Some(remove) })
@@ -225,7 +229,8 @@ mod tests {
         let nodes = [up(1, ""), down, observer, up(4, "")];
         assert_eq!(step(&nodes, &[1], &[2, 3, 4]), change(Some(4), None));
         let members = Members { voters: ids(&[1]), learners: ids(&[2, 3, 4]), joint: false };
-        let behind = View { leader: NodeId(1), candidates: &nodes, members: &members, is_caught_up: |_| false };
+        let behind =
+            View { leader: NodeId(1), candidates: &nodes, members: &members, is_caught_up: |_| false };
         assert_eq!(behind.next_step(), None);
     }
 

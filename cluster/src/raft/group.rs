@@ -81,7 +81,10 @@ impl Pending {
 /// Why a group no longer runs on this node, the gravest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub(crate) enum StopReason {
-    #[error("has stopped: its log or state cannot be written or read; this node's log has the cause")]
+    #[error(
+        "has stopped: its log or state cannot be written or read; this node's log has the cause; if its disk is \
+         damaged, remove the node (hearth node remove --force) and start it with an empty --data-dir and --join"
+    )]
     Storage,
     #[error("has stopped: it panicked; this node's log has the cause")]
     Panicked,
@@ -133,7 +136,9 @@ impl Group {
     ) -> Result<Prepared, GroupError> {
         let machine =
             StateMachine::open(id, database).map_err(|source| GroupError::Store { group: id, source })?;
-        Ok(Prepared { id, log: LogStore::new(id, database.clone(), sync.clone()), machine })
+        let log = LogStore::new(id, database.clone(), sync.clone());
+        log.check(machine.applied()).map_err(|source| GroupError::Store { group: id, source })?;
+        Ok(Prepared { id, log, machine })
     }
 
     /// Runs the group.

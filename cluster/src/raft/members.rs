@@ -25,7 +25,11 @@ impl Group {
         let (voters, learners) = self.members();
         let receiver = self.raft().metrics();
         let metrics = receiver.borrow_watched();
-        Members { voters, learners, joint: metrics.membership_config.membership().get_joint_config().len() > 1 }
+        Members {
+            voters,
+            learners,
+            joint: metrics.membership_config.membership().get_joint_config().len() > 1,
+        }
     }
 
     /// Lets one node vote and another one vote no more, in one joint change: a quorum of those before and a
@@ -40,8 +44,10 @@ impl Group {
         remove: Option<NodeId>,
     ) -> Result<(), GroupError> {
         let ids = |node: Option<NodeId>| node.map(|node| node.0).into_iter().collect::<BTreeSet<_>>();
-        let change =
-            ChangeMembers::Batch(vec![ChangeMembers::AddVoterIds(ids(add)), ChangeMembers::RemoveVoters(ids(remove))]);
+        let change = ChangeMembers::Batch(vec![
+            ChangeMembers::AddVoterIds(ids(add)),
+            ChangeMembers::RemoveVoters(ids(remove)),
+        ]);
         self.change(change).await
     }
 
@@ -73,10 +79,7 @@ impl Group {
         self.raft().append_membership(joint, openraft::EntryPayload::Blank, []).await.unwrap();
     }
 
-    async fn change(
-        &self,
-        change: ChangeMembers<u64, openraft::impls::BasicNode>,
-    ) -> Result<(), GroupError> {
+    async fn change(&self, change: ChangeMembers<u64, openraft::impls::BasicNode>) -> Result<(), GroupError> {
         self.raft().change_membership(change, true).await.map(drop).map_err(|error| self.failed(&error))
     }
 }

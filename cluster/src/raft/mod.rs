@@ -2,6 +2,8 @@
 //! between members, and [`Group`], the handle that the rest of the crate works with.
 
 mod arrival;
+#[cfg(test)]
+mod damage_tests;
 mod database;
 mod group;
 mod log_store;
@@ -16,6 +18,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod types;
+mod wal_check;
 mod wal_sync;
 
 pub(crate) use database::{Database, Identity, OpenError};

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::group::Group;
 use super::log_store::{decode, encode};
 use super::network::PAYLOAD_VERSION;
+use super::snapshot::{SnapshotFile, verify};
 use super::types::{SnapshotMeta, TypeConfig, Vote};
 use crate::state::State;
 
@@ -210,6 +211,7 @@ impl Raft for RaftService {
         let arrival = group.arrival().try_lock();
         let mut arrival = arrival.map_err(|_| Status::resource_exhausted("another snapshot is arriving"))?;
         let snapshot = arrival.receive(&header, chunks).await?;
+        verify_arrived(&snapshot, group.id()).await?;
         let snapshot = openraft::storage::Snapshot { meta, snapshot };
         respond(&group.raft().install_full_snapshot(vote, snapshot).await.map_err(stopped)?)
     }
@@ -223,6 +225,19 @@ impl Raft for RaftService {
         let arrival = group.arrival().try_lock();
         let arrival = arrival.map_err(|_| Status::resource_exhausted("another snapshot is arriving"))?;
         Ok(Response::new(v1::SnapshotOffsetResponse { offset: arrival.offset(&header) }))
+    }
+}
+
+/// To go on from a damaged snapshot would stop the group here, and it is the sender's that is damaged.
+async fn verify_arrived(snapshot: &SnapshotFile, group: GroupId) -> Result<(), Status> {
+    let arrived = snapshot.clone();
+    let verified = tokio::task::spawn_blocking(move || verify(&arrived, group)).await;
+    match verified.map_err(std::io::Error::other).and_then(|verified| verified) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {
+            Err(Status::failed_precondition(error.to_string()))
+        }
+        Err(error) => Err(Status::data_loss(error.to_string())),
     }
 }
 

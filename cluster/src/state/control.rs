@@ -280,8 +280,9 @@ pub(super) fn is_serving(node: &v1::NodeRecord) -> bool {
 fn check_texts(texts: [&String; 4]) -> Option<v1::Outcome> {
     let limit = limits::NODE_TEXT_BYTES_MAX;
     let too_long = texts.iter().any(|text| text.len() > limit);
-    too_long
-        .then(|| refused(RefusalReason::Malformed, format!("a name, zone or address is longer than {limit} bytes")))
+    too_long.then(|| {
+        refused(RefusalReason::Malformed, format!("a name, zone or address is longer than {limit} bytes"))
+    })
 }
 
 fn retire(retired: &mut Vec<Bytes>, boot_id: Bytes) {

@@ -192,7 +192,10 @@ mod tests {
         assert_eq!((finalize(&mut state, 3), finalize(&mut state, 3)), (done(true), done(false)));
         assert_eq!(finalize(&mut state, 2), done(false));
         assert_eq!(as_control(&state).finalized_version(), 3);
-        assert_eq!(refusal(&finalize(&mut state, super::super::command::VERSION + 1)), RefusalReason::FutureVersion);
+        assert_eq!(
+            refusal(&finalize(&mut state, super::super::command::VERSION + 1)),
+            RefusalReason::FutureVersion
+        );
         assert_eq!(refusal(&register(&mut state, 2, 9)), RefusalReason::Version);
         let records = state.encode();
         let mut restored = State::new(GroupId::CONTROL);

@@ -65,8 +65,9 @@ fn a_follower_that_was_away_answers_linearizable_reads_only_when_it_has_caught_u
     members[away].start(2, true);
     let found = read(&members[away], 49, &Freshness::Linearizable, LIMIT).unwrap();
     assert!(is_at(&found, leader), "INV-LINEAR");
-    let nodes = members[away]
-        .block_on(async |cluster| cluster.nodes_fresh(&Freshness::Linearizable, Instant::now() + LIMIT).await);
+    let nodes = members[away].block_on(async |cluster| {
+        cluster.nodes_fresh(&Freshness::Linearizable, Instant::now() + LIMIT).await
+    });
     assert_eq!(nodes.unwrap().len(), 3);
 }
 
@@ -117,9 +118,8 @@ fn without_a_quorum_reads_of_any_age_go_on_and_the_rest_say_what_is_missing() {
     assert!(is_at(&any, NodeId(1)), "INV-HARMLESS: what is known is still found");
     let command = command::new(Body::PurgeClaims(v1::PurgeClaims { node_id: 9, incarnation: 1 }));
     let begun = Instant::now();
-    let proposed = left.block_on(async |cluster| {
-        cluster.propose(GroupId::DIRECTORY, command, Instant::now() + limit).await
-    });
+    let proposed = left
+        .block_on(async |cluster| cluster.propose(GroupId::DIRECTORY, command, Instant::now() + limit).await);
     assert!(begun.elapsed() < limit + GRACE, "INV-DEADLINE");
     let Err(ProposeError::NoLeader { silent, .. } | ProposeError::Unknown { silent, .. }) = &proposed else {
         panic!("{proposed:?}")

@@ -229,6 +229,10 @@ impl Member {
         self.dir = image;
     }
 
+    pub(super) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Changes the folder of the stopped member.
     pub(super) fn damage(&self, change: impl Fn(&Database)) {
         let identity = Identity { node: self.id, cluster: CLUSTER, directory_groups: 1 };

@@ -1,6 +1,7 @@
 //! Real members over loopback: each one in a runtime of its own, so that stopping it is as sudden
 //! for the others as the end of its process.
 
+mod damage;
 mod fresh;
 mod harness;
 mod members;

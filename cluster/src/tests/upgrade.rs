@@ -24,7 +24,8 @@ fn drain(member: &Member, node: u64) -> Result<bool, OperateError> {
 
 #[track_caller]
 fn refused(error: &OperateError, texts: &[&str]) {
-    let OperateError::Propose(ProposeError::Refused { reason: RefusalReason::Version, detail }) = error else {
+    let OperateError::Propose(ProposeError::Refused { reason: RefusalReason::Version, detail }) = error
+    else {
         panic!("{error}")
     };
     assert!(texts.iter().all(|text| detail.contains(text)), "{detail}");
@@ -44,7 +45,7 @@ fn nodes_are_upgraded_one_by_one_and_the_new_version_is_used_once_all_know_it() 
         eventually("it is registered", || members[at].cluster().incarnation().is_some());
         for node in left {
             eventually("whoever holds it up is named", || {
-                let error = finalize(&members[at], 0).unwrap_err();
+                let error = finalize(&members[at], 3).unwrap_err();
                 error.to_string().contains(&format!("node {node} n{node} (knows 2)"))
             });
         }
@@ -53,7 +54,7 @@ fn nodes_are_upgraded_one_by_one_and_the_new_version_is_used_once_all_know_it() 
     eventually("all know it", || matches!(finalize(&members[0], 0), Ok((3, _))));
     assert_eq!(finalize(&members[1], 3).unwrap(), (3, false), "INV-IDEMPOTENT");
     let unknown = finalize(&members[0], 4).unwrap_err();
-    refused(&unknown, &["version 4 is unknown"]);
+    refused(&unknown, &["not every node knows version 4", "node 1 n1 (knows 3)"]);
     assert!(drain(&members[1], 2).unwrap());
     for member in &members {
         eventually("what could not be said before is said now", || {
@@ -99,8 +100,12 @@ fn a_command_that_a_leader_does_not_know_is_not_taken() {
         };
         cluster.0.peers.cluster_service(id, &address).unwrap().propose(request).await
     });
-    let status = asked.unwrap_err();
-    assert!(status.message().contains("version 4, this build knows 3"), "{status}");
+    let Some(v1::propose_response::Result::Applied(answer)) = asked.unwrap().into_inner().result else {
+        panic!()
+    };
+    let Some(v1::outcome::Kind::Refused(refused)) = answer.outcome.unwrap().kind else { panic!() };
+    assert_eq!((answer.log_index, refused.reason()), (0, RefusalReason::Version));
+    assert!(refused.detail.contains("needs version 4 and the cluster is at 3"), "{}", refused.detail);
 }
 
 #[test]

@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use hearth_client::{
-    BlockBuf, BlockResult, Chain, Client, Freshness, GetOptions, Lookup, MissReason, PutBlock, PutOptions, PutResult,
+    BlockBuf, BlockResult, Chain, Client, Freshness, GetOptions, Lookup, MissReason, PutBlock, PutOptions,
+    PutResult,
 };
 use hearth_proto::limits::{BLOCK_BYTES_MAX, CHAIN_BLOCKS_MAX};
 use hearth_proto::{NodeId, PrefixHash, Priority, Retention, Tier};
