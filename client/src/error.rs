@@ -114,6 +114,32 @@ impl Classified for LookupError {
     }
 }
 
+/// What an operator asked for was not done, as far as is known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OperateError {
+    /// The cluster refused it, and says what to do first.
+    #[error("refused: {detail}")]
+    Refused {
+        /// The cluster's reason.
+        detail: String,
+    },
+    /// No member had it done in time; it may be done all the same. Asking again is harmless.
+    #[error("not done in time, as far as is known; ask again: {problem}")]
+    NotDone {
+        /// What the last member said.
+        problem: String,
+    },
+}
+
+impl Classified for OperateError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Refused { .. } => ErrorKind::FixRequest,
+            Self::NotDone { .. } => ErrorKind::Retry,
+        }
+    }
+}
+
 /// A node did not tell its status.
 #[derive(Debug, thiserror::Error)]
 #[error("{address} did not answer: {problem}")]

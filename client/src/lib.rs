@@ -9,13 +9,14 @@ mod client;
 mod error;
 mod get;
 mod lookup;
+mod operate;
 mod peer;
 mod put;
 mod topology;
 
 pub use chain::Chain;
 pub use client::{Client, ClientConfig};
-pub use error::{DiscoverError, LookupError, RequestError, StatusError};
+pub use error::{DiscoverError, LookupError, OperateError, RequestError, StatusError};
 pub use get::{BlockResult, GetOptions, Hit, MissReason};
 pub use hearth_fabric::BlockBuf;
 pub use hearth_proto::Urgency;

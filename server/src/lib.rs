@@ -15,6 +15,8 @@ mod http;
 pub mod identity;
 mod metrics;
 mod node;
+mod operate;
+mod operate_nodes;
 mod vitals;
 
 pub use node::{Endpoints, Node, NodeError};

@@ -9,6 +9,7 @@ use hearth_proto::limits::GRPC_MESSAGE_BYTES_MAX;
 use hearth_proto::v1::admin_server::AdminServer;
 use hearth_proto::v1::announce_server::AnnounceServer;
 use hearth_proto::v1::directory_server::DirectoryServer;
+use hearth_proto::v1::operate_server::OperateServer;
 use hearth_proto::{ClusterId, DirectoryGroups, NodeId};
 use hearth_store::{Store, StoreConfig};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -26,6 +27,7 @@ use crate::data_plane::DataPlane;
 use crate::grpc::GrpcService;
 use crate::http::{self, HttpState};
 use crate::identity::{DataDir, IdentityError, Member};
+use crate::operate::OperateService;
 use crate::vitals::Vitals;
 
 /// How long a first start waits for the member that it was told to join.
@@ -154,6 +156,8 @@ impl Node {
             cluster_id: member.cluster_id,
             directory_groups: member.directory_groups,
             name: data_dir.identity().name.clone(),
+            zone: config.zone.clone(),
+            never_votes: config.observer,
             boot_id: *uuid::Uuid::new_v4().as_bytes(),
             addresses,
             host_capacity_bytes: config.host_capacity_bytes,
@@ -267,7 +271,8 @@ impl Node {
             .services()
             .add_service(DirectoryServer::new(grpc.clone()).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
             .add_service(AnnounceServer::new(announced))
-            .add_service(AdminServer::new(grpc));
+            .add_service(AdminServer::new(grpc))
+            .add_service(OperateServer::new(OperateService { cluster: self.cluster.clone() }));
         // The server's own setting does not reach connections of a listener it is given: without this,
         // each answer may wait 40 ms for the peer's delayed acknowledgement.
         let incoming = TcpIncoming::from(control).with_nodelay(Some(true));
@@ -399,6 +404,7 @@ async fn settle_membership(
             let request = JoinRequest {
                 node_uuid: data_dir.identity().uuid_bytes(),
                 name: data_dir.identity().name.clone(),
+                zone: config.zone.clone(),
                 addresses: addresses.clone(),
                 expected_cluster: config.cluster_id,
                 expected_directory_groups: config.directory_groups,

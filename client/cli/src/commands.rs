@@ -2,9 +2,11 @@
 
 mod blocks;
 mod cluster;
+mod node;
 mod replay;
 mod sink;
 
 pub(crate) use blocks::{get, locate, put};
 pub(crate) use cluster::{nodes, status};
+pub(crate) use node::{node, upgrade};
 pub(crate) use replay::replay;

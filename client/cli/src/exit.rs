@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use hearth_client::{DiscoverError, RequestError, StatusError};
+use hearth_client::{DiscoverError, OperateError, RequestError, StatusError};
 use hearth_proto::IdError;
 use hearth_replay::RunError;
 
@@ -41,6 +41,12 @@ impl Exit {
                 return match discover {
                     DiscoverError::Unreachable { .. } => Self::Unreachable,
                     _ => Self::BadRequest,
+                };
+            }
+            if let Some(operate) = cause.downcast_ref::<OperateError>() {
+                return match operate {
+                    OperateError::Refused { .. } => Self::BadRequest,
+                    OperateError::NotDone { .. } => Self::Failed,
                 };
             }
             if cause.is::<StatusError>() {

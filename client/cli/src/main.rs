@@ -50,6 +50,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Put(put) => commands::put(&client, output, put).await,
         Command::Get(get) => commands::get(&client, output, get).await,
         Command::Locate(locate) => commands::locate(&client, output, locate).await,
+        Command::Node(command) => commands::node(&client, output, command).await,
+        Command::Upgrade(command) => commands::upgrade(&client, output, command).await,
         Command::Replay(replay) => commands::replay(&client, output, *replay).await,
         Command::Completion { .. } => Ok(Exit::Done),
     }
