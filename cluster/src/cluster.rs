@@ -18,7 +18,7 @@ use tonic::service::Routes;
 
 use crate::config::{ClusterConfig, Tuning};
 use crate::duties::Absences;
-use crate::error::{FoundError, StartError};
+use crate::error::{FoundError, ProposeError, StartError};
 use crate::liveness::Liveness;
 use crate::lookup::{self, LookupAnswer};
 use crate::raft::{Database, Group, Identity, Peers, RaftService};
@@ -57,7 +57,8 @@ impl Cluster {
     /// # Errors
     /// [`StartError`]; none of them goes away by itself.
     pub async fn start(config: ClusterConfig) -> Result<Self, StartError> {
-        Self::start_tuned(config, Tuning::default()).await
+        let voter_lost_after_ms = config.voter_lost_after_ms;
+        Self::start_tuned(config, Tuning { voter_lost_after_ms, ..Tuning::default() }).await
     }
 
     pub(crate) async fn start_tuned(config: ClusterConfig, tuning: Tuning) -> Result<Self, StartError> {
@@ -127,7 +128,12 @@ impl Cluster {
             directory_groups: Some(config.directory_groups.count()).filter(|count| *count > 1).unwrap_or(0),
         };
         let command = command::new(Body::FoundCluster(found));
-        self.propose(GroupId::CONTROL, command, Instant::now() + FOUND_DEADLINE).await?;
+        match self.propose(GroupId::CONTROL, command, Instant::now() + FOUND_DEADLINE).await {
+            Ok(_) => {}
+            // It is founded, and goes on without its founder: registering says so too, and what to do.
+            Err(ProposeError::Refused { reason: v1::RefusalReason::NodeRemoved, .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
         if self.is_new() {
             // Nobody else has to know it: a new cluster begins with all that its founder can say.
             let finalize = v1::FinalizeVersion { version: self.newest_version() };

@@ -35,6 +35,8 @@ pub struct ClusterConfig {
     pub zone: String,
     /// True for an observer: it holds the log and never votes.
     pub never_votes: bool,
+    /// How long a voter may be down before another node votes in its place.
+    pub voter_lost_after_ms: u64,
     /// Random bytes of this process, to tell it from another one with the same folder.
     pub boot_id: [u8; 16],
     /// Where others reach it.

@@ -72,6 +72,9 @@ struct Settings {
     /// Makes this node an observer: it holds the metadata and answers from it, and never votes.
     #[arg(long, env = "HEARTH_OBSERVER", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     observer: Option<bool>,
+    /// Seconds that a voter may be down before another node votes in its place. Default: 60.
+    #[arg(long, env = "HEARTH_VOTER_LOST_AFTER", value_name = "SECONDS")]
+    voter_lost_after: Option<u64>,
     /// Memory for blocks. Default: 1GiB.
     #[arg(long, env = "HEARTH_HOST_CAPACITY", value_name = "SIZE")]
     host_capacity: Option<String>,
@@ -129,6 +132,8 @@ pub struct Config {
     pub zone: String,
     /// Whether this node never votes.
     pub observer: bool,
+    /// How long a voter may be down before another node votes in its place.
+    pub voter_lost_after_ms: u64,
     /// Size of the arena in bytes.
     pub host_capacity_bytes: u64,
     /// Size of the slabs in bytes; 0 is none.
@@ -220,6 +225,7 @@ impl Config {
                 .transpose()?,
             zone: s.zone.map(|zone| checked_text("--zone", zone)).transpose()?.unwrap_or_default(),
             observer: s.observer.unwrap_or(false),
+            voter_lost_after_ms: voter_patience(s.voter_lost_after)?,
             host_capacity_bytes: size("--host-capacity", s.host_capacity, 1 << 30)?,
             nvme_capacity_bytes: size("--nvme-capacity", s.nvme_capacity, 8 << 30)?,
             blocks: blocks.check()?,
@@ -296,6 +302,7 @@ impl Config {
         if !self.zone.is_empty() {
             table.insert("zone".into(), self.zone.clone().into());
         }
+        table.insert("voter_lost_after".into(), (self.voter_lost_after_ms as i64 / 1_000).into());
         if self.observer {
             table.insert("observer".into(), true.into());
         }
@@ -319,6 +326,7 @@ impl Settings {
             directory_groups: self.directory_groups.or(lower.directory_groups),
             zone: self.zone.or(lower.zone),
             observer: self.observer.or(lower.observer),
+            voter_lost_after: self.voter_lost_after.or(lower.voter_lost_after),
             host_capacity: self.host_capacity.or(lower.host_capacity),
             nvme_capacity: self.nvme_capacity.or(lower.nvme_capacity),
             nvme_slab: self.nvme_slab.or(lower.nvme_slab),
@@ -351,6 +359,17 @@ fn address(setting: &'static str, given: Option<String>, default: &str) -> Resul
 
 fn size(setting: &'static str, given: Option<String>, default: u64) -> Result<u64, ConfigError> {
     given.map_or(Ok(default), |text| hearth_proto::size::parse(&text).map_err(|e| value(setting, &e)))
+}
+
+fn voter_patience(seconds: Option<u64>) -> Result<u64, ConfigError> {
+    let ms = seconds.map_or(limits::VOTER_LOST_AFTER_MS, |seconds| seconds.saturating_mul(1_000));
+    if ms < limits::NODE_DOWN_AFTER_MS {
+        let least = limits::NODE_DOWN_AFTER_MS.div_ceil(1_000);
+        let problem = format!("a silent node is only down after a while; give at least {least} seconds");
+        return Err(ConfigError::Value { setting: "--voter-lost-after", problem });
+    }
+    // A year is for ever, and fits wherever it is written down.
+    Ok(ms.min(365 * 24 * 3_600_000))
 }
 
 fn checked_text(setting: &'static str, name: String) -> Result<String, ConfigError> {
@@ -452,6 +471,7 @@ mod tests {
             ("--join", "nowhere"),
             ("--name", "a b"),
             ("--zone", "rack 7"),
+            ("--voter-lost-after", "1"),
             ("--advertise-host", "bad host!"),
         ] {
             let error = resolve(&[flag, bad]).expect_err(bad).to_string();

@@ -176,6 +176,7 @@ impl Member {
             name: format!("n{}", self.id),
             zone: self.zone.clone(),
             never_votes: self.never_votes,
+            voter_lost_after_ms: self.tuning.voter_lost_after_ms,
             boot_id: [boot; 16],
             addresses: self.addresses.clone(),
             host_capacity_bytes: 1 << 30,
