@@ -18,6 +18,12 @@ pub enum StartError {
         /// The newest format this build knows.
         supported: u32,
     },
+    /// A later build applied what this one does not know: start that build.
+    #[error("the metadata folder needs a newer build: {detail}")]
+    NewerCommands {
+        /// What is not known.
+        detail: String,
+    },
     /// The folder was written by a build of before the first release: empty it and join anew.
     #[error(
         "the metadata folder is of a build before the first release; have the node join anew with an empty one"
@@ -101,6 +107,9 @@ impl From<GroupError> for StartError {
         match error {
             GroupError::Store { group, source } if source.kind() == io::ErrorKind::InvalidData => {
                 Self::Damaged { detail: format!("group {group}: {source}") }
+            }
+            GroupError::Store { group, source } if source.kind() == io::ErrorKind::Unsupported => {
+                Self::NewerCommands { detail: format!("group {group}: {source}") }
             }
             GroupError::Store { source, .. } => Self::Io(source),
             GroupError::Raft { .. } => Self::Raft { detail: error.to_string() },

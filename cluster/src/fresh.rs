@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use hearth_proto::limits::{PROPOSE_ATTEMPT_MS, PROPOSE_RETRY_MS};
+use hearth_proto::limits::{HEARTBEAT_MS, PROPOSE_ATTEMPT_MS, PROPOSE_RETRY_MS};
 use hearth_proto::{BlockKey, Classified, ErrorKind, GroupId, LogIndex, NamespaceId, NodeId, v1};
 use tonic::{Code, Request};
 use v1::freshness::Kind;
@@ -213,6 +213,22 @@ impl Cluster {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             tokio::time::sleep(left.min(Duration::from_millis(PROPOSE_RETRY_MS))).await;
+        }
+    }
+
+    /// Asks the next of the members that this node knows who leads a group; changes nothing there.
+    pub(crate) async fn ask_who_leads(
+        &self,
+        group: GroupId,
+        asked: &mut usize,
+        limit: Duration,
+    ) -> Option<(NodeId, String)> {
+        let (member, address) = self.another_member(asked)?;
+        let limit = limit.min(Duration::from_millis(HEARTBEAT_MS));
+        match self.read_index_there(group, member, &address, limit).await {
+            Attempt::Index(_) => Some((member, address)),
+            Attempt::NotLeader(leader) => leader,
+            Attempt::NoAnswer | Attempt::Stopped => None,
         }
     }
 

@@ -14,10 +14,8 @@ use v1::heartbeat_response::Result as Beat;
 
 use crate::cluster::Cluster;
 use crate::error::{MemberError, ProposeError};
-use crate::fresh::Freshness;
 use crate::source::BlockSource;
-use crate::state::{Control, State, command};
-use crate::upgrade::knows_membership;
+use crate::state::{State, command};
 
 impl Cluster {
     /// Does a member's work until `shutdown`: registers (again, whenever it was declared down), sends
@@ -126,17 +124,11 @@ impl Cluster {
         }
     }
 
-    /// Whether the cluster can be told zones and observers. Only somebody with one to tell has to know for
-    /// sure: what this node has of the log when it starts may be old.
+    /// Whether the cluster can be told zones and observers, for a node with one to tell.
     async fn can_say_all(&self) -> bool {
         let config = &self.0.config;
-        if config.zone.is_empty() && !config.never_votes {
-            return true;
-        }
-        let deadline = Instant::now() + Duration::from_millis(HEARTBEAT_MS * 2);
-        let finalized =
-            self.read_control(&Freshness::Linearizable, deadline, Control::finalized_version).await;
-        knows_membership(finalized.unwrap_or_else(|_| self.finalized_version()))
+        let nothing_to_tell = config.zone.is_empty() && !config.never_votes;
+        nothing_to_tell || self.may_say(command::MEMBERSHIP_SINCE).await
     }
 
     /// Sends heartbeats until the cluster no longer counts this incarnation as up, or knows it wrongly.
@@ -163,7 +155,7 @@ impl Cluster {
         let (config, replicated) = (&self.0.config, self.0.control.replicated());
         let State::Control(control) = &replicated.state else { return false };
         let Some(known) = control.node(self.node_id()) else { return false };
-        knows_membership(control.finalized_version())
+        control.finalized_version() >= command::MEMBERSHIP_SINCE
             && control.serving_incarnation(self.node_id()) == Some(incarnation)
             && (known.zone != config.zone || known.never_votes != config.never_votes)
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hearth_proto::limits::{PROPOSE_ATTEMPT_MS, PROPOSE_RETRY_MS};
+use hearth_proto::limits::{PROPOSE_ATTEMPT_MS, PROPOSE_RETRY_MS, RAFT_ELECTION_MS_MAX};
 use hearth_proto::{GroupId, LogIndex, NodeId, v1};
 use tonic::{Code, Request};
 use v1::outcome::Kind;
@@ -13,8 +13,8 @@ use crate::error::{ProposeError, Silent};
 use crate::raft::{Group, LocalProposal};
 use crate::state::State;
 
-/// How long a member that is only asked who leads may take.
-const ASK_AROUND_MS: u64 = 1_000;
+/// How long a proposal waits for this node to hear of a leader before it asks others: elections are over by then.
+const ASK_AFTER_MS: u64 = RAFT_ELECTION_MS_MAX * 2;
 
 impl Cluster {
     /// Commits a command, asking leader after leader until the deadline. The command may be committed
@@ -35,7 +35,7 @@ impl Cluster {
             return Err(ProposeError::NoLeader { group: group_id, silent: Silent::default() });
         };
         let mut unknown = false;
-        let mut asked = 0;
+        let (begun, mut asked) = (Instant::now(), 0);
         let mut hint: Option<(NodeId, String)> = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -54,15 +54,7 @@ impl Cluster {
                 Some((leader, address)) => {
                     self.propose_there(group_id, leader, &address, command.clone(), limit).await
                 }
-                // Whoever gets no log any more, or not yet, has to ask who leads.
-                None => match (group.failure(), self.another_member(&mut asked)) {
-                    (Some(failure), _) => LocalProposal::Stopped(failure),
-                    (None, None) => LocalProposal::NotLeader(None),
-                    (None, Some((other, address))) => {
-                        let limit = limit.min(Duration::from_millis(ASK_AROUND_MS));
-                        self.propose_there(group_id, other, &address, command.clone(), limit).await
-                    }
-                },
+                None => group.failure().map_or(LocalProposal::NotLeader(None), LocalProposal::Stopped),
             };
             match attempt {
                 LocalProposal::Applied(index, outcome) => return answer(index, outcome),
@@ -71,6 +63,11 @@ impl Cluster {
                 LocalProposal::Stopped(detail) => {
                     return Err(ProposeError::Stopped { group: group_id, detail });
                 }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Whoever gets no log any more, or not yet, hears of no leader, or of one that is long gone.
+            if hint.is_none() && begun.elapsed() > Duration::from_millis(ASK_AFTER_MS) {
+                hint = self.ask_who_leads(group_id, &mut asked, left).await;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             tokio::time::sleep(left.min(Duration::from_millis(PROPOSE_RETRY_MS))).await;

@@ -19,7 +19,7 @@ use crate::error::ProposeError;
 use crate::propose::not_leader;
 use crate::raft::{LocalRead, check_cluster};
 use crate::state::{State, command};
-use crate::upgrade::{knows_membership, too_old};
+use crate::upgrade::too_old;
 
 /// Serves [`ClusterRpc`] for one member.
 #[derive(Clone, Debug)]
@@ -74,7 +74,7 @@ impl ClusterRpc for ClusterService {
             control_address: request.control_address,
             data_address: request.data_address,
             // What the cluster cannot be told yet, the node says when it can.
-            zone: if knows_membership(finalized) { request.zone } else { String::new() },
+            zone: if finalized >= command::MEMBERSHIP_SINCE { request.zone } else { String::new() },
         }));
         let deadline = Instant::now() + Duration::from_millis(PROPOSE_ATTEMPT_MS);
         match self.cluster.propose(GroupId::CONTROL, admit, deadline).await {

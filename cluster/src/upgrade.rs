@@ -5,15 +5,17 @@
 //! is not removed has said that it knows it (INV-WIRE). There is no way back: a build that knows less stops
 //! at the first command that it does not know.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use hearth_proto::limits::HEARTBEAT_MS;
 use hearth_proto::v1::command::Body;
 use hearth_proto::{Incarnation, NodeId, v1};
 use v1::RefusalReason;
 
 use crate::cluster::Cluster;
 use crate::error::OperateError;
-use crate::state::{Control, FINALIZED_FIRST, State, command};
+use crate::fresh::Freshness;
+use crate::state::{Control, FINALIZED_FIRST, State};
 
 impl Cluster {
     /// The newest command version that may be in the logs, as this node's copy of the control state has it.
@@ -37,6 +39,18 @@ impl Cluster {
         let version = if version == 0 { self.newest_version() } else { version };
         let changed = self.operate(Body::FinalizeVersion(v1::FinalizeVersion { version }), deadline).await?;
         Ok((version, changed))
+    }
+
+    /// Whether commands of this version may be in the logs. What this node has of the log may be old, never
+    /// too new, so a no of its own is asked about once more.
+    pub(crate) async fn may_say(&self, version: u32) -> bool {
+        if self.finalized_version() >= version {
+            return true;
+        }
+        let deadline = Instant::now() + Duration::from_millis(HEARTBEAT_MS * 2);
+        let finalized =
+            self.read_control(&Freshness::Linearizable, deadline, Control::finalized_version).await;
+        finalized.is_ok_and(|finalized| finalized >= version)
     }
 
     /// The newest command version that this node says it knows.
@@ -100,9 +114,4 @@ pub(crate) fn too_old(known: u32, finalized: u32) -> Option<String> {
     (known < finalized).then(|| {
         format!("the cluster is at version {finalized} and this build knows {known}: start a newer build")
     })
-}
-
-/// Whether zones, observers, drains and removals can be said in a cluster at this version.
-pub(crate) fn knows_membership(finalized: u32) -> bool {
-    finalized >= command::MEMBERSHIP_SINCE
 }

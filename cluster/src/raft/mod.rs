@@ -26,4 +26,6 @@ pub(crate) use group::{Group, GroupError, LocalProposal, Pending};
 pub(crate) use members::Members;
 pub(crate) use peers::{Peers, endpoint};
 pub(crate) use reads::{Applied, LocalRead};
+#[cfg(test)]
+pub(crate) use service::pre_vote_request;
 pub(crate) use service::{RaftService, check_cluster};

@@ -249,3 +249,22 @@ fn respond<T: Serialize>(answer: &T) -> Result<Response<v1::RaftResponse>, Statu
 fn stopped(error: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("the group has stopped: {error}"))
 }
+
+/// The request of a candidate for a pre-vote, as [`super::network::Network`] sends it.
+#[cfg(test)]
+pub(crate) fn pre_vote_request(
+    cluster: ClusterId,
+    group: GroupId,
+    target: NodeId,
+    from: NodeId,
+) -> v1::RaftRequest {
+    let vote = openraft::alias::VoteOf::<TypeConfig>::new(1_000, from.0);
+    let message = VoteRequest::<TypeConfig>::new(vote, None);
+    v1::RaftRequest {
+        cluster_id: cluster.0.to_vec().into(),
+        group_id: group.0,
+        target: target.0,
+        payload: encode(&message).expect("a vote can be written").into(),
+        payload_version: PAYLOAD_VERSION,
+    }
+}

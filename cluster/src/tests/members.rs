@@ -2,15 +2,17 @@
 
 use std::time::Instant;
 
+use hearth_proto::v1::raft_client::RaftClient;
 use hearth_proto::{DirectoryGroups, GroupId, NodeId, Tier, v1};
 use v1::RefusalReason;
 
 use super::harness::{
-    LIMIT, Member, block, eventually, found_three, found_three_split, join, sees, try_join,
+    CLUSTER, LIMIT, Member, block, eventually, found_three, found_three_split, join, sees, try_join,
 };
 use crate::cluster::Cluster;
 use crate::config::Tuning;
 use crate::error::{JoinError, MemberError, OperateError, ProposeError};
+use crate::raft::pre_vote_request;
 
 fn groups_of(members: &[Member]) -> Vec<GroupId> {
     members[0].cluster().all_groups().map(|group| group.id()).collect()
@@ -89,6 +91,15 @@ fn a_removed_node_leaves_every_group_stops_and_never_gets_in_again() {
     members[2].start(2, true);
     assert_eq!(members[2].member_result(), Err(MemberError::Removed { node: NodeId(3) }));
     assert_eq!(terms(&members[0]), before, "a removed node began an election");
+    // Whatever it sends is not looked at, while the same from a member is.
+    let ask = |from: u64| {
+        let address = format!("http://{}", members[0].addresses.control);
+        let request = pre_vote_request(CLUSTER, GroupId::DIRECTORY, NodeId(1), NodeId(from));
+        members[1].block_on(async |_| RaftClient::connect(address).await.unwrap().pre_vote(request).await)
+    };
+    let refused = ask(3).unwrap_err();
+    assert!(refused.message().contains("node 3 was removed"), "{refused}");
+    ask(2).unwrap();
     let refused = try_join(&members[0], 3, |_| ()).map(|_| ()).unwrap_err();
     assert!(
         matches!(&refused, JoinError::Refused { detail, .. } if detail.contains("empty data folder")),
@@ -230,4 +241,21 @@ fn an_observer_holds_the_log_and_never_votes_and_voters_go_where_no_other_fails_
         let voters = voters(&sixth, GroupId::DIRECTORY);
         voters.contains(&5) && voters.contains(&6) && voters.len() == 3 && !voters.contains(&4)
     });
+}
+
+#[test]
+fn a_removed_node_that_only_knows_a_leader_that_is_gone_hears_of_its_removal_from_another() {
+    let mut members = found_three(impatient());
+    let fourth = join(&members[0], 4, |_| ());
+    await_voters(&fourth, &[1, 2, 3]);
+    members[2].kill();
+    assert!(remove(&members[0], 3, true).unwrap());
+    await_voters(&fourth, &[1, 2, 4]);
+    eventually("it is no member", || !is_member(&fourth, 3));
+    // Whoever led when it was last there leads no more.
+    members[0].kill();
+    let leads = || fourth.cluster().group(GroupId::CONTROL).unwrap().leader();
+    eventually("another one leads", || leads().is_some_and(|leads| leads != NodeId(1)));
+    members[2].start(2, true);
+    assert_eq!(members[2].member_result(), Err(MemberError::Removed { node: NodeId(3) }));
 }
