@@ -1,4 +1,4 @@
-//! What an operator changes in a cluster: namespaces and the policy.
+//! What an operator changes in a cluster: nodes, versions, namespaces and the policy.
 
 use hearth_proto::v1;
 use hearth_proto::v1::operate_client::OperateClient;
@@ -54,5 +54,53 @@ impl Client {
     pub async fn policy(&self) -> Result<v1::PolicyResponse, CallError> {
         let call = async |channel, request| OperateClient::new(channel).policy(request).await;
         self.ask(v1::PolicyRequest {}, self.deadline(None), Turn::Share, call).await
+    }
+
+    /// Begins to move off a node what only it holds; false if it is drained already.
+    ///
+    /// # Errors
+    /// [`CallError`]; repeating it is harmless.
+    pub async fn drain_node(&self, node_id: u64) -> Result<bool, CallError> {
+        let call = async |channel, request| OperateClient::new(channel).drain(request).await;
+        let request = v1::DrainRequest { node_id };
+        Ok(self.ask(request, self.deadline(None), Turn::Share, call).await?.changed)
+    }
+
+    /// Ends a drain; false if there is none.
+    ///
+    /// # Errors
+    /// [`CallError`]; repeating it is harmless.
+    pub async fn undrain_node(&self, node_id: u64) -> Result<bool, CallError> {
+        let call = async |channel, request| OperateClient::new(channel).undrain(request).await;
+        let request = v1::UndrainRequest { node_id };
+        Ok(self.ask(request, self.deadline(None), Turn::Share, call).await?.changed)
+    }
+
+    /// How far drains and repairs are, as the member that answers sees it.
+    ///
+    /// # Errors
+    /// [`CallError`] if none answers.
+    pub async fn progress(&self) -> Result<v1::ProgressResponse, CallError> {
+        let call = async |channel, request| OperateClient::new(channel).progress(request).await;
+        self.ask(v1::ProgressRequest {}, self.deadline(None), Turn::Share, call).await
+    }
+
+    /// Takes a node out for good; with `force` also one that is not drained.
+    ///
+    /// # Errors
+    /// [`CallError`]; repeating it is harmless.
+    pub async fn remove_node(&self, node_id: u64, force: bool) -> Result<bool, CallError> {
+        let call = async |channel, request| OperateClient::new(channel).remove(request).await;
+        let request = v1::RemoveRequest { node_id, force };
+        Ok(self.ask(request, self.deadline(None), Turn::Share, call).await?.changed)
+    }
+
+    /// Lets commands up to `version` into the logs; zero is the newest that the answering node knows.
+    ///
+    /// # Errors
+    /// [`CallError`]; the refusal names the nodes that know less.
+    pub async fn finalize_version(&self, version: u32) -> Result<v1::FinalizeVersionResponse, CallError> {
+        let call = async |channel, request| OperateClient::new(channel).finalize_version(request).await;
+        self.ask(v1::FinalizeVersionRequest { version }, self.deadline(None), Turn::Share, call).await
     }
 }

@@ -8,8 +8,8 @@ use hearth_proto::v1::outcome::Kind;
 use hearth_proto::{BlockId, BlockKey, GroupId, LogIndex, NamespaceId, v1};
 
 use crate::cluster::Cluster;
-use crate::error::ProposeError;
-use crate::raft::Group;
+use crate::error::{ProposeError, Silent};
+use crate::raft::{Applied, Group};
 use crate::refusal::CommandError;
 use crate::state::{Replica, State, command};
 
@@ -105,8 +105,8 @@ impl Cluster {
                 other => return Err(CommandError::unexpected(&other)),
             };
             // Who waits or looks here next is to see what this answer saw.
-            let is_seen =
-                matches!(state, ClaimState::Granted(_)) || group.wait_applied(log_index, deadline).await;
+            let is_seen = matches!(state, ClaimState::Granted(_))
+                || group.wait_applied(log_index, deadline).await == Applied::Reached;
             // It came, if only to a node that is known to be gone by now.
             let gone_now = self.gone_holders(group, &id);
             if state == ClaimState::Present && is_seen && gone_now != gone {
@@ -196,7 +196,7 @@ impl Cluster {
     /// The group that a block belongs to.
     pub(crate) fn directory_of(&self, key: &BlockKey) -> Result<&Group, CommandError> {
         let id = self.directory_groups().group_of(key);
-        let group = self.group(id).ok_or(ProposeError::NoLeader { group: id })?;
+        let group = self.group(id).ok_or(ProposeError::NoLeader { group: id, silent: Silent::default() })?;
         Ok(group)
     }
 

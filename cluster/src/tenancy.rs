@@ -50,7 +50,7 @@ impl Cluster {
     /// # Errors
     /// [`CommandError`]: one that has pins is not removed, nor the one that is always there.
     pub async fn delete_namespace(&self, name: &str, deadline: Instant) -> Result<bool, CommandError> {
-        let id = self.read_control(|control| {
+        let id = self.peek_control(|control| {
             control.tenancy().namespaces().find_by_name(name).map(|spec| spec.namespace_id)
         });
         let Some(namespace_id) = id.flatten() else { return Ok(false) };
@@ -67,7 +67,7 @@ impl Cluster {
             };
             tenancy.namespaces().all().map(in_use).collect()
         };
-        self.read_control(list).unwrap_or_default()
+        self.peek_control(list).unwrap_or_default()
     }
 
     /// Replaces the policy of the cluster; false if it was so already.
@@ -84,7 +84,7 @@ impl Cluster {
 
     /// The policy of the cluster and the newest command version in its logs, as this node's copy has them.
     pub fn policy(&self) -> v1::PolicyResponse {
-        let record = self.read_control(|control| control.cluster_record().cloned()).flatten();
+        let record = self.peek_control(|control| control.cluster_record().cloned()).flatten();
         let record = record.unwrap_or_default();
         v1::PolicyResponse {
             policy: Some(record.policy.unwrap_or_default()),
@@ -128,7 +128,7 @@ impl Cluster {
         Ok(PinAnswer {
             expires_at_ms: pinned.expires_at_ms,
             pinned_bytes: pinned.pinned_bytes,
-            pin_quota_bytes: self.read_control(quota).unwrap_or_default(),
+            pin_quota_bytes: self.peek_control(quota).unwrap_or_default(),
             absent_blocks: charge.absent_blocks,
         })
     }
@@ -164,7 +164,7 @@ impl Cluster {
                 time_ms: control.time_ms(),
             }
         };
-        self.read_control(list).unwrap_or_default()
+        self.peek_control(list).unwrap_or_default()
     }
 
     /// Changes how blocks are kept, wherever they lie and come to.
@@ -201,7 +201,7 @@ impl Cluster {
 
     pub(crate) fn check_namespace(&self, namespace: NamespaceId) -> Result<(), CommandError> {
         let is_known = |control: &Control| control.tenancy().namespaces().find(namespace).is_some();
-        match self.read_control(is_known) {
+        match self.peek_control(is_known) {
             Some(true) => Ok(()),
             _ => Err(CommandError::unknown_namespace(namespace)),
         }
@@ -238,7 +238,8 @@ impl Cluster {
         Ok(Charge { size_bytes, absent_blocks })
     }
 
-    pub(crate) fn read_control<T>(&self, read: impl FnOnce(&Control) -> T) -> Option<T> {
+    /// Reads this node's copy of the control state as it is. Entries wait while `read` runs.
+    pub(crate) fn peek_control<T>(&self, read: impl FnOnce(&Control) -> T) -> Option<T> {
         let replicated = self.0.control.replicated();
         match &replicated.state {
             State::Control(control) => Some(read(control)),

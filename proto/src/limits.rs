@@ -207,6 +207,8 @@ pub const BREAKER_PAUSE_MS_MAX: u64 = 5_000;
 pub const HEARTBEAT_MS: u64 = 500;
 /// Silence after which the control leader declares a node down.
 pub const NODE_DOWN_AFTER_MS: u64 = 3_000;
+/// How long a voter may be down before another node votes in its place.
+pub const VOTER_LOST_AFTER_MS: u64 = 60_000;
 /// Interval of the Raft leader's heartbeat.
 pub const RAFT_HEARTBEAT_MS: u64 = 150;
 /// Shortest Raft election time-out.
@@ -362,6 +364,7 @@ const _: () = {
     assert!(RAFT_ELECTION_MS_MIN < RAFT_ELECTION_MS_MAX);
     assert!(HEARTBEAT_MS * 4 <= NODE_DOWN_AFTER_MS);
     assert!(RAFT_ELECTION_MS_MAX < NODE_DOWN_AFTER_MS);
+    assert!(NODE_DOWN_AFTER_MS < VOTER_LOST_AFTER_MS);
     assert!(BREAKER_PAUSE_MS_MIN <= BREAKER_PAUSE_MS_MAX);
     assert!(SNAPSHOT_CHUNK_BYTES < GRPC_MESSAGE_BYTES_MAX);
     assert!(RAFT_APPEND_BYTES_MAX * 2 <= GRPC_MESSAGE_BYTES_MAX);

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hearth_cluster::{Cluster, ClusterConfig, FoundError, JoinRequest, MemberError, NodeAddresses};
+use hearth_cluster::{
+    Cluster, ClusterConfig, FoundError, JoinRequest, MemberError, NodeAddresses, ProposeError,
+};
 use hearth_proto::limits::GRPC_MESSAGE_BYTES_MAX;
 use hearth_proto::v1::admin_server::AdminServer;
 use hearth_proto::v1::announce_server::AnnounceServer;
@@ -170,6 +172,9 @@ impl Node {
             cluster_id: member.cluster_id,
             directory_groups: member.directory_groups,
             name: data_dir.identity().name.clone(),
+            zone: config.zone.clone(),
+            never_votes: config.observer,
+            voter_lost_after_ms: config.voter_lost_after_ms,
             boot_id: *uuid::Uuid::new_v4().as_bytes(),
             addresses,
             host_capacity_bytes: config.host_capacity_bytes,
@@ -436,6 +441,7 @@ async fn found(cluster: &Cluster, node_uuid: [u8; 16]) -> Result<(), NodeError> 
     loop {
         match cluster.found(node_uuid).await {
             Ok(()) => return Ok(()),
+            Err(error @ FoundError::Commit(ProposeError::Refused { .. })) => return Err(error.into()),
             Err(error @ FoundError::Commit(_)) => {
                 tracing::info!(
                     error = &error as &dyn std::error::Error,
@@ -466,6 +472,7 @@ async fn settle_membership(
             let request = JoinRequest {
                 node_uuid: data_dir.identity().uuid_bytes(),
                 name: data_dir.identity().name.clone(),
+                zone: config.zone.clone(),
                 addresses: addresses.clone(),
                 expected_cluster: config.cluster_id,
                 expected_directory_groups: config.directory_groups,

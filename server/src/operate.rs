@@ -6,6 +6,7 @@ use hearth_proto::v1::operate_server::Operate;
 use tonic::{Request, Response, Status};
 
 use crate::calls::{deadline_of, malformed, status_of};
+use crate::operate_nodes;
 use crate::progress::Progress;
 
 /// Changes go to the control group; lists are this node's copy of it.
@@ -16,12 +17,21 @@ pub(crate) struct OperateService {
 
 #[tonic::async_trait]
 impl Operate for OperateService {
-    async fn drain(&self, _: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
-        Err(not_built("draining a node"))
+    async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
+        let deadline = deadline_of(request.metadata());
+        let node = request.into_inner().node_id;
+        let changed = operate_nodes::drain(&self.cluster, node, false, deadline).await?;
+        Ok(Response::new(v1::DrainResponse { changed }))
     }
 
-    async fn undrain(&self, _: Request<v1::UndrainRequest>) -> Result<Response<v1::UndrainResponse>, Status> {
-        Err(not_built("draining a node"))
+    async fn undrain(
+        &self,
+        request: Request<v1::UndrainRequest>,
+    ) -> Result<Response<v1::UndrainResponse>, Status> {
+        let deadline = deadline_of(request.metadata());
+        let node = request.into_inner().node_id;
+        let changed = operate_nodes::drain(&self.cluster, node, true, deadline).await?;
+        Ok(Response::new(v1::UndrainResponse { changed }))
     }
 
     async fn progress(
@@ -31,8 +41,12 @@ impl Operate for OperateService {
         Ok(Response::new(self.progress.answer().await))
     }
 
-    async fn remove(&self, _: Request<v1::RemoveRequest>) -> Result<Response<v1::RemoveResponse>, Status> {
-        Err(not_built("removing a node"))
+    async fn remove(
+        &self,
+        request: Request<v1::RemoveRequest>,
+    ) -> Result<Response<v1::RemoveResponse>, Status> {
+        let deadline = deadline_of(request.metadata());
+        operate_nodes::remove(&self.cluster, request.into_inner(), deadline).await.map(Response::new)
     }
 
     async fn put_namespace(
@@ -80,12 +94,11 @@ impl Operate for OperateService {
 
     async fn finalize_version(
         &self,
-        _: Request<v1::FinalizeVersionRequest>,
+        request: Request<v1::FinalizeVersionRequest>,
     ) -> Result<Response<v1::FinalizeVersionResponse>, Status> {
-        Err(not_built("finalizing a version"))
+        let deadline = deadline_of(request.metadata());
+        operate_nodes::finalize_version(&self.cluster, request.into_inner(), deadline)
+            .await
+            .map(Response::new)
     }
-}
-
-fn not_built(what: &str) -> Status {
-    Status::unimplemented(format!("this build does not know {what}"))
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use hearth_cluster::{Cluster, ClusterConfig, JoinRequest, NodeAddresses, request_join};
+use hearth_proto::limits::VOTER_LOST_AFTER_MS;
 use hearth_proto::{BlockKey, ClusterId, DirectoryGroups, NamespaceId, NodeId};
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -191,6 +192,9 @@ async fn start(
         cluster_id,
         directory_groups,
         name: address.to_string(),
+        zone: String::new(),
+        never_votes: false,
+        voter_lost_after_ms: VOTER_LOST_AFTER_MS,
         boot_id: rand::rng().random(),
         addresses,
         host_capacity_bytes: 1 << 30,
@@ -232,6 +236,7 @@ async fn become_member(
     let request = JoinRequest {
         node_uuid,
         name: addresses.control.clone(),
+        zone: String::new(),
         addresses: addresses.clone(),
         expected_cluster: None,
         expected_directory_groups: None,

@@ -97,6 +97,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: PolicyCommand,
     },
+    /// Drains nodes and takes them out for good.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Lets a cluster use what all its nodes know since an upgrade.
+    #[command(subcommand)]
+    Upgrade(UpgradeCommand),
     /// Replays a workload through the cluster, checks every byte and reports.
     Replay(Box<hearth_replay::ReplayArgs>),
     /// Prints the completion script of a shell.
@@ -104,6 +110,41 @@ pub(crate) enum Command {
     Completion {
         /// The shell.
         shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Begins to move off a node what only it holds; it votes nowhere where another node will do.
+    #[command(after_help = "Example:\n  hearth node drain node-7400")]
+    Drain {
+        /// Its id or its name.
+        node: String,
+    },
+    /// Ends a drain and takes the node in again.
+    Undrain {
+        /// Its id or its name.
+        node: String,
+    },
+    /// Takes a node out for good: it stops, and neither it nor its data folder gets in again.
+    #[command(after_help = "Example:\n  hearth node drain 3 && hearth node remove 3")]
+    Remove {
+        /// Its id or its name.
+        node: String,
+        /// Also when it was not drained: what only it holds is lost.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UpgradeCommand {
+    /// Lets commands of a newer version into the logs, once every node knows it. There is no way back to
+    /// builds that know less.
+    Finalize {
+        /// The version; 0 is the newest that the answering node knows.
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        version: u32,
     },
 }
 
@@ -149,6 +190,9 @@ pub(crate) struct GetArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  hearth locate 00112233445566778899aabbccddeeff -o json")]
 pub(crate) struct LocateArgs {
+    /// Waits until the answer is no older than anything acknowledged before; fails if that takes too long.
+    #[arg(long)]
+    pub(crate) linearizable: bool,
     /// Prefix hashes of the blocks, in chain order.
     #[arg(required = true, value_name = "HASH")]
     pub(crate) hashes: Vec<PrefixHash>,

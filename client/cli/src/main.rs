@@ -56,6 +56,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Retain(retain) => commands::retain(&client, output, retain).await,
         Command::Namespace { command } => commands::namespace(&client, output, command).await,
         Command::Policy { command } => commands::policy(&client, output, command).await,
+        Command::Node(command) => commands::node(&client, output, command).await,
+        Command::Upgrade(command) => commands::upgrade(&client, output, command).await,
         Command::Replay(replay) => commands::replay(&client, output, *replay).await,
         Command::Completion { .. } => Ok(Exit::Done),
     }

@@ -1,6 +1,6 @@
 //! One Raft group on this node: what the rest of the crate may ask of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
@@ -18,7 +18,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError};
 use openraft::impls::BasicNode;
 use openraft::raft::{AppendEntriesResponse, WriteResult};
-use openraft::{ChangeMembers, Config, Instant as _, Raft, RaftMetrics, SnapshotPolicy};
+use openraft::{Config, Instant as _, Raft, RaftMetrics, SnapshotPolicy};
 use prost::Message;
 
 use super::arrival::Arrival;
@@ -82,7 +82,10 @@ impl Pending {
 /// Why a group no longer runs on this node, the gravest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub(crate) enum StopReason {
-    #[error("has stopped: its log or state cannot be written or read; this node's log has the cause")]
+    #[error(
+        "has stopped: its log or state cannot be written or read; this node's log has the cause; if its disk is \
+         damaged, remove the node (hearth node remove --force) and start it with an empty --data-dir and --join"
+    )]
     Storage,
     #[error("has stopped: it panicked; this node's log has the cause")]
     Panicked,
@@ -135,7 +138,9 @@ impl Group {
     ) -> Result<Prepared, GroupError> {
         let machine =
             StateMachine::open(id, database).map_err(|source| GroupError::Store { group: id, source })?;
-        Ok(Prepared { id, log: LogStore::new(id, database.clone(), sync.clone()), machine })
+        let log = LogStore::new(id, database.clone(), sync.clone());
+        log.check(machine.applied()).map_err(|source| GroupError::Store { group: id, source })?;
+        Ok(Prepared { id, log, machine })
     }
 
     /// Runs the group.
@@ -271,12 +276,6 @@ impl Group {
             .map_err(|error| self.failed(&error))
     }
 
-    /// Lets a learner vote.
-    pub(crate) async fn add_voter(&self, node: NodeId) -> Result<(), GroupError> {
-        let change = ChangeMembers::AddVoterIds(BTreeSet::from([node.0]));
-        self.raft.change_membership(change, true).await.map(drop).map_err(|error| self.failed(&error))
-    }
-
     /// Begins a snapshot if one is due.
     pub(crate) async fn snapshot_if_due(&self) {
         if self.gauge.is_due()
@@ -377,12 +376,12 @@ impl Group {
         self.raft.metrics().borrow_watched().clone()
     }
 
-    fn failed(&self, error: &dyn std::error::Error) -> GroupError {
+    pub(super) fn failed(&self, error: &dyn std::error::Error) -> GroupError {
         GroupError::Raft { group: self.id, detail: error.to_string() }
     }
 }
 
-fn leader_of(forward: &ForwardToLeader<TypeConfig>) -> Option<(NodeId, String)> {
+pub(super) fn leader_of(forward: &ForwardToLeader<TypeConfig>) -> Option<(NodeId, String)> {
     let address = forward.leader_node.as_ref().map(|node| node.addr.clone()).unwrap_or_default();
     forward.leader_id.map(|leader| (NodeId(leader), address))
 }

@@ -15,7 +15,7 @@ use rocksdb::{ReadOptions, WriteBatch};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::database::{Database, group_key};
+use super::database::{Database, group_key, io_error};
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use super::wal_sync::WalSync;
 
@@ -128,8 +128,7 @@ impl LogStore {
 
     fn read_pointer<T: DeserializeOwned>(&self, name: u8) -> io::Result<Option<T>> {
         let family = self.database.vote();
-        let value =
-            self.database.db().get_pinned_cf(family, self.pointer_key(name)).map_err(io::Error::other)?;
+        let value = self.database.db().get_pinned_cf(family, self.pointer_key(name)).map_err(io_error)?;
         value.map(|bytes| decode(&bytes)).transpose()
     }
 
@@ -171,8 +170,34 @@ impl LogStore {
             }
             iterator.next();
         }
-        iterator.status().map_err(io::Error::other)?;
+        iterator.status().map_err(io_error)?;
         Ok(entries)
+    }
+
+    /// Reads the vote, the pointers and the end of the log: without any one of them the node must not vote.
+    /// `applied` is where the state stands that the log goes on from.
+    ///
+    /// # Errors
+    /// `InvalidData` if one is damaged, or the log goes on from a later state.
+    pub(super) fn check(&self, applied: Option<LogId>) -> io::Result<()> {
+        self.read_pointer::<Vote>(VOTE)?;
+        self.read_pointer::<Option<LogId>>(COMMITTED)?;
+        let purged = self.read_pointer::<LogId>(PURGED)?;
+        self.last_entry_id()?;
+        if purged.is_some() && purged > applied {
+            let group = self.group;
+            let detail = format!("the snapshot that the log of group {group} goes on from is gone");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, detail));
+        }
+        Ok(())
+    }
+
+    /// Moves what is in memory to sorted files.
+    #[cfg(test)]
+    pub(super) fn flush(&self) {
+        for family in [self.database.log(), self.database.vote()] {
+            self.database.db().flush_cf(family).unwrap();
+        }
     }
 
     fn last_entry_id(&self) -> io::Result<Option<LogId>> {
@@ -181,7 +206,7 @@ impl LogStore {
         let mut iterator = self.database.db().raw_iterator_cf_opt(self.database.log(), options);
         iterator.seek_for_prev(self.entry_key(u64::MAX));
         let last = iterator.value().map(decode::<Entry>).transpose()?.map(|entry| entry.log_id());
-        iterator.status().map_err(io::Error::other)?;
+        iterator.status().map_err(io_error)?;
         Ok(last)
     }
 }

@@ -14,6 +14,11 @@ pub(crate) const SPLIT_SINCE: u32 = 2;
 /// The first that moves the replicated time. Builds of before kept none, so what they may have applied must
 /// not move it either: all replicas have to agree on it.
 pub(crate) const TIME_SINCE: u32 = 3;
+/// The first that knows of zones, observers, drained and removed nodes, and of finalized versions.
+pub(crate) const MEMBERSHIP_SINCE: u32 = 3;
+
+/// The first that compares what a node holds with what the directory has of it.
+pub(crate) const RESYNC_SINCE: u32 = 3;
 
 /// Bytes of one packed delta.
 pub(crate) const DELTA_BYTES: usize = 42;
@@ -21,8 +26,15 @@ pub(crate) const DELTA_BYTES: usize = 42;
 /// A command that a leader can stamp and propose, in the oldest format that can say it.
 pub(crate) fn new(body: Body) -> v1::Command {
     let version = match &body {
-        Body::FoundCluster(found) if found.directory_groups > 1 => SPLIT_SINCE,
-        Body::ResyncHolder(_) | Body::DrainNode(_) => 3,
+        Body::FoundCluster(found) => match &found.first_node {
+            Some(first) if !first.zone.is_empty() => MEMBERSHIP_SINCE,
+            _ if found.directory_groups > 1 => SPLIT_SINCE,
+            _ => 1,
+        },
+        Body::AdmitNode(admit) if !admit.zone.is_empty() => MEMBERSHIP_SINCE,
+        Body::RegisterNode(register) if !register.zone.is_empty() || register.never_votes => MEMBERSHIP_SINCE,
+        Body::DrainNode(_) | Body::RemoveNode(_) | Body::FinalizeVersion(_) => MEMBERSHIP_SINCE,
+        Body::ResyncHolder(_) => RESYNC_SINCE,
         Body::PutNamespace(_)
         | Body::DeleteNamespace(_)
         | Body::PinBlocks(_)

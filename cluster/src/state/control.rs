@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 use v1::command::Body;
 use v1::{NodeState, RefusalReason};
 
+use super::membership::FINALIZED_FIRST;
 use super::outcome::{self, refused};
 use super::record::{RecordError, RecordKey};
 use super::tenancy::Tenancy;
@@ -21,10 +22,10 @@ const RETIRED_BOOTS_MAX: usize = 16;
 /// The cluster's identity, its nodes, and which incarnation of each one serves.
 #[derive(Debug, Default)]
 pub(crate) struct Control {
-    cluster: Option<v1::ClusterRecord>,
-    nodes: BTreeMap<NodeId, v1::NodeRecord>,
+    pub(super) cluster: Option<v1::ClusterRecord>,
+    pub(super) nodes: BTreeMap<NodeId, v1::NodeRecord>,
     /// Derived: the nodes whose replicas count, with the one incarnation that they count under.
-    serving: FxHashMap<NodeId, Incarnation>,
+    pub(super) serving: FxHashMap<NodeId, Incarnation>,
     tenancy: Tenancy,
 }
 
@@ -62,7 +63,12 @@ impl Control {
     pub(super) fn apply(&mut self, stamp_ms: u64, body: &Body) -> v1::Outcome {
         match body {
             Body::FoundCluster(found) => self.found(stamp_ms, found),
-            Body::AdmitNode(_) | Body::RegisterNode(_) | Body::NodeDown(_) | Body::DrainNode(_)
+            Body::AdmitNode(_)
+            | Body::RegisterNode(_)
+            | Body::NodeDown(_)
+            | Body::DrainNode(_)
+            | Body::RemoveNode(_)
+            | Body::FinalizeVersion(_)
                 if self.cluster.is_none() =>
             {
                 refused(RefusalReason::NotFounded, "the cluster is not founded yet")
@@ -80,6 +86,8 @@ impl Control {
                 Some(cluster) => self.tenancy.apply(cluster, body),
                 None => refused(RefusalReason::NotFounded, "the cluster is not founded yet"),
             },
+            Body::RemoveNode(remove) => self.remove(stamp_ms, remove),
+            Body::FinalizeVersion(finalize) => self.finalize(finalize),
             _ => outcome::wrong_group(),
         }
     }
@@ -143,7 +151,8 @@ impl Control {
     }
 
     fn admit(&mut self, stamp_ms: u64, admit: &v1::AdmitNode) -> v1::Outcome {
-        if let Some(refused) = check_texts([&admit.name, &admit.control_address, &admit.data_address]) {
+        let texts = [&admit.name, &admit.control_address, &admit.data_address, &admit.zone];
+        if let Some(refused) = check_texts(texts) {
             return refused;
         }
         if admit.node_uuid.len() != ID_BYTES {
@@ -151,11 +160,18 @@ impl Control {
         }
         if let Some(known) = self.nodes.values_mut().find(|node| node.node_uuid == admit.node_uuid) {
             let id = NodeId(known.node_id);
+            if known.state() == NodeState::Removed {
+                let detail = format!(
+                    "node {id} was removed for good; to come in again, start with an empty data folder and join"
+                );
+                return refused(RefusalReason::NodeRemoved, detail);
+            }
             // Until it registers, a node can only be reached where it last asked to join from.
             if known.incarnation == 0 {
                 known.name = admit.name.clone();
                 known.control_address = admit.control_address.clone();
                 known.data_address = admit.data_address.clone();
+                known.zone = admit.zone.clone();
             }
             return outcome::admitted(id);
         }
@@ -174,6 +190,7 @@ impl Control {
             name: admit.name.clone(),
             control_address: admit.control_address.clone(),
             data_address: admit.data_address.clone(),
+            zone: admit.zone.clone(),
             state: NodeState::Down.into(),
             changed_at_ms: stamp_ms,
             ..Default::default()
@@ -183,20 +200,27 @@ impl Control {
     }
 
     fn register(&mut self, stamp_ms: u64, register: &v1::RegisterNode) -> v1::Outcome {
-        if let Some(refused) =
-            check_texts([&register.name, &register.control_address, &register.data_address])
-        {
+        let texts = [&register.name, &register.control_address, &register.data_address, &register.zone];
+        if let Some(refused) = check_texts(texts) {
             return refused;
         }
         if register.boot_id.len() != ID_BYTES {
             return refused(RefusalReason::Malformed, "a boot id must be 16 bytes");
         }
         let id = NodeId(register.node_id);
+        let finalized = self.finalized_version();
         let Some(node) = self.nodes.get_mut(&id) else {
             return refused(RefusalReason::UnknownNode, format!("node {id} was never admitted"));
         };
         if node.state() == NodeState::Removed {
-            return refused(RefusalReason::NodeRemoved, format!("node {id} was removed"));
+            return refused(RefusalReason::NodeRemoved, format!("node {id} was removed for good"));
+        }
+        if register.command_version.max(FINALIZED_FIRST) < finalized {
+            let known = register.command_version;
+            let detail = format!(
+                "the cluster is at version {finalized} and this build knows {known}: start a newer build"
+            );
+            return refused(RefusalReason::Version, detail);
         }
         // A process that was replaced stays out, even if its request was only late: it may be a copy
         // of the data folder, and two processes must never serve under one identity (INV-FENCE).
@@ -210,9 +234,7 @@ impl Control {
                 retire(&mut node.retired_boot_ids, replaced);
             }
             node.incarnation += 1;
-            if node.state() != NodeState::Draining {
-                node.set_state(NodeState::Up);
-            }
+            node.set_state(if node.draining { NodeState::Draining } else { NodeState::Up });
             node.changed_at_ms = stamp_ms;
         }
         node.name = register.name.clone();
@@ -220,6 +242,9 @@ impl Control {
         node.data_address = register.data_address.clone();
         node.host_capacity_bytes = register.host_capacity_bytes;
         node.nvme_capacity_bytes = register.nvme_capacity_bytes;
+        node.zone = register.zone.clone();
+        node.command_version = register.command_version;
+        node.never_votes = register.never_votes;
         let incarnation = node.incarnation;
         self.serving.insert(id, Incarnation(incarnation));
         outcome::registered(incarnation)
@@ -237,24 +262,6 @@ impl Control {
         node.changed_at_ms = stamp_ms;
         self.serving.remove(&id);
         outcome::marked(true)
-    }
-
-    fn drain(&mut self, stamp_ms: u64, drain: &v1::DrainNode) -> v1::Outcome {
-        let id = NodeId(drain.node_id);
-        let Some(node) = self.nodes.get_mut(&id) else {
-            return refused(RefusalReason::UnknownNode, format!("node {id} was never admitted"));
-        };
-        let (from, to) = if drain.undo {
-            (NodeState::Draining, NodeState::Up)
-        } else {
-            (NodeState::Up, NodeState::Draining)
-        };
-        let changed = node.state() == from;
-        if changed {
-            node.set_state(to);
-            node.changed_at_ms = stamp_ms;
-        }
-        outcome::done(changed)
     }
 
     pub(super) fn read_record(&self, key: &RecordKey, out: &mut Vec<u8>) -> bool {
@@ -305,16 +312,17 @@ impl Control {
 }
 
 /// Whether the replicas of a node in this state count.
-fn is_serving(node: &v1::NodeRecord) -> bool {
+pub(super) fn is_serving(node: &v1::NodeRecord) -> bool {
     matches!(node.state(), NodeState::Up | NodeState::Draining)
 }
 
 /// Refuses what would let one node fill the state of all (INV-BOUND).
-fn check_texts(texts: [&String; 3]) -> Option<v1::Outcome> {
+fn check_texts(texts: [&String; 4]) -> Option<v1::Outcome> {
     let limit = limits::NODE_TEXT_BYTES_MAX;
     let too_long = texts.iter().any(|text| text.len() > limit);
-    too_long
-        .then(|| refused(RefusalReason::Malformed, format!("a name or address is longer than {limit} bytes")))
+    too_long.then(|| {
+        refused(RefusalReason::Malformed, format!("a name, zone or address is longer than {limit} bytes"))
+    })
 }
 
 fn retire(retired: &mut Vec<Bytes>, boot_id: Bytes) {

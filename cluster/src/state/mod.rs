@@ -11,6 +11,7 @@ mod directory;
 mod ends;
 mod held;
 mod holder;
+mod membership;
 mod namespaces;
 mod outcome;
 mod pins;
@@ -32,6 +33,7 @@ use hearth_proto::{BlockId, GroupId, v1};
 
 pub(crate) use control::Control;
 pub(crate) use directory::{Digests, Directory, Overtaken, Replica, Walk, tier_bit};
+pub(crate) use membership::FINALIZED_FIRST;
 pub(crate) use record::{RecordError, RecordKey};
 
 /// What commands did that somebody on this node waits for.

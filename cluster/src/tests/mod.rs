@@ -1,9 +1,13 @@
 //! Real members over loopback: each one in a runtime of its own, so that stopping it is as sudden
 //! for the others as the end of its process.
 
+mod damage;
+mod fresh;
 mod harness;
+mod members;
 mod split;
 mod tenancy;
+mod upgrade;
 
 use std::time::{Duration, Instant};
 
@@ -59,6 +63,7 @@ fn joining_is_idempotent_and_its_failures_are_told_apart() {
     let request = |uuid: u8, expected_cluster| JoinRequest {
         node_uuid: [uuid; 16],
         name: "again".into(),
+        zone: String::new(),
         addresses: addresses.clone(),
         expected_cluster,
         expected_directory_groups: None,
