@@ -58,7 +58,7 @@ impl Cluster {
         let change = async {
             match &step {
                 Step::FinishChange => group.finish_change().await,
-                Step::StepAway(to) => group.step_away(*to).await,
+                Step::HandOver(to) => group.step_away(*to).await,
                 Step::AddLearner(node, address) => group.add_learner(*node, address).await,
                 Step::DropLearner(node) => group.drop_learner(*node).await,
                 Step::ChangeVoters { add, remove } => group.change_voters(*add, *remove).await,

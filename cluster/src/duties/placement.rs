@@ -66,7 +66,7 @@ pub(super) enum Step {
     /// Ends a change of voters that an earlier leader began.
     FinishChange,
     /// Lets another voter lead.
-    StepAway(NodeId),
+    HandOver(NodeId),
     AddLearner(NodeId, String),
     DropLearner(NodeId),
     /// In one joint change.
@@ -106,7 +106,7 @@ impl<F: Fn(NodeId) -> bool> View<'_, F> {
         let heir = self
             .voters()
             .find(|voter| voter.node != self.leader && voter.is_fit() && (self.is_caught_up)(voter.node))?;
-        Some(Step::StepAway(heir.node))
+        Some(Step::HandOver(heir.node))
     }
 
     fn drop_removed(&self) -> Option<Step> {
@@ -286,9 +286,9 @@ mod tests {
     fn a_leader_that_should_not_vote_hands_over_first() {
         let mut nodes = [up(1, ""), up(2, ""), up(3, ""), up(4, "")];
         nodes[0].draining = true;
-        assert_eq!(step(&nodes, &[1, 2, 3], &[4]), Some(Step::StepAway(NodeId(2))));
+        assert_eq!(step(&nodes, &[1, 2, 3], &[4]), Some(Step::HandOver(NodeId(2))));
         nodes[1].serving = false;
-        assert_eq!(step(&nodes, &[1, 2, 3], &[4]), Some(Step::StepAway(NodeId(3))));
+        assert_eq!(step(&nodes, &[1, 2, 3], &[4]), Some(Step::HandOver(NodeId(3))));
         // Nobody to hand over to: another one votes first.
         assert_eq!(step(&nodes, &[1], &[2, 3, 4]), change(Some(3), Some(1)));
     }

@@ -47,10 +47,10 @@ pub(super) fn check(dir: &Path) -> Result<(), CheckError> {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let is_log = name.strip_suffix(".log").is_some_and(|stem| stem.bytes().all(|b| b.is_ascii_digit()));
-        if is_log || name.starts_with("MANIFEST-") {
-            if let Some(offset) = damage_in_file(&path)? {
-                return Err(Damage { name: name.to_owned(), offset }.into());
-            }
+        if (is_log || name.starts_with("MANIFEST-"))
+            && let Some(offset) = damage_in_file(&path)?
+        {
+            return Err(Damage { name: name.to_owned(), offset }.into());
         }
     }
     Ok(())
