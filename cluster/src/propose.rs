@@ -55,7 +55,12 @@ impl Cluster {
                     propose_here(group, command.clone(), limit).await
                 }
                 Some((leader, address)) => {
-                    self.propose_there(group_id, leader, &address, command.clone(), limit).await
+                    let asked = self.propose_there(group_id, leader, &address, command.clone(), limit);
+                    tokio::select! {
+                        attempt = asked => attempt,
+                        // A leader that was stopped answers nothing, and its connection lives on.
+                        () = self.deposed(group, leader) => Attempt::Unknown,
+                    }
                 }
                 None => group.failure().map_or(Attempt::NotLeader(None), Attempt::Stopped),
             };
@@ -67,6 +72,16 @@ impl Cluster {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             tokio::time::sleep(left.min(Duration::from_millis(PROPOSE_RETRY_MS))).await;
+        }
+    }
+
+    /// Resolves once a node that was known to lead here is known not to any more. What another node said of
+    /// its leader is news to this one, and ends by the limit of the attempt.
+    async fn deposed(&self, group: &Group, leader: NodeId) {
+        if group.leader() == Some(leader) {
+            group.deposed(leader).await;
+        } else {
+            std::future::pending().await
         }
     }
 

@@ -192,6 +192,17 @@ impl Group {
         metrics.current_leader.filter(|_| metrics.running_state.is_ok()).map(NodeId)
     }
 
+    /// Resolves once this node knows that `leader` no longer leads: it knows another one, or none.
+    pub(crate) async fn deposed(&self, leader: NodeId) {
+        let mut receiver = self.raft.metrics();
+        // A group that has stopped says so otherwise.
+        while receiver.borrow_watched().current_leader == Some(leader.0) {
+            if receiver.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
     /// The term in which this node leads now.
     pub(crate) fn leading_term(&self) -> Option<u64> {
         let receiver = self.raft.metrics();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use hearth_proto::limits::{RAFT_ELECTION_MS_MAX, RAFT_HEARTBEAT_MS, SNAPSHOT_CHUNK_BYTES};
+use hearth_proto::limits::{RAFT_APPEND_MS, RAFT_HEARTBEAT_MS, SNAPSHOT_CHUNK_BYTES};
 use hearth_proto::{GroupId, NodeId, v1};
 use openraft::OptionalSend;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
@@ -116,7 +116,7 @@ impl Link {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         // The time to live that openraft gives is a heartbeat's; entries have to be synced as well.
-        let limit = option.soft_ttl().max(Duration::from_millis(RAFT_ELECTION_MS_MAX));
+        let limit = option.soft_ttl().max(Duration::from_millis(RAFT_APPEND_MS));
         let mut client = self.client()?;
         let link = self.clone();
         // Responses come in the order of the requests; the queue keeps what each one answers.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use hearth_proto::limits::{
-    GRPC_MESSAGE_BYTES_MAX, NODES_MAX, RAFT_ELECTION_MS_MAX, RAFT_ELECTION_MS_MIN, RAFT_HEARTBEAT_MS,
+    GRPC_MESSAGE_BYTES_MAX, NODES_MAX, PEER_CONNECT_MS, PEER_KEEP_ALIVE_ANSWER_MS, PEER_KEEP_ALIVE_MS,
 };
 use hearth_proto::v1::cluster_client::ClusterClient;
 use hearth_proto::v1::raft_client::RaftClient;
@@ -88,10 +88,10 @@ pub(crate) fn endpoint(address: &str) -> Result<Endpoint, AddressError> {
         .map_err(|_| AddressError { address: address.to_owned() })?;
     Ok(endpoint
         .tcp_nodelay(true)
-        .connect_timeout(Duration::from_millis(RAFT_ELECTION_MS_MIN))
+        .connect_timeout(Duration::from_millis(PEER_CONNECT_MS))
         // Without keep-alive a connection that a partition cut is never given up.
-        .http2_keep_alive_interval(Duration::from_millis(RAFT_HEARTBEAT_MS * 4))
-        .keep_alive_timeout(Duration::from_millis(RAFT_ELECTION_MS_MAX))
+        .http2_keep_alive_interval(Duration::from_millis(PEER_KEEP_ALIVE_MS))
+        .keep_alive_timeout(Duration::from_millis(PEER_KEEP_ALIVE_ANSWER_MS))
         .keep_alive_while_idle(true)
         .initial_connection_window_size(16 << 20)
         .initial_stream_window_size(8 << 20))
