@@ -17,6 +17,7 @@ use crate::config::{ClusterConfig, Tuning};
 use crate::error::{FoundError, StartError};
 use crate::liveness::Liveness;
 use crate::lookup::{self, LookupAnswer};
+use crate::offload::spawn_blocking;
 use crate::raft::{Database, Group, Identity, Peers, Prepared, RaftService};
 use crate::service::ClusterService;
 use crate::state::{State, command};
@@ -68,9 +69,8 @@ impl Cluster {
             let directories = directories.collect::<Result<Vec<_>, _>>()?;
             Ok((control, directories))
         };
-        let (control, prepared) = tokio::task::spawn_blocking(load)
-            .await
-            .map_err(|error| StartError::Io(std::io::Error::other(error)))??;
+        let (control, prepared) =
+            spawn_blocking(load).await.map_err(|error| StartError::Io(std::io::Error::other(error)))??;
         let peers = Peers::new(config.cluster_id, control.replicated());
         let control = Group::run(control, config.node_id, peers.clone(), &tuning).await?;
         let mut directories = Vec::with_capacity(prepared.len());
@@ -243,5 +243,8 @@ fn check_directory_groups(control: &Prepared, groups: DirectoryGroups) -> Result
 /// The time that a leader stamps its commands with.
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    let now = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    #[cfg(feature = "sim")]
+    let now = now.saturating_add(crate::sim::clock_ahead_ms());
+    now
 }

@@ -12,10 +12,13 @@ mod join;
 mod liveness;
 mod lookup;
 mod member;
+mod offload;
 mod propose;
 mod raft;
 mod reports;
 mod service;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod source;
 mod state;
 #[cfg(test)]

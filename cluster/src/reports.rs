@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::cluster::Cluster;
 use crate::error::{MemberError, ProposeError};
 use crate::member::pause;
+use crate::offload::spawn_blocking;
 use crate::source::{BlockSource, DeltaStatus};
 use crate::state::command;
 
@@ -190,7 +191,7 @@ impl Cluster {
             }
             let source = Arc::clone(source);
             // Millions of blocks may be held, and heartbeats must go on.
-            let taken = tokio::task::spawn_blocking(move || {
+            let taken = spawn_blocking(move || {
                 let mut shares: Vec<Vec<BlockDelta>> = vec![Vec::new(); groups.count() as usize];
                 for delta in source.inventory() {
                     let position = groups.position_of(&delta.id.key);

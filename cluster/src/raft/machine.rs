@@ -17,6 +17,7 @@ use super::database::{Database, group_key};
 use super::log_store::{decode, encode};
 use super::snapshot::{Reader, SnapshotFile, SnapshotFolder, Writer};
 use super::types::{Entry, LogId, Proposal, Reply, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::offload::spawn_blocking;
 use crate::state::{RecordKey, State, command};
 
 /// Follows the group's prefix in the key of the record that says how far the log was applied. The
@@ -36,6 +37,12 @@ pub(crate) struct Replicated {
 }
 
 impl Replicated {
+    /// The last applied entry.
+    #[cfg(feature = "sim")]
+    pub(crate) fn applied_id(&self) -> Option<LogId> {
+        self.applied
+    }
+
     /// The index of the last applied entry.
     pub(crate) fn applied_index(&self) -> u64 {
         self.applied.map_or(0, |applied| applied.index)
@@ -59,14 +66,16 @@ impl StateMachine {
     pub(crate) fn open(group: GroupId, database: Arc<Database>) -> io::Result<Self> {
         let mut replicated =
             Replicated { state: State::new(group), applied: None, membership: StoredMembership::default() };
-        for_each_record(&database, group, None, |key, value| {
-            if key == [APPLIED] {
-                (replicated.applied, replicated.membership) = decode(value)?;
-                Ok(())
-            } else {
-                replicated.state.restore(key, value).map_err(invalid_data)
-            }
-        })?;
+        if !database.is_simulated() {
+            for_each_record(&database, group, None, |key, value| {
+                if key == [APPLIED] {
+                    (replicated.applied, replicated.membership) = decode(value)?;
+                    Ok(())
+                } else {
+                    replicated.state.restore(key, value).map_err(invalid_data)
+                }
+            })?;
+        }
         let snapshots = Arc::new(SnapshotFolder::open(database.snapshot_dir(), group)?);
         Ok(Self { group, database, replicated: Arc::new(RwLock::new(replicated)), snapshots })
     }
@@ -111,6 +120,9 @@ impl StateMachine {
 
     /// Writes touched records and the applied log id in one batch, so that a crash keeps both or neither.
     async fn persist(&self, touched: Vec<RecordKey>) -> io::Result<()> {
+        if self.database.is_simulated() {
+            return Ok(());
+        }
         let write_batch = {
             let database = self.database.clone();
             let replicated = self.replicated.clone();
@@ -126,7 +138,7 @@ impl StateMachine {
             }
             work
         };
-        tokio::task::spawn_blocking(write_batch).await.map_err(io::Error::other)?
+        spawn_blocking(write_batch).await.map_err(io::Error::other)?
     }
 
     fn take_touched(&self, into: &mut Vec<RecordKey>) {
@@ -164,13 +176,23 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuild {
         let (database, snapshots, group) = (self.database.clone(), self.snapshots.clone(), self.group);
+        #[cfg(feature = "sim")]
+        if database.is_simulated() {
+            let (meta, records) = {
+                let replicated = read(&self.replicated);
+                let (last_log_id, last_membership) = (replicated.applied, replicated.membership.clone());
+                (SnapshotMeta { last_log_id, last_membership }, replicated.state.encode())
+            };
+            let write = move || write_snapshot(&snapshots, group, meta, &records);
+            return SnapshotBuild { task: Some(spawn_blocking(write)) };
+        }
         let (taken, view_taken) = tokio::sync::oneshot::channel();
         let build = move || {
             build(&database, &snapshots, group, || {
                 taken.send(()).ok();
             })
         };
-        let task = tokio::task::spawn_blocking(build);
+        let task = spawn_blocking(build);
         // Entries that are applied from here on must not show in the snapshot. If the task fails before
         // it has its view, the failure comes out of `build_snapshot`.
         view_taken.await.ok();
@@ -181,7 +203,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let (database, snapshots, group) = (self.database.clone(), self.snapshots.clone(), self.group);
         let meta = meta.clone();
         let install = move || install(&database, &snapshots, group, &meta, &snapshot);
-        let installed = tokio::task::spawn_blocking(install).await.map_err(io::Error::other)??;
+        let installed = spawn_blocking(install).await.map_err(io::Error::other)??;
         *write(&self.replicated) = installed;
         Ok(())
     }
@@ -210,6 +232,21 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuild {
         let (meta, snapshot) = task.await.map_err(io::Error::other)??;
         Ok(Snapshot { meta, snapshot })
     }
+}
+
+#[cfg(feature = "sim")]
+fn write_snapshot(
+    snapshots: &SnapshotFolder,
+    group: GroupId,
+    meta: SnapshotMeta,
+    records: &[(Vec<u8>, Vec<u8>)],
+) -> io::Result<(SnapshotMeta, SnapshotFile)> {
+    let path = snapshots.unfinished_path("build");
+    let mut writer = Writer::create(&path, group, &meta)?;
+    records.iter().try_for_each(|(key, value)| writer.record(key, value))?;
+    writer.finish()?;
+    let file = snapshots.adopt(&meta, &path)?;
+    Ok((meta, file))
 }
 
 fn build(
@@ -255,6 +292,13 @@ fn install(
     let mut batch = WriteBatch::default();
     let from = group_key(group);
     let to = group_key(GroupId(group.0 + 1));
+    if database.is_simulated() {
+        while let Some((key, value)) = reader.next_record()? {
+            state.restore(&key, &value).map_err(invalid_data)?;
+        }
+        snapshots.adopt(meta, &snapshot.path)?;
+        return Ok(Replicated { state, applied: meta.last_log_id, membership: meta.last_membership.clone() });
+    }
     batch.delete_range_cf(database.state(), from, to);
     while let Some((key, value)) = reader.next_record()? {
         state.restore(&key, &value).map_err(invalid_data)?;

@@ -3,6 +3,7 @@
 
 mod database;
 mod group;
+mod log_family;
 mod log_store;
 mod machine;
 mod network;
@@ -16,5 +17,9 @@ mod wal_sync;
 
 pub(crate) use database::{Database, Identity, OpenError};
 pub(crate) use group::{Group, GroupError, LocalProposal, Prepared};
+#[cfg(feature = "sim")]
+pub(crate) use log_store::{log_entries, stored_vote};
 pub(crate) use peers::{Peers, endpoint};
 pub(crate) use service::{RaftService, check_cluster};
+#[cfg(feature = "sim")]
+pub(crate) use types::{Entry, LogId};

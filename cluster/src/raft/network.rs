@@ -23,6 +23,7 @@ use super::log_store::{decode, encode};
 use super::peers::Peers;
 use super::snapshot::SnapshotFile;
 use super::types::{LogId, SnapshotMeta, TypeConfig, Vote};
+use crate::offload::spawn_blocking;
 
 type Node = openraft::alias::NodeOf<TypeConfig>;
 type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>;
@@ -271,7 +272,7 @@ fn chunks(snapshot: SnapshotFile) -> impl Stream<Item = v1::SnapshotChunk> + Sen
         }
         let wanted = usize::try_from(size - offset).unwrap_or(usize::MAX).min(SNAPSHOT_CHUNK_BYTES);
         let reader = file.clone();
-        let read = tokio::task::spawn_blocking(move || {
+        let read = spawn_blocking(move || {
             let mut data = vec![0; wanted];
             reader.read_exact_at(&mut data, offset).map(|()| data)
         });

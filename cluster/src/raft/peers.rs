@@ -73,13 +73,22 @@ impl Peers {
         {
             return Ok(channel.clone());
         }
-        let channel = endpoint(&address)?.connect_lazy();
+        let channel = connect_lazy(&endpoint(&address)?);
         if channels.len() >= NODES_MAX {
             channels.clear();
         }
         channels.insert(node, (address, channel.clone()));
         Ok(channel)
     }
+}
+
+/// A channel that connects when it is used.
+fn connect_lazy(endpoint: &Endpoint) -> Channel {
+    #[cfg(feature = "sim")]
+    if let Some(channel) = crate::sim::connect(endpoint) {
+        return channel;
+    }
+    endpoint.connect_lazy()
 }
 
 /// How this node connects to another one.

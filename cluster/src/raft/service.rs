@@ -1,5 +1,6 @@
 //! The receiving end of the Raft transport.
 
+use std::io::Write;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -11,7 +12,6 @@ use hearth_proto::{ClusterId, GroupId, NodeId, v1};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -20,6 +20,7 @@ use super::log_store::{decode, encode};
 use super::network::PAYLOAD_VERSION;
 use super::snapshot::SnapshotFile;
 use super::types::{SnapshotMeta, TypeConfig, Vote};
+use crate::offload::spawn_blocking;
 
 /// Serves the Raft calls of every group of this node.
 #[derive(Clone, Debug)]
@@ -176,20 +177,26 @@ async fn receive(
 ) -> Result<SnapshotFile, Status> {
     let path = group.arrival_path();
     let failed = |error: std::io::Error| Status::internal(format!("the snapshot cannot be stored: {error}"));
-    let mut file = tokio::fs::File::create(&path).await.map_err(failed)?;
+    let gone = |error: tokio::task::JoinError| Status::internal(error.to_string());
+    let create = {
+        let path = path.clone();
+        move || std::fs::File::create(path)
+    };
+    let mut file = spawn_blocking(create).await.map_err(gone)?.map_err(failed)?;
     let mut received = 0;
     while let Some(chunk) = chunks.message().await? {
         received += chunk.data.len() as u64;
         if received > size_bytes || chunk.data.len() > SNAPSHOT_CHUNK_BYTES {
             return Err(Status::invalid_argument("the snapshot is larger than its header says"));
         }
-        file.write_all(&chunk.data).await.map_err(failed)?;
+        let write = move || file.write_all(&chunk.data).map(|()| file);
+        file = spawn_blocking(write).await.map_err(gone)?.map_err(failed)?;
     }
     if received != size_bytes {
         return Err(Status::data_loss("the snapshot ended early"));
     }
-    file.sync_all().await.map_err(failed)?;
-    SnapshotFile::open(path).map_err(failed)
+    let finish = move || file.sync_all().and_then(|()| SnapshotFile::open(path));
+    spawn_blocking(finish).await.map_err(gone)?.map_err(failed)
 }
 
 fn respond<T: Serialize>(answer: &T) -> Result<Response<v1::RaftResponse>, Status> {

@@ -120,7 +120,7 @@ impl BlockTable {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(super) fn ids(&self) -> impl Iterator<Item = BlockId> + '_ {
         self.slab.iter().flatten().map(|(id, _)| *id)
     }

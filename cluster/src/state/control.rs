@@ -249,7 +249,7 @@ impl Control {
         Ok(())
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(super) fn record_keys(&self) -> Vec<RecordKey> {
         let cluster = self.cluster.iter().map(|_| RecordKey::Cluster);
         cluster.chain(self.nodes.keys().map(|id| RecordKey::Node(*id))).collect()

@@ -219,7 +219,7 @@ impl Directory {
         Ok(())
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(super) fn record_keys(&self) -> Vec<RecordKey> {
         let holders = self.holders.keys().map(|node| RecordKey::Holder(*node));
         holders.chain(self.blocks.ids().map(RecordKey::Block)).collect()

@@ -82,7 +82,7 @@ impl State {
     }
 
     /// Every record in the order of its key: the canonical bytes of this state.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn encode(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut keys = match self {
             Self::Control(control) => control.record_keys(),

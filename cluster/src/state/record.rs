@@ -26,7 +26,7 @@ pub(crate) enum RecordKey {
 pub(crate) struct RecordError(pub(crate) &'static str);
 
 impl RecordKey {
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(37);
         self.encode_to(&mut out);
