@@ -1,7 +1,7 @@
 //! [`Cluster`]: the handle of a running member.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hearth_proto::limits::GRPC_MESSAGE_BYTES_MAX;
@@ -18,7 +18,7 @@ use crate::error::{FoundError, StartError};
 use crate::liveness::Liveness;
 use crate::lookup::{self, LookupAnswer};
 use crate::offload::spawn_blocking;
-use crate::raft::{Database, Group, Identity, Peers, Prepared, RaftService};
+use crate::raft::{Database, Group, Identity, Peers, RaftService};
 use crate::service::ClusterService;
 use crate::state::{State, command};
 
@@ -57,14 +57,17 @@ impl Cluster {
     }
 
     pub(crate) async fn start_tuned(config: ClusterConfig, tuning: Tuning) -> Result<Self, StartError> {
-        let identity = Identity { node: config.node_id, cluster: config.cluster_id };
+        let identity = Identity {
+            node: config.node_id,
+            cluster: config.cluster_id,
+            directory_groups: config.directory_groups.count(),
+        };
         let (dir, groups) = (config.dir.clone(), config.directory_groups);
         // Recovery reads the whole state from disk, which is not for an async thread to wait on.
         let load = move || -> Result<_, StartError> {
             let database = Arc::new(Database::open(&dir, identity)?);
             let sync = Group::sync(&database).map_err(StartError::Io)?;
             let control = Group::prepare(GroupId::CONTROL, &database, &sync)?;
-            check_directory_groups(&control, groups)?;
             let directories = groups.ids().map(|id| Group::prepare(id, &database, &sync));
             let directories = directories.collect::<Result<Vec<_>, _>>()?;
             Ok((control, directories))
@@ -224,19 +227,6 @@ impl Cluster {
     /// The control group, then the directory groups.
     pub(crate) fn all_groups(&self) -> impl Iterator<Item = &Arc<Group>> {
         std::iter::once(&self.0.control).chain(&self.0.directories)
-    }
-}
-
-/// Refuses to run other groups than those that the folder's blocks were reported to.
-fn check_directory_groups(control: &Prepared, groups: DirectoryGroups) -> Result<(), StartError> {
-    let replicated = control.replicated();
-    let replicated = replicated.read().unwrap_or_else(PoisonError::into_inner);
-    let State::Control(control) = &replicated.state else { return Ok(()) };
-    match control.directory_groups() {
-        Some(found) if found != groups => {
-            Err(StartError::OtherDirectoryGroups { found: found.count(), expected: groups.count() })
-        }
-        _ => Ok(()),
     }
 }
 

@@ -1,13 +1,15 @@
-//! Tells the directory what this node holds: the inventory after each registration, then changes.
+//! Tells the directory what this node holds: after each registration, and after it missed something, what
+//! differs from what it knows; then changes.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hearth_proto::limits::{PROPOSE_ATTEMPT_MS, REPORT_DELTAS_MAX, REPORT_QUEUE_MAX};
+use hearth_proto::limits::{PROPOSE_ATTEMPT_MS, REPORT_DELTAS_MAX, REPORT_QUEUE_MAX, RESYNC_RANGES};
 use hearth_proto::v1::command::Body;
 use hearth_proto::v1::outcome::Kind;
 use hearth_proto::{BlockDelta, Incarnation, v1};
+use rustc_hash::FxHashSet;
 use tokio::sync::Notify;
 
 use crate::cluster::Cluster;
@@ -15,7 +17,7 @@ use crate::error::{MemberError, ProposeError};
 use crate::member::pause;
 use crate::offload::spawn_blocking;
 use crate::source::{BlockSource, DeltaStatus};
-use crate::state::command;
+use crate::state::{Digests, command};
 
 /// What the directory said to a report.
 enum Reported {
@@ -51,12 +53,18 @@ enum Inventory {
     Lacking,
     /// It is being taken: what comes from here on is told after it.
     Coming,
-    There(Vec<BlockDelta>),
+    There(Holdings),
+}
+
+/// A group's part of an inventory, and its digests.
+struct Holdings {
+    blocks: Vec<BlockDelta>,
+    digests: Digests,
 }
 
 /// What a group is told next.
 enum News {
-    Inventory(Vec<BlockDelta>),
+    Inventory(Holdings),
     Changes(Vec<BlockDelta>),
 }
 
@@ -101,7 +109,7 @@ impl Feed {
 
     /// Gives the inventory to a group that waits for it: not to one that never did, nor to one that missed
     /// something again meanwhile, for which it is too old.
-    fn give_inventory(&self, inventory: Vec<BlockDelta>) {
+    fn give_inventory(&self, inventory: Holdings) {
         let mut queue = self.lock();
         if matches!(queue.inventory, Inventory::Coming) {
             queue.inventory = Inventory::There(inventory);
@@ -199,7 +207,11 @@ impl Cluster {
                         shares[position].push(delta);
                     }
                 }
-                shares
+                let with_digests = |blocks: Vec<BlockDelta>| {
+                    let digests = Digests::of(&blocks);
+                    Holdings { blocks, digests }
+                };
+                shares.into_iter().map(with_digests).collect::<Vec<_>>()
             });
             let shares = match taken.await {
                 Ok(shares) => shares,
@@ -246,8 +258,8 @@ impl Cluster {
     ) -> MemberError {
         loop {
             let reported = match feed.next().await {
-                News::Inventory(inventory) => self.report_all(incarnation, position, true, &inventory).await,
-                News::Changes(deltas) => self.report_all(incarnation, position, false, &deltas).await,
+                News::Inventory(holdings) => self.resync(incarnation, position, &holdings).await,
+                News::Changes(deltas) => self.report_all(incarnation, position, &deltas).await,
             };
             match reported {
                 Ok(Reported::Applied) => {}
@@ -263,53 +275,89 @@ impl Cluster {
         }
     }
 
-    /// Reports changes, or with `reset` an inventory, in as many reports as it takes.
+    /// Has the group compare what it knows with what is held, range by range, and reports what differs.
+    async fn resync(
+        &self,
+        incarnation: Incarnation,
+        position: usize,
+        holdings: &Holdings,
+    ) -> Result<Reported, MemberError> {
+        let mut differing = FxHashSet::default();
+        for first in (0..Digests::RANGES).step_by(RESYNC_RANGES) {
+            let ranges = first..(first + RESYNC_RANGES).min(Digests::RANGES);
+            let resync = v1::ResyncHolder {
+                node_id: self.node_id().0,
+                incarnation: incarnation.0,
+                sequence: self.next_report(position),
+                first_range: ranges.start as u32,
+                ranges: ranges.len() as u32,
+                tiers: holdings.digests.tiers(ranges),
+            };
+            match self.tell(position, Body::ResyncHolder(resync)).await? {
+                Kind::HolderResynced(resynced) => {
+                    let tiers = resynced.differing.into_iter();
+                    differing
+                        .extend(tiers.flat_map(|tier| tier.ranges.into_iter().map(move |r| (tier.tier, r))));
+                }
+                other => return self.reported(other),
+            }
+        }
+        let told = holdings.blocks.iter().filter(|delta| {
+            differing.contains(&(i32::from(delta.tier as u8), Digests::range_of(&delta.id) as u32))
+        });
+        let told: Vec<BlockDelta> = told.copied().collect();
+        tracing::debug!(position, held = holdings.blocks.len(), told = told.len(), "resynced");
+        self.report_all(incarnation, position, &told).await
+    }
+
+    /// Reports changes in as many reports as it takes.
     async fn report_all(
         &self,
         incarnation: Incarnation,
         position: usize,
-        reset: bool,
         deltas: &[BlockDelta],
     ) -> Result<Reported, MemberError> {
-        // An empty inventory is news too: the directory must drop what it had.
-        let (first, rest) = deltas.split_at(deltas.len().min(REPORT_DELTAS_MAX));
-        let mut reported = self.report(incarnation, position, reset, first).await?;
-        for piece in rest.chunks(REPORT_DELTAS_MAX) {
-            if !matches!(reported, Reported::Applied) {
-                break;
+        for piece in deltas.chunks(REPORT_DELTAS_MAX) {
+            let report = v1::BlockReport {
+                node_id: self.node_id().0,
+                incarnation: incarnation.0,
+                sequence: self.next_report(position),
+                reset: false,
+                deltas: command::pack_deltas(piece),
+            };
+            let reported = self.tell(position, Body::BlockReport(report)).await?;
+            match self.reported(reported)? {
+                Reported::Applied => {}
+                other => return Ok(other),
             }
-            reported = self.report(incarnation, position, false, piece).await?;
         }
-        Ok(reported)
+        Ok(Reported::Applied)
+    }
+
+    fn next_report(&self, position: usize) -> u64 {
+        self.0.report_sequences[position].fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn reported(&self, kind: Kind) -> Result<Reported, MemberError> {
+        match kind {
+            Kind::ReportApplied(_) => Ok(Reported::Applied),
+            Kind::ReportGap(_) => Ok(Reported::Gap),
+            Kind::Superseded(_) => Ok(Reported::Fenced),
+            _ => {
+                let detail = "a report had the outcome of another command".into();
+                Err(MemberError::Refused { node: self.node_id(), detail })
+            }
+        }
     }
 
     /// Sends one report until its fate is known. Its number makes repeating it harmless (INV-IDEMPOTENT).
-    async fn report(
-        &self,
-        incarnation: Incarnation,
-        position: usize,
-        reset: bool,
-        deltas: &[BlockDelta],
-    ) -> Result<Reported, MemberError> {
+    async fn tell(&self, position: usize, body: Body) -> Result<Kind, MemberError> {
         let group = self.0.directories[position].id();
-        let sequence = self.0.report_sequences[position].fetch_add(1, Ordering::Relaxed) + 1;
-        let report = command::new(Body::BlockReport(v1::BlockReport {
-            node_id: self.node_id().0,
-            incarnation: incarnation.0,
-            sequence,
-            reset,
-            deltas: command::pack_deltas(deltas),
-        }));
+        let command = command::new(body);
         loop {
             let deadline = Instant::now() + Duration::from_millis(PROPOSE_ATTEMPT_MS);
-            match self.propose(group, report.clone(), deadline).await {
-                Ok((_, Kind::ReportApplied(_))) => return Ok(Reported::Applied),
-                Ok((_, Kind::ReportGap(_))) => return Ok(Reported::Gap),
-                Ok((_, Kind::Superseded(_))) => return Ok(Reported::Fenced),
-                Ok(_) => {
-                    let detail = "a report had the outcome of another command".into();
-                    return Err(MemberError::Refused { node: self.node_id(), detail });
-                }
+            match self.propose(group, command.clone(), deadline).await {
+                Ok((_, kind)) => return Ok(kind),
                 Err(ProposeError::Refused { detail }) => {
                     return Err(MemberError::Refused { node: self.node_id(), detail });
                 }

@@ -151,6 +151,11 @@ pub const REFUSALS_MAX: usize = 32;
 pub const REPORT_DELTAS_MAX: usize = 8_192;
 /// Changes that wait to be reported to one directory group; beyond it its inventory is sent anew.
 pub const REPORT_QUEUE_MAX: usize = 1 << 18;
+/// Of the 256 ranges of a directory group, how many are compared at a time when a node returns: lookups wait
+/// while what differs is dropped.
+pub const RESYNC_RANGES: usize = 16;
+/// How long the claims of a node that is down are kept for its return.
+pub const SUSPENDED_CLAIMS_MS: u64 = 3_600_000;
 /// Largest Raft message or gRPC message.
 pub const GRPC_MESSAGE_BYTES_MAX: usize = 32 << 20;
 /// Blocks in one announcement to the other nodes.
@@ -210,8 +215,14 @@ pub const PEER_KEEP_ALIVE_MS: u64 = 600;
 pub const PEER_KEEP_ALIVE_ANSWER_MS: u64 = 1_200;
 /// How long opening a connection to a peer may take.
 pub const PEER_CONNECT_MS: u64 = 600;
-/// Entries after which a group takes a snapshot.
-pub const SNAPSHOT_EVERY_ENTRIES: u64 = 20_000;
+/// Entries after which a group takes a snapshot, however small they are.
+pub const SNAPSHOT_EVERY_ENTRIES: u64 = 500_000;
+/// Bytes of the log after which a group takes a snapshot, or as many as its last snapshot has if that is more.
+pub const SNAPSHOT_EVERY_BYTES: u64 = 64 << 20;
+/// Blocks of a snapshot that are written at a time, while which no entry is applied.
+pub const SNAPSHOT_PIECE_SLOTS: u32 = 1_024;
+/// Log entries by which a new member may be behind and still count as up to date.
+pub const RAFT_LAG_ENTRIES_MAX: u64 = 5_000;
 /// Log entries that a group keeps behind its snapshot, for followers that lag a little.
 pub const SNAPSHOT_KEEP_ENTRIES: u64 = 1_000;
 /// Largest command that a leader takes into the log.

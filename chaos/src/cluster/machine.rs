@@ -1,6 +1,6 @@
 //! One simulated machine: what survives a crash, and the node that runs on it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use hearth_cluster::sim::{Limits, SimDisk, start};
 use hearth_cluster::{Cluster, ClusterConfig, JoinRequest, NodeAddresses, request_join};
 use hearth_proto::{ClusterId, DirectoryGroups, NodeId, Tier};
-use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::network::{PORT, listen};
@@ -33,7 +32,7 @@ pub(crate) struct Machine {
     /// How far its clock is ahead.
     pub(crate) clock_ahead_ms: AtomicU64,
     /// Snapshots; each is written and synced in one moment.
-    dir: TempDir,
+    dir: PathBuf,
     kept: Mutex<Kept>,
 }
 
@@ -49,22 +48,21 @@ struct Kept {
 }
 
 impl Machine {
-    /// # Errors
-    /// If the system gives no folder.
-    pub(crate) fn new(index: usize) -> std::io::Result<Self> {
-        Ok(Self {
+    /// A new machine that keeps its snapshots in a folder of its own in `folder`.
+    pub(crate) fn new(index: usize, folder: &Path) -> Self {
+        Self {
             index,
             name: format!("n{}", index + 1),
             disk: SimDisk::new(),
             source: Arc::default(),
             clock_ahead_ms: AtomicU64::new(0),
-            dir: tempfile::tempdir()?,
+            dir: folder.join(format!("n{}", index + 1)),
             kept: Mutex::default(),
-        })
+        }
     }
 
     pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
+        &self.dir
     }
 
     /// The running node; `None` while it is down or starts.

@@ -49,12 +49,13 @@ impl Outcome {
 
 /// Runs the history of a seed.
 pub(crate) fn run(seed: u64, faults_ms: u64, verbose: bool) -> Outcome {
-    mad_turmoil::rand::set_rng(rand_010::rngs::StdRng::seed_from_u64(seed));
-    let _clocks = SimClocksGuard::init();
     let mut rng = Rng::new(seed);
     let nodes = rng.between(3, 5) as usize;
-    let machines = (0..nodes).map(Machine::new).collect::<std::io::Result<Vec<_>>>();
-    let machines = machines.expect("the system gives temporary folders").into_iter().map(Arc::new).collect();
+    // Its name is the system's choice, so it is made before that is simulated.
+    let folder = tempfile::tempdir().expect("the system gives a temporary folder");
+    let machines = (0..nodes).map(|index| Arc::new(Machine::new(index, folder.path()))).collect();
+    mad_turmoil::rand::set_rng(rand_010::rngs::StdRng::seed_from_u64(seed));
+    let _clocks = SimClocksGuard::init();
     let mut sim = turmoil::Builder::new()
         .rng_seed(rng.next())
         .tick_duration(Duration::from_millis(1))

@@ -8,8 +8,8 @@ use std::sync::{Arc, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use hearth_proto::limits::{
-    RAFT_APPEND_ENTRIES_MAX, RAFT_ELECTION_MS_MAX, RAFT_ELECTION_MS_MIN, RAFT_HEARTBEAT_MS, SNAPSHOT_SEND_MS,
-    VOTER_LAG_ENTRIES_MAX,
+    RAFT_APPEND_ENTRIES_MAX, RAFT_ELECTION_MS_MAX, RAFT_ELECTION_MS_MIN, RAFT_HEARTBEAT_MS,
+    RAFT_LAG_ENTRIES_MAX, SNAPSHOT_SEND_MS, VOTER_LAG_ENTRIES_MAX,
 };
 use hearth_proto::{GroupId, LogIndex, NodeId, v1};
 use openraft::async_runtime::watch::WatchReceiver;
@@ -21,7 +21,7 @@ use prost::Message;
 
 use super::database::Database;
 use super::log_store::LogStore;
-use super::machine::{Replicated, StateMachine, read};
+use super::machine::{Replicated, SnapshotGauge, StateMachine, read};
 use super::network::Network;
 use super::peers::Peers;
 use super::snapshot::SnapshotFolder;
@@ -69,6 +69,7 @@ pub(crate) struct Group {
     raft: Raft<TypeConfig, StateMachine>,
     replicated: Arc<RwLock<Replicated>>,
     snapshots: Arc<SnapshotFolder>,
+    gauge: SnapshotGauge,
     arrival: tokio::sync::Mutex<()>,
     started: Instant,
     /// Milliseconds from `started` to when a leader was last heard.
@@ -104,8 +105,8 @@ impl Group {
         database: &Arc<Database>,
         sync: &WalSync,
     ) -> Result<Prepared, GroupError> {
-        let machine = StateMachine::open(id, database.clone())
-            .map_err(|source| GroupError::Store { group: id, source })?;
+        let machine =
+            StateMachine::open(id, database).map_err(|source| GroupError::Store { group: id, source })?;
         Ok(Prepared { id, log: LogStore::new(id, database.clone(), sync.clone()), machine })
     }
 
@@ -122,7 +123,7 @@ impl Group {
         let Prepared { id, log, machine } = prepared;
         let failed = |detail: String| GroupError::Raft { group: id, detail };
         let config = raft_config(id, tuning).map_err(failed)?;
-        let (replicated, snapshots) = (machine.replicated(), machine.snapshots());
+        let (replicated, snapshots, gauge) = (machine.replicated(), machine.snapshots(), machine.gauge());
         let network = Network { group: id, node, peers };
         let raft = Raft::new(node.0, Arc::new(config), network, log, machine)
             .await
@@ -132,6 +133,7 @@ impl Group {
             raft,
             replicated,
             snapshots,
+            gauge,
             arrival: tokio::sync::Mutex::new(()),
             started: Instant::now(),
             heard_ms: AtomicU64::new(0),
@@ -258,6 +260,15 @@ impl Group {
         self.raft.change_membership(change, true).await.map(drop).map_err(|error| self.failed(&error))
     }
 
+    /// Begins a snapshot if one is due.
+    pub(crate) async fn snapshot_if_due(&self) {
+        if self.gauge.is_due()
+            && let Err(error) = self.raft.trigger().snapshot().await
+        {
+            tracing::debug!(group = %self.id, %error, "no snapshot was begun");
+        }
+    }
+
     /// The members as this node knows them: voters, then learners.
     pub(crate) fn members(&self) -> (Vec<NodeId>, Vec<NodeId>) {
         let receiver = self.raft.metrics();
@@ -349,9 +360,11 @@ fn raft_config(id: GroupId, tuning: &Tuning) -> Result<Config, String> {
         max_payload_entries: RAFT_APPEND_ENTRIES_MAX,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(tuning.snapshot_every_entries),
         max_in_snapshot_log_to_keep: tuning.snapshot_keep_entries,
-        // A follower that is too far behind for the kept log gets a snapshot.
-        replication_lag_threshold: tuning.snapshot_every_entries,
+        replication_lag_threshold: RAFT_LAG_ENTRIES_MAX,
         enable_pre_vote: Some(true),
+        // A leader that lost power may have lost entries that it had sent already, and would give their places
+        // to others under the same leadership: whoever comes back has itself elected anew.
+        enable_leader_restore: Some(false),
         ..Config::default()
     };
     config.validate().map_err(|error| error.to_string())

@@ -16,7 +16,7 @@ mod types;
 mod wal_sync;
 
 pub(crate) use database::{Database, Identity, OpenError};
-pub(crate) use group::{Group, GroupError, LocalProposal, Prepared};
+pub(crate) use group::{Group, GroupError, LocalProposal};
 #[cfg(feature = "sim")]
 pub(crate) use log_store::{log_entries, stored_vote};
 pub(crate) use peers::{Peers, endpoint};

@@ -1,4 +1,4 @@
-//! Snapshots as files: the records of one group's state in the order of their keys.
+//! Snapshots as files: the records of one group's state in the order in which they are put back.
 //!
 //! Layout, little-endian: magic, format u32, group u32, length u32 and postcard of the metadata; then
 //! for each record the lengths u32 of key and value and both; then `u32::MAX`, the number of records
@@ -15,7 +15,7 @@ use super::log_store::{decode, encode};
 use super::types::SnapshotMeta;
 
 const MAGIC: &[u8; 8] = b"HEARTHSN";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const END: u32 = u32::MAX;
 /// No key, value or metadata is larger; a length beyond it is damage.
 const PART_BYTES_MAX: u32 = 16 << 20;

@@ -21,7 +21,7 @@ use super::machine::StateMachine;
 use super::types::{Entry, Proposal, TypeConfig};
 use crate::state::{State, command};
 
-const IDENTITY: Identity = Identity { node: NodeId(1), cluster: ClusterId([7; 16]) };
+const IDENTITY: Identity = Identity { node: NodeId(1), cluster: ClusterId([7; 16]), directory_groups: 1 };
 
 struct Builder(GroupId);
 
@@ -36,7 +36,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
 fn open(dir: &TempDir, group: GroupId) -> (LogStore, StateMachine) {
     let database = Arc::new(Database::open(dir.path(), IDENTITY).unwrap());
     let sync = Group::sync(&database).unwrap();
-    (LogStore::new(group, database.clone(), sync), StateMachine::open(group, database).unwrap())
+    (LogStore::new(group, database.clone(), sync), StateMachine::open(group, &database).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]

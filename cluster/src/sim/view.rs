@@ -70,12 +70,12 @@ impl Cluster {
         let Some(group) = self.group(group) else { return Vec::new() };
         let replicated = group.replicated();
         let State::Directory(directory) = &replicated.state else { return Vec::new() };
-        let incarnation =
-            |node| directory.holders().find(|(holder, ..)| *holder == node).map(|(_, of, _)| of);
-        let claim = |replica: &crate::state::Replica| {
-            (replica.node, incarnation(replica.node).unwrap_or_default(), replica.tiers)
-        };
-        directory.replicas(id).iter().map(claim).collect()
+        let mut claims = Vec::new();
+        directory.find(id.namespace, std::iter::once(&id.key), |_, replica| {
+            claims.push((replica.node, replica.incarnation, replica.tiers));
+        });
+        claims.sort_unstable();
+        claims
     }
 
     /// The incarnation of every node in this member's copy of the control state.

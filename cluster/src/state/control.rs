@@ -24,7 +24,6 @@ pub(crate) struct Control {
     nodes: BTreeMap<NodeId, v1::NodeRecord>,
     /// Derived: the nodes whose replicas count, with the one incarnation that they count under.
     serving: FxHashMap<NodeId, Incarnation>,
-    touched: Vec<RecordKey>,
 }
 
 impl Control {
@@ -94,7 +93,6 @@ impl Control {
                     directory_groups: found.directory_groups,
                     ..Default::default()
                 });
-                self.touched.push(RecordKey::Cluster);
             }
         }
         self.admit(stamp_ms, first)
@@ -114,7 +112,6 @@ impl Control {
                 known.name = admit.name.clone();
                 known.control_address = admit.control_address.clone();
                 known.data_address = admit.data_address.clone();
-                self.touched.push(RecordKey::Node(id));
             }
             return outcome::admitted(id);
         }
@@ -138,7 +135,6 @@ impl Control {
             ..Default::default()
         };
         self.nodes.insert(id, record);
-        self.touched.extend([RecordKey::Cluster, RecordKey::Node(id)]);
         outcome::admitted(id)
     }
 
@@ -182,7 +178,6 @@ impl Control {
         node.nvme_capacity_bytes = register.nvme_capacity_bytes;
         let incarnation = node.incarnation;
         self.serving.insert(id, Incarnation(incarnation));
-        self.touched.push(RecordKey::Node(id));
         outcome::registered(incarnation)
     }
 
@@ -197,22 +192,14 @@ impl Control {
         node.set_state(NodeState::Down);
         node.changed_at_ms = stamp_ms;
         self.serving.remove(&id);
-        self.touched.push(RecordKey::Node(id));
         outcome::marked(true)
-    }
-
-    pub(super) fn take_touched(&mut self) -> Vec<RecordKey> {
-        let mut touched = std::mem::take(&mut self.touched);
-        touched.sort_unstable();
-        touched.dedup();
-        touched
     }
 
     pub(super) fn read_record(&self, key: &RecordKey, out: &mut Vec<u8>) -> bool {
         match key {
             RecordKey::Cluster => self.cluster.as_ref().map(|cluster| cluster.encode_raw(out)).is_some(),
             RecordKey::Node(id) => self.nodes.get(id).map(|node| node.encode_raw(out)).is_some(),
-            RecordKey::Holder(_) | RecordKey::Block(_) => false,
+            RecordKey::Holder(_) | RecordKey::Blocks => false,
         }
     }
 
@@ -242,14 +229,14 @@ impl Control {
                 }
                 self.nodes.insert(id, record);
             }
-            RecordKey::Holder(_) | RecordKey::Block(_) => {
+            RecordKey::Holder(_) | RecordKey::Blocks => {
                 return Err(RecordError("a directory record in the control group"));
             }
         }
         Ok(())
     }
 
-    #[cfg(any(test, feature = "sim"))]
+    /// Every record, in the order in which they have to be put back.
     pub(super) fn record_keys(&self) -> Vec<RecordKey> {
         let cluster = self.cluster.iter().map(|_| RecordKey::Cluster);
         cluster.chain(self.nodes.keys().map(|id| RecordKey::Node(*id))).collect()

@@ -2,24 +2,25 @@
 //!
 //! Pure: no clock, randomness, files, sockets or tasks. Time enters as the stamp of a command. The
 //! same commands in the same order give the same bytes on every replica, which is what
-//! [`State::encode`] lets a test check. Every change is also known as a set of touched records, so
-//! that a store can persist it without writing everything again.
+//! [`State::encode`] lets a test check.
 
-mod block_table;
 pub(crate) mod command;
 mod control;
 mod directory;
+mod held;
+mod holder;
 mod outcome;
 #[cfg(test)]
 mod property_tests;
 mod record;
+mod shard;
 #[cfg(test)]
 mod tests;
 
 use hearth_proto::{GroupId, v1};
 
 pub(crate) use control::Control;
-pub(crate) use directory::{Directory, Replica, tier_bit};
+pub(crate) use directory::{Digests, Directory, Overtaken, Replica, Walk, tier_bit};
 pub(crate) use record::{RecordError, RecordKey};
 
 /// The state of one group: the control group has one shape, the directory groups another.
@@ -53,23 +54,51 @@ impl State {
         }
     }
 
-    /// The records that changed since the last call, each named once.
-    pub(crate) fn take_touched(&mut self) -> Vec<RecordKey> {
+    /// Begins a snapshot of this moment: its first records, and what is left to be written while commands
+    /// go on. An earlier one that is not written yet cannot be any more.
+    pub(crate) fn begin_snapshot(&mut self) -> (Vec<(RecordKey, Vec<u8>)>, Option<Walk>) {
+        let (keys, walk) = match self {
+            Self::Control(control) => (control.record_keys(), None),
+            Self::Directory(directory) => (directory.record_keys(), Some(directory.begin_snapshot())),
+        };
+        (keys.into_iter().map(|key| (key, self.record(&key))).collect(), walk)
+    }
+
+    /// Appends more of the snapshot to `out`, the value of a record of [`RecordKey::Blocks`], from so many
+    /// slots at the most. False if there is no more.
+    ///
+    /// # Errors
+    /// [`Overtaken`] if another one was begun.
+    pub(crate) fn write_snapshot(
+        &self,
+        walk: &mut Walk,
+        slots_max: u32,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, Overtaken> {
         match self {
-            Self::Control(control) => control.take_touched(),
-            Self::Directory(directory) => directory.take_touched(),
+            Self::Control(_) => Ok(false),
+            Self::Directory(directory) => directory.write_snapshot(walk, slots_max, out),
         }
     }
 
-    /// Writes the value of a record to `out`; false when there is no such record any more.
-    pub(crate) fn read_record(&self, key: &RecordKey, out: &mut Vec<u8>) -> bool {
-        match self {
-            Self::Control(control) => control.read_record(key, out),
-            Self::Directory(directory) => directory.read_record(key, out),
+    /// Ends the snapshot, whether it was written or not.
+    pub(crate) fn end_snapshot(&mut self, walk: &Walk) {
+        if let Self::Directory(directory) = self {
+            directory.end_snapshot(walk);
         }
     }
 
-    /// Puts back one record that [`Self::read_record`] gave.
+    fn record(&self, key: &RecordKey) -> Vec<u8> {
+        let mut value = Vec::new();
+        let is_there = match self {
+            Self::Control(control) => control.read_record(key, &mut value),
+            Self::Directory(directory) => directory.read_record(key, &mut value),
+        };
+        assert!(is_there, "{key:?} is listed and absent");
+        value
+    }
+
+    /// Puts back one record of a snapshot; they come in the order in which they were written.
     ///
     /// # Errors
     /// [`RecordError`] if the record is not one of this group or is damaged; the state is then unusable.
@@ -81,20 +110,14 @@ impl State {
         }
     }
 
-    /// Every record in the order of its key: the canonical bytes of this state.
+    /// Every record: the canonical bytes of this state.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn encode(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let mut keys = match self {
-            Self::Control(control) => control.record_keys(),
-            Self::Directory(directory) => directory.record_keys(),
+        let (keys, blocks) = match self {
+            Self::Control(control) => (control.record_keys(), Vec::new()),
+            Self::Directory(directory) => (directory.record_keys(), directory.blocks()),
         };
-        keys.sort_unstable();
-        keys.into_iter()
-            .map(|key| {
-                let mut value = Vec::new();
-                assert!(self.read_record(&key, &mut value), "{key:?} is listed and absent");
-                (key.encode(), value)
-            })
-            .collect()
+        let records = keys.into_iter().map(|key| (key.encode(), self.record(&key)));
+        records.chain(blocks.into_iter().map(|block| (RecordKey::Blocks.encode(), block))).collect()
     }
 }

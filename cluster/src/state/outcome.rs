@@ -1,6 +1,6 @@
 //! Short ways to write outcomes.
 
-use hearth_proto::{Incarnation, NodeId, v1};
+use hearth_proto::{Incarnation, NodeId, Tier, v1};
 use v1::outcome::Kind;
 
 use super::command;
@@ -49,6 +49,14 @@ pub(super) fn report_gap(next_sequence: u64) -> v1::Outcome {
     of(Kind::ReportGap(v1::ReportGap { next_sequence }))
 }
 
-pub(super) fn purged(blocks: u64) -> v1::Outcome {
-    of(Kind::ClaimsPurged(v1::ClaimsPurged { blocks, more: false }))
+pub(super) fn purged(claims: u64, more: bool) -> v1::Outcome {
+    of(Kind::ClaimsPurged(v1::ClaimsPurged { claims, more }))
+}
+
+/// For each tier, by position, the ranges that differ.
+pub(super) fn resynced(next_sequence: u64, differing: Vec<Vec<u32>>) -> v1::Outcome {
+    let tiers = Tier::ALL.into_iter().zip(differing).filter(|(_, ranges)| !ranges.is_empty());
+    let differing =
+        tiers.map(|(tier, ranges)| v1::TierRanges { tier: i32::from(tier as u8), ranges }).collect();
+    of(Kind::HolderResynced(v1::HolderResynced { next_sequence, differing }))
 }

@@ -1,11 +1,12 @@
 //! Names of the records that a state consists of, as bytes that sort like the names.
 
-use hearth_proto::{BlockId, BlockKey, NamespaceId, NodeId};
+use hearth_proto::NodeId;
 
 const CLUSTER: u8 = 1;
 const NODE: u8 = 2;
 const HOLDER: u8 = 3;
-const BLOCK: u8 = 4;
+// 4 was a block of its own.
+const BLOCKS: u8 = 5;
 
 /// Names one record of a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,8 +17,8 @@ pub(crate) enum RecordKey {
     Node(NodeId),
     /// Directory: how far a node's reports were applied.
     Holder(NodeId),
-    /// Directory: the replicas of one block.
-    Block(BlockId),
+    /// Directory: many blocks with their replicas.
+    Blocks,
 }
 
 /// A record on disk or in a snapshot that cannot be what was written.
@@ -26,15 +27,14 @@ pub(crate) enum RecordKey {
 pub(crate) struct RecordError(pub(crate) &'static str);
 
 impl RecordKey {
-    #[cfg(any(test, feature = "sim"))]
+    /// The key's bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(37);
+        let mut out = Vec::with_capacity(9);
         self.encode_to(&mut out);
         out
     }
 
-    /// Appends the key's bytes.
-    pub(crate) fn encode_to(&self, out: &mut Vec<u8>) {
+    fn encode_to(&self, out: &mut Vec<u8>) {
         match self {
             Self::Cluster => out.push(CLUSTER),
             Self::Node(id) => {
@@ -45,11 +45,7 @@ impl RecordKey {
                 out.push(HOLDER);
                 out.extend_from_slice(&id.0.to_be_bytes());
             }
-            Self::Block(id) => {
-                out.push(BLOCK);
-                out.extend_from_slice(&id.namespace.0.to_be_bytes());
-                out.extend_from_slice(&id.key.0);
-            }
+            Self::Blocks => out.push(BLOCKS),
         }
     }
 
@@ -63,15 +59,7 @@ impl RecordKey {
             CLUSTER if rest.is_empty() => Ok(Self::Cluster),
             NODE => node().map(Self::Node),
             HOLDER => node().map(Self::Holder),
-            BLOCK => {
-                let (namespace, key) =
-                    rest.split_first_chunk::<4>().ok_or(RecordError("a block key too short"))?;
-                let key = key.try_into().map_err(|_| RecordError("a block key of the wrong length"))?;
-                Ok(Self::Block(BlockId {
-                    namespace: NamespaceId(u32::from_be_bytes(*namespace)),
-                    key: BlockKey(key),
-                }))
-            }
+            BLOCKS if rest.is_empty() => Ok(Self::Blocks),
             _ => Err(RecordError("a key of an unknown kind")),
         }
     }

@@ -224,7 +224,7 @@ impl Member {
 
     /// Changes the folder of the stopped member.
     pub(super) fn damage(&self, change: impl Fn(&Database)) {
-        let identity = Identity { node: self.id, cluster: CLUSTER };
+        let identity = Identity { node: self.id, cluster: CLUSTER, directory_groups: 1 };
         change(&Database::open(self.dir.path(), identity).unwrap());
     }
 

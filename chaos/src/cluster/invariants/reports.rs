@@ -21,7 +21,7 @@ struct Holder {
     incarnation: u64,
     next: u64,
     tiers: BTreeMap<BlockId, u8>,
-    /// A command whose effect the model does not know: until the next inventory nothing is said of this node.
+    /// What a resync leaves depends on digests: until the next inventory the model says nothing of this node.
     unknown: bool,
 }
 
