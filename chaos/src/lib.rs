@@ -4,6 +4,7 @@
 mod checker;
 mod nemesis;
 mod run;
+pub mod simulated;
 mod workload;
 
 pub use checker::Findings;

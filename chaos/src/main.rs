@@ -1,5 +1,6 @@
 //! `hearth-chaos`: runs faults for as long as asked, one seed after the other.
 
+mod simulation;
 mod store;
 
 use std::process::ExitCode;
@@ -35,12 +36,18 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Store(store::StoreArguments),
+    Cluster(simulation::ClusterArguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::Store(arguments)) = &arguments.command {
-        return store::main(arguments).unwrap_or_else(|error| {
+    let ended = match &arguments.command {
+        Some(Command::Store(arguments)) => Some(store::main(arguments)),
+        Some(Command::Cluster(arguments)) => Some(simulation::main(arguments)),
+        None => None,
+    };
+    if let Some(ended) = ended {
+        return ended.unwrap_or_else(|error| {
             eprintln!("{error:#}");
             ExitCode::FAILURE
         });

@@ -12,6 +12,7 @@ mod join;
 mod liveness;
 mod lookup;
 mod member;
+pub mod mutant;
 mod offload;
 mod propose;
 mod raft;

@@ -134,11 +134,6 @@ impl Database {
         }
     }
 
-    /// True if a disk in memory stands in for RocksDB: the state is then kept in memory and snapshots alone.
-    pub(super) fn is_simulated(&self) -> bool {
-        !matches!(self.store, Store::Rocks(_))
-    }
-
     /// The disk in memory that stands in for RocksDB.
     #[cfg(feature = "sim")]
     pub(super) fn simulated(&self) -> Option<&crate::sim::SimDisk> {

@@ -28,6 +28,7 @@ use super::snapshot::SnapshotFolder;
 use super::types::{Proposal, TypeConfig};
 use super::wal_sync::WalSync;
 use crate::config::Tuning;
+use crate::mutant::{self, Mutant};
 use crate::state::State;
 
 /// The group cannot do what was asked.
@@ -364,7 +365,7 @@ fn raft_config(id: GroupId, tuning: &Tuning) -> Result<Config, String> {
         enable_pre_vote: Some(true),
         // A leader that lost power may have lost entries that it had sent already, and would give their places
         // to others under the same leadership: whoever comes back has itself elected anew.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(mutant::is(Mutant::LeaderRestored)),
         ..Config::default()
     };
     config.validate().map_err(|error| error.to_string())

@@ -17,6 +17,7 @@ use super::database::{Database, group_key};
 use super::log_family::LogBatch;
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use super::wal_sync::WalSync;
+use crate::mutant::{self, Mutant};
 
 const VOTE: u8 = b'V';
 const COMMITTED: u8 = b'C';
@@ -131,6 +132,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let mut batch = self.database.log_batch();
         self.write_pointer(&mut batch, VOTE, vote)?;
         self.database.write_unsynced(batch)?;
+        if mutant::is(Mutant::VoteNotSynced) {
+            return Ok(());
+        }
         self.sync.wait().await
     }
 
@@ -156,11 +160,18 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         // Readable now; acknowledged only after the sync (INV-ACK).
         self.database.write_unsynced(batch)?;
+        if mutant::is(Mutant::AppendNotSynced) {
+            callback.io_completed(Ok(()));
+            return Ok(());
+        }
         self.sync.notify(callback).await;
         Ok(())
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
+        if mutant::is(Mutant::TruncateIgnored) {
+            return Ok(());
+        }
         let from = last_log_id.map_or(0, |last| last.index + 1);
         let mut batch = self.database.log_batch();
         batch.delete_log(&self.entry_key(from), &self.entry_key(u64::MAX));

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use super::database::Database;
 use super::snapshot::{Reader, SnapshotFile, SnapshotFolder, Writer};
 use super::types::{Entry, LogId, Proposal, Reply, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::mutant::{self, Mutant};
 use crate::offload::spawn_blocking;
 use crate::state::{RecordKey, State, Walk, command};
 
@@ -233,6 +234,9 @@ impl Build {
         let _exclusive = snapshots.exclusive.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.snapshots.unfinished_path("build");
         let mut writer = Writer::create(&path, self.group, &self.meta)?;
+        if mutant::is(Mutant::SnapshotForgets) {
+            self.records.pop();
+        }
         for (key, value) in std::mem::take(&mut self.records) {
             writer.record(&key.encode(), &value)?;
         }

@@ -11,6 +11,7 @@ use v1::{NodeState, RefusalReason};
 
 use super::outcome::{self, refused};
 use super::record::{RecordError, RecordKey};
+use crate::mutant::{self, Mutant};
 
 /// Bytes of a node's uuid and of a boot id.
 const ID_BYTES: usize = 16;
@@ -165,7 +166,7 @@ impl Control {
             if !replaced.is_empty() && replaced != register.boot_id {
                 retire(&mut node.retired_boot_ids, replaced);
             }
-            node.incarnation += 1;
+            node.incarnation += u64::from(!mutant::is(Mutant::IncarnationKept) || node.incarnation == 0);
             if node.state() != NodeState::Draining {
                 node.set_state(NodeState::Up);
             }

@@ -15,6 +15,7 @@ use super::holder::{Holder, TIERS, position};
 use super::outcome::{self, refused};
 use super::record::{RecordError, RecordKey};
 use super::shard::{Changed, Encoded, SHARDS, Shard, digest, hash, shard_of};
+use crate::mutant::{self, Mutant};
 
 /// Deltas whose blocks are brought into the processor's cache together.
 const WARM_DELTAS: usize = 32;
@@ -180,11 +181,11 @@ impl Directory {
         let known = self.holders.of(node);
         let (held, next) =
             known.map_or_else(Default::default, |holder| (holder.incarnation, holder.next_sequence));
-        if incarnation < held {
+        if incarnation < held && !mutant::is(Mutant::OldIncarnationAccepted) {
             return outcome::superseded(held);
         }
         let unknown = incarnation > held || next == 0;
-        if !unknown && report.sequence < next {
+        if !unknown && report.sequence < next && !mutant::is(Mutant::DuplicateReportApplied) {
             return outcome::report_applied(next);
         }
         let is_synced = known.is_some_and(|holder| usize::from(holder.synced) == SHARDS);
@@ -192,7 +193,7 @@ impl Directory {
             if unknown || !is_synced {
                 return outcome::report_gap(0);
             }
-            if report.sequence > next {
+            if report.sequence > next && !mutant::is(Mutant::GapAccepted) {
                 return outcome::report_gap(next);
             }
         }

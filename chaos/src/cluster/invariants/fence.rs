@@ -30,9 +30,14 @@ impl Fence {
         self.turn += 1;
         let asked = &seen[self.turn % seen.len()];
         let keys: Vec<BlockKey> = (0..BLOCKS).map(|number| block(number).key).collect();
+        let current: BTreeMap<NodeId, u64> = asked.cluster.incarnations().into_iter().collect();
         let answer = asked.cluster.lookup(NamespaceId::DEFAULT, &keys);
         for (number, replicas) in answer.replicas.iter().enumerate() {
             for replica in replicas {
+                if current.get(&replica.node) != Some(&replica.incarnation.0) {
+                    let name = &asked.machine.name;
+                    return Err(format!("INV-FENCE: {name} knows {current:?} and names {replica:?}"));
+                }
                 let holder = world.machines.iter().find(|machine| machine.node_id() == Some(replica.node));
                 let Some(holder) = holder else { continue };
                 let life = self.lives.get(&(replica.node, replica.incarnation.0));
