@@ -2,6 +2,7 @@
 
 use turmoil::Sim;
 
+use crate::machine::Machine;
 use crate::rng::Rng;
 use crate::world::World;
 
@@ -65,7 +66,7 @@ impl Faults {
     }
 
     fn begin(&mut self, sim: &mut Sim<'_>, world: &World, rng: &mut Rng) {
-        let machine = rng.index(world.machines.len());
+        let machine = self.victim(world, rng);
         let until = world.now_ms() + rng.between(100, 3_500);
         let name = &world.machines[machine].name;
         match rng.below(10) {
@@ -109,6 +110,20 @@ impl Faults {
                 world.machines[machine].set_clock_ahead(ahead);
             }
         }
+    }
+
+    /// Any machine, and rather one that leads.
+    fn victim(&self, world: &World, rng: &mut Rng) -> usize {
+        let leads = |machine: &Machine| {
+            let groups = machine.cluster().map(|cluster| cluster.observe()).unwrap_or_default();
+            groups.iter().any(|group| group.leads.is_some())
+        };
+        let leaders: Vec<usize> =
+            world.machines.iter().filter(|machine| leads(machine)).map(|machine| machine.index).collect();
+        if leaders.is_empty() || rng.chance(50) {
+            return rng.index(world.machines.len());
+        }
+        leaders[rng.index(leaders.len())]
     }
 
     fn crash(&mut self, sim: &mut Sim<'_>, world: &World, rng: &mut Rng, machine: usize) {

@@ -2,14 +2,14 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use hearth_proto::{BlockId, GroupId, Incarnation, NodeId};
+use hearth_proto::{BlockId, GroupId, Incarnation, NodeId, Tier};
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
 
 use super::SimDisk;
 use crate::cluster::Cluster;
 use crate::raft::{LogId, log_entries, stored_vote};
-use crate::state::State;
+use crate::state::{State, tier_bit};
 
 /// A leadership: the term, and the node that leads in it.
 pub type LeaderView = (u64, u64);
@@ -64,7 +64,7 @@ impl Cluster {
         self.group(group)?.replicated().applied_id().map(|id| id.index)
     }
 
-    /// Which nodes claim to hold a block, each with the incarnation of its claims and the tiers, a bit each; whether
+    /// Which nodes claim to hold a block, each with the incarnation of its claims and the tiers, bit n for the one with wire number n; whether
     /// a claim counts is not asked.
     pub fn claims(&self, group: GroupId, id: &BlockId) -> Vec<(NodeId, Incarnation, u8)> {
         let Some(group) = self.group(group) else { return Vec::new() };
@@ -72,7 +72,9 @@ impl Cluster {
         let State::Directory(directory) = &replicated.state else { return Vec::new() };
         let mut claims = Vec::new();
         directory.find(id.namespace, std::iter::once(&id.key), |_, replica| {
-            claims.push((replica.node, replica.incarnation, replica.tiers));
+            let held = Tier::ALL.into_iter().filter(|tier| replica.tiers & tier_bit(*tier) != 0);
+            let tiers = held.fold(0, |tiers, tier| tiers | 1 << tier as u8);
+            claims.push((replica.node, replica.incarnation, tiers));
         });
         claims.sort_unstable();
         claims
