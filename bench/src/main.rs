@@ -17,6 +17,10 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// As in hearthd, since some subcommands run parts of it in processes of their own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures Hearth against its peers and its limits, and checks every answer on the way.
 #[derive(Debug, Parser)]
 #[command(name = "hearth-bench", version, about)]

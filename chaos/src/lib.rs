@@ -2,6 +2,7 @@
 //! byte, every deadline and every promise.
 
 mod checker;
+pub mod linear;
 mod nemesis;
 mod run;
 pub mod simulated;

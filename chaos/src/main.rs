@@ -1,5 +1,6 @@
 //! `hearth-chaos`: runs faults for as long as asked, one seed after the other.
 
+mod linearizability;
 mod simulation;
 mod store;
 
@@ -37,6 +38,7 @@ struct Arguments {
 enum Command {
     Store(store::StoreArguments),
     Cluster(simulation::ClusterArguments),
+    Linear(linearizability::LinearArguments),
 }
 
 fn main() -> ExitCode {
@@ -44,7 +46,7 @@ fn main() -> ExitCode {
     let ended = match &arguments.command {
         Some(Command::Store(arguments)) => Some(store::main(arguments)),
         Some(Command::Cluster(arguments)) => Some(simulation::main(arguments)),
-        None => None,
+        Some(Command::Linear(_)) | None => None,
     };
     if let Some(ended) = ended {
         return ended.unwrap_or_else(|error| {
@@ -53,7 +55,10 @@ fn main() -> ExitCode {
         });
     }
     match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(run_cluster(&arguments)),
+        Ok(runtime) => match &arguments.command {
+            Some(Command::Linear(linear)) => runtime.block_on(linearizability::main(linear)),
+            _ => runtime.block_on(run_cluster(&arguments)),
+        },
         Err(error) => {
             eprintln!("cannot start: {error}");
             ExitCode::FAILURE

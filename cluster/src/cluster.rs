@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use hearth_proto::limits::GRPC_MESSAGE_BYTES_MAX;
+use hearth_proto::limits::{
+    GRPC_CONNECTION_WINDOW_BYTES, GRPC_FRAME_BYTES_MAX, GRPC_MESSAGE_BYTES_MAX, GRPC_STREAM_WINDOW_BYTES,
+    GRPC_STREAMS_MAX,
+};
 use hearth_proto::v1::cluster_server::ClusterServer;
 use hearth_proto::v1::command::Body;
 use hearth_proto::v1::raft_server::RaftServer;
@@ -43,7 +46,7 @@ pub(crate) struct Inner {
     /// The number of the last block report to each directory group; it only grows, whatever the incarnation.
     pub(crate) report_sequences: Vec<AtomicU64>,
     /// Fires when the groups stop, and ends the streams that peers hold open.
-    stopping: CancellationToken,
+    pub(crate) stopping: CancellationToken,
 }
 
 impl Cluster {
@@ -228,6 +231,18 @@ impl Cluster {
     pub(crate) fn all_groups(&self) -> impl Iterator<Item = &Arc<Group>> {
         std::iter::once(&self.0.control).chain(&self.0.directories)
     }
+}
+
+/// A gRPC server for [`Cluster::services`] and whatever else the node serves: the windows and frames are large
+/// enough for log entries, and connections that a partition cut are given up.
+pub fn grpc_server() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .max_concurrent_streams(Some(GRPC_STREAMS_MAX))
+        .initial_connection_window_size(Some(GRPC_CONNECTION_WINDOW_BYTES))
+        .initial_stream_window_size(Some(GRPC_STREAM_WINDOW_BYTES))
+        .max_frame_size(Some(GRPC_FRAME_BYTES_MAX))
 }
 
 /// The time that a leader stamps its commands with.

@@ -14,6 +14,7 @@ mod lookup;
 mod member;
 pub mod mutant;
 mod offload;
+mod pipe;
 mod propose;
 mod raft;
 mod reports;
@@ -25,7 +26,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, grpc_server};
 pub use config::{ClusterConfig, NodeAddresses};
 pub use error::{FoundError, JoinError, MemberError, ProposeError, StartError};
 pub use join::{JoinGrant, JoinRequest, request_join};

@@ -158,7 +158,7 @@ mod tests {
     fn report(directory: &mut State, incarnation: u64) {
         let id = BlockId { namespace: NamespaceId::DEFAULT, key: KEY };
         let held = BlockDelta { id, tier: Tier::Nvme, added: true, payload_len: 1 };
-        let deltas = command::pack_deltas(&[held]);
+        let deltas = command::pack_deltas([held].into_iter());
         let report = v1::BlockReport { node_id: 1, incarnation, sequence: 1, reset: true, deltas };
         apply(directory, Body::BlockReport(report));
     }

@@ -1,14 +1,19 @@
 //! Tells the directory what this node holds: after each registration, and after it missed something, what
 //! differs from what it knows; then changes.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hearth_proto::limits::{PROPOSE_ATTEMPT_MS, REPORT_DELTAS_MAX, REPORT_QUEUE_MAX, RESYNC_RANGES};
+use bytes::Bytes;
+use hearth_proto::limits::{
+    PROPOSE_ATTEMPT_MS, REPORT_DELTAS_MAX, REPORT_QUEUE_MAX, REPORTS_IN_FLIGHT_MAX, RESYNC_RANGES,
+};
 use hearth_proto::v1::command::Body;
 use hearth_proto::v1::outcome::Kind;
 use hearth_proto::{BlockDelta, Incarnation, v1};
+use prost::Message;
 use rustc_hash::FxHashSet;
 use tokio::sync::Notify;
 
@@ -16,6 +21,8 @@ use crate::cluster::Cluster;
 use crate::error::{MemberError, ProposeError};
 use crate::member::pause;
 use crate::offload::spawn_blocking;
+use crate::pipe::Pipe;
+use crate::raft::LocalProposal;
 use crate::source::{BlockSource, DeltaStatus};
 use crate::state::{Digests, command};
 
@@ -129,6 +136,19 @@ impl Feed {
                         return News::Changes(std::mem::take(&mut queue.deltas));
                     }
                     other => queue.inventory = other,
+                }
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Waits for changes, as long as no inventory has to be told first.
+    async fn changes(&self) -> Vec<BlockDelta> {
+        loop {
+            {
+                let mut queue = self.lock();
+                if matches!(queue.inventory, Inventory::Known) && !queue.deltas.is_empty() {
+                    return std::mem::take(&mut queue.deltas);
                 }
             }
             self.filled.notified().await;
@@ -256,10 +276,11 @@ impl Cluster {
         feed: &Feed,
         lacking: &Notify,
     ) -> MemberError {
+        let to = GroupReports { cluster: self, incarnation, position, feed };
         loop {
             let reported = match feed.next().await {
-                News::Inventory(holdings) => self.resync(incarnation, position, &holdings).await,
-                News::Changes(deltas) => self.report_all(incarnation, position, &deltas).await,
+                News::Inventory(holdings) => to.resync(&holdings).await,
+                News::Changes(deltas) => to.report(deltas).await,
             };
             match reported {
                 Ok(Reported::Applied) => {}
@@ -274,26 +295,31 @@ impl Cluster {
             }
         }
     }
+}
 
+/// The reports of one incarnation to one directory group.
+struct GroupReports<'a> {
+    cluster: &'a Cluster,
+    incarnation: Incarnation,
+    position: usize,
+    feed: &'a Feed,
+}
+
+impl GroupReports<'_> {
     /// Has the group compare what it knows with what is held, range by range, and reports what differs.
-    async fn resync(
-        &self,
-        incarnation: Incarnation,
-        position: usize,
-        holdings: &Holdings,
-    ) -> Result<Reported, MemberError> {
+    async fn resync(&self, holdings: &Holdings) -> Result<Reported, MemberError> {
         let mut differing = FxHashSet::default();
         for first in (0..Digests::RANGES).step_by(RESYNC_RANGES) {
             let ranges = first..(first + RESYNC_RANGES).min(Digests::RANGES);
             let resync = v1::ResyncHolder {
-                node_id: self.node_id().0,
-                incarnation: incarnation.0,
-                sequence: self.next_report(position),
+                node_id: self.cluster.node_id().0,
+                incarnation: self.incarnation.0,
+                sequence: self.next_sequence(),
                 first_range: ranges.start as u32,
                 ranges: ranges.len() as u32,
                 tiers: holdings.digests.tiers(ranges),
             };
-            match self.tell(position, Body::ResyncHolder(resync)).await? {
+            match self.tell(command::new(Body::ResyncHolder(resync))).await? {
                 Kind::HolderResynced(resynced) => {
                     let tiers = resynced.differing.into_iter();
                     differing
@@ -302,40 +328,106 @@ impl Cluster {
                 other => return self.reported(other),
             }
         }
-        let told = holdings.blocks.iter().filter(|delta| {
+        let differs = |delta: &&BlockDelta| {
             differing.contains(&(i32::from(delta.tier as u8), Digests::range_of(&delta.id) as u32))
-        });
-        let told: Vec<BlockDelta> = told.copied().collect();
-        tracing::debug!(position, held = holdings.blocks.len(), told = told.len(), "resynced");
-        self.report_all(incarnation, position, &told).await
+        };
+        let told: Vec<BlockDelta> = holdings.blocks.iter().filter(differs).copied().collect();
+        tracing::debug!(
+            position = self.position,
+            held = holdings.blocks.len(),
+            told = told.len(),
+            "the directory has compared what this node holds"
+        );
+        self.report(told).await
     }
 
-    /// Reports changes in as many reports as it takes.
-    async fn report_all(
-        &self,
-        incarnation: Incarnation,
-        position: usize,
-        deltas: &[BlockDelta],
-    ) -> Result<Reported, MemberError> {
-        for piece in deltas.chunks(REPORT_DELTAS_MAX) {
-            let report = v1::BlockReport {
-                node_id: self.node_id().0,
-                incarnation: incarnation.0,
-                sequence: self.next_report(position),
-                reset: false,
-                deltas: command::pack_deltas(piece),
+    /// Reports these changes, and those that come meanwhile. Full reports go one after the other without
+    /// waiting; one that is not full waits for the answers, and grows while it does.
+    async fn report(&self, deltas: Vec<BlockDelta>) -> Result<Reported, MemberError> {
+        let group = &self.cluster.0.directories[self.position];
+        let mut deltas = VecDeque::from(deltas);
+        // Sent anew, in their order, whenever the way to the leader ends: their numbers make that harmless
+        // (INV-IDEMPOTENT).
+        let mut unanswered: VecDeque<Bytes> = VecDeque::new();
+        let mut pipe: Option<Pipe> = None;
+        let mut heard = Instant::now();
+        loop {
+            while !deltas.is_empty()
+                && (unanswered.is_empty()
+                    || deltas.len() >= REPORT_DELTAS_MAX && unanswered.len() < REPORTS_IN_FLIGHT_MAX)
+            {
+                let report = self.encode(&mut deltas);
+                if let Some(pipe) = &mut pipe {
+                    pipe.send(report.clone()).await;
+                }
+                unanswered.push_back(report);
+            }
+            if unanswered.is_empty() {
+                return Ok(Reported::Applied);
+            }
+            let patience = Duration::from_millis(PROPOSE_ATTEMPT_MS);
+            let Some(open) = &mut pipe else {
+                if let Some(reason) = group.failure() {
+                    return Err(MemberError::Stopped { detail: reason });
+                }
+                pipe = self.cluster.open_pipe(group).await;
+                match &mut pipe {
+                    None => pause().await,
+                    Some(open) => {
+                        for report in &unanswered {
+                            open.send(report.clone()).await;
+                        }
+                        heard = Instant::now();
+                    }
+                }
+                continue;
             };
-            let reported = self.tell(position, Body::BlockReport(report)).await?;
-            match self.reported(reported)? {
-                Reported::Applied => {}
-                other => return Ok(other),
+            tokio::select! {
+                biased;
+                answer = tokio::time::timeout_at((heard + patience).into(), open.next()) => match answer {
+                    Ok(Some(LocalProposal::Applied(_, outcome))) => {
+                        unanswered.pop_front();
+                        heard = Instant::now();
+                        match self.reported(self.outcome(outcome)?)? {
+                            Reported::Applied => {}
+                            other => return Ok(other),
+                        }
+                    }
+                    Ok(Some(LocalProposal::Stopped(detail))) => return Err(MemberError::Stopped { detail }),
+                    Ok(Some(LocalProposal::NotLeader(_) | LocalProposal::Unknown) | None) | Err(_) => {
+                        pipe = None;
+                        pause().await;
+                    }
+                },
+                more = self.feed.changes(), if deltas.len() < REPORT_DELTAS_MAX => deltas.extend(more),
             }
         }
-        Ok(Reported::Applied)
     }
 
-    fn next_report(&self, position: usize) -> u64 {
-        self.0.report_sequences[position].fetch_add(1, Ordering::Relaxed) + 1
+    /// The next report of these changes.
+    fn encode(&self, deltas: &mut VecDeque<BlockDelta>) -> Bytes {
+        let count = deltas.len().min(REPORT_DELTAS_MAX);
+        let report = v1::BlockReport {
+            node_id: self.cluster.node_id().0,
+            incarnation: self.incarnation.0,
+            sequence: self.next_sequence(),
+            reset: false,
+            deltas: command::pack_deltas(deltas.drain(..count)),
+        };
+        command::new(Body::BlockReport(report)).encode_to_vec().into()
+    }
+
+    fn next_sequence(&self) -> u64 {
+        self.cluster.0.report_sequences[self.position].fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn outcome(&self, outcome: v1::Outcome) -> Result<Kind, MemberError> {
+        let refused = |detail| MemberError::Refused { node: self.cluster.node_id(), detail };
+        match outcome.kind {
+            Some(Kind::Refused(reason)) => Err(refused(reason.detail)),
+            Some(kind) => Ok(kind),
+            None => Err(refused("the leader gave an outcome of a later version".into())),
+        }
     }
 
     fn reported(&self, kind: Kind) -> Result<Reported, MemberError> {
@@ -345,21 +437,20 @@ impl Cluster {
             Kind::Superseded(_) => Ok(Reported::Fenced),
             _ => {
                 let detail = "a report had the outcome of another command".into();
-                Err(MemberError::Refused { node: self.node_id(), detail })
+                Err(MemberError::Refused { node: self.cluster.node_id(), detail })
             }
         }
     }
 
-    /// Sends one report until its fate is known. Its number makes repeating it harmless (INV-IDEMPOTENT).
-    async fn tell(&self, position: usize, body: Body) -> Result<Kind, MemberError> {
-        let group = self.0.directories[position].id();
-        let command = command::new(body);
+    /// Proposes a command until its fate is known.
+    async fn tell(&self, command: v1::Command) -> Result<Kind, MemberError> {
+        let group = self.cluster.0.directories[self.position].id();
         loop {
             let deadline = Instant::now() + Duration::from_millis(PROPOSE_ATTEMPT_MS);
-            match self.propose(group, command.clone(), deadline).await {
+            match self.cluster.propose(group, command.clone(), deadline).await {
                 Ok((_, kind)) => return Ok(kind),
                 Err(ProposeError::Refused { detail }) => {
-                    return Err(MemberError::Refused { node: self.node_id(), detail });
+                    return Err(MemberError::Refused { node: self.cluster.node_id(), detail });
                 }
                 Err(ProposeError::Stopped { detail, .. }) => return Err(MemberError::Stopped { detail }),
                 Err(ProposeError::NoLeader { .. } | ProposeError::Unknown { .. }) => pause().await,

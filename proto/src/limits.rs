@@ -149,6 +149,8 @@ pub const REFUSALS_MAX: usize = 32;
 
 /// Deltas in one report of a node.
 pub const REPORT_DELTAS_MAX: usize = 8_192;
+/// Full reports to one directory group that may be on their way at a time.
+pub const REPORTS_IN_FLIGHT_MAX: usize = 4;
 /// Changes that wait to be reported to one directory group; beyond it its inventory is sent anew.
 pub const REPORT_QUEUE_MAX: usize = 1 << 18;
 /// Of the 256 ranges of a directory group, how many are compared at a time when a node returns: lookups wait
@@ -173,6 +175,12 @@ pub const EARLY_CLAIMS_MAX: usize = 262_144;
 /// How long an announcement counts; the directory has the block long before.
 pub const EARLY_CLAIM_MS: u64 = 5_000;
 
+/// What may be on its way to one end of a gRPC connection.
+pub const GRPC_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// What may be on its way to one end of a gRPC call.
+pub const GRPC_STREAM_WINDOW_BYTES: u32 = 8 << 20;
+/// Largest frame of a gRPC connection.
+pub const GRPC_FRAME_BYTES_MAX: u32 = 1 << 20;
 /// gRPC calls that one connection may have open.
 pub const GRPC_STREAMS_MAX: u32 = 1_024;
 /// Nodes of one cluster.
@@ -224,13 +232,15 @@ pub const SNAPSHOT_PIECE_SLOTS: u32 = 1_024;
 /// Log entries by which a new member may be behind and still count as up to date.
 pub const RAFT_LAG_ENTRIES_MAX: u64 = 5_000;
 /// Log entries that a group keeps behind its snapshot, for followers that lag a little.
-pub const SNAPSHOT_KEEP_ENTRIES: u64 = 1_000;
+pub const SNAPSHOT_KEEP_ENTRIES: u64 = 200;
 /// Largest command that a leader takes into the log.
 pub const COMMAND_BYTES_MAX: usize = 1 << 20;
 /// Longest name or address of a node.
 pub const NODE_TEXT_BYTES_MAX: usize = 256;
 /// Log bytes in one append message, at least one entry.
 pub const RAFT_APPEND_BYTES_MAX: usize = 8 << 20;
+/// Log that a group keeps in memory as well, for followers and for being applied.
+pub const RAFT_RECENT_BYTES_MAX: usize = 8 << 20;
 /// Log entries in one append message.
 pub const RAFT_APPEND_ENTRIES_MAX: u64 = 256;
 /// How long sending and installing one snapshot may take.
@@ -243,6 +253,8 @@ pub const PROPOSE_RETRY_MS: u64 = 25;
 pub const PROPOSE_ATTEMPT_MS: u64 = 5_000;
 /// How many entries behind the leader a learner may be and still be made a voter.
 pub const VOTER_LAG_ENTRIES_MAX: u64 = 1_000;
+/// How fast a snapshot is written or sent at the most, so that the log beside it goes on.
+pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 256 << 20;
 /// Piece of a snapshot in one message.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 

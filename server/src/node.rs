@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_cluster::{Cluster, ClusterConfig, FoundError, JoinRequest, MemberError, NodeAddresses};
-use hearth_proto::limits::{GRPC_MESSAGE_BYTES_MAX, GRPC_STREAMS_MAX};
+use hearth_proto::limits::GRPC_MESSAGE_BYTES_MAX;
 use hearth_proto::v1::admin_server::AdminServer;
 use hearth_proto::v1::announce_server::AnnounceServer;
 use hearth_proto::v1::directory_server::DirectoryServer;
@@ -273,10 +273,7 @@ impl Node {
         let incoming = TcpIncoming::from(control).with_nodelay(Some(true));
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
-            tonic::transport::Server::builder()
-                .http2_keepalive_interval(Some(Duration::from_secs(5)))
-                .http2_keepalive_timeout(Some(Duration::from_secs(5)))
-                .max_concurrent_streams(Some(GRPC_STREAMS_MAX))
+            hearth_cluster::grpc_server()
                 .add_routes(routes)
                 .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
                 .await

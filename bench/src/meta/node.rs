@@ -156,7 +156,7 @@ async fn start(
         nvme_capacity_bytes: 1 << 40,
     })
     .await?;
-    let server = tonic::transport::Server::builder().add_routes(cluster.services());
+    let server = hearth_cluster::grpc_server().add_routes(cluster.services());
     // As hearthd serves: without this each answer may wait for the peer's delayed acknowledgement.
     let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
     tokio::spawn(server.serve_with_incoming(incoming));

@@ -116,14 +116,30 @@ impl Clients {
             });
             self.ledger().reported.insert(number, sequence);
             reset = false;
-            let (again, renew, pause) = {
+            let (again, ahead, renew, pause) = {
                 let mut rng = world().rng();
-                (rng.chance(30), rng.chance(5), rng.between(5, if world().is_quiet() { 400 } else { 150 }))
+                (
+                    rng.chance(30),
+                    rng.chance(10),
+                    rng.chance(5),
+                    rng.between(5, if world().is_quiet() { 400 } else { 150 }),
+                )
             };
             if again && sequence > 1 {
                 let stale = report(number, incarnation, sequence - 1, false);
                 let (index, outcome) = caller.write(GroupId::DIRECTORY, &stale).await;
                 self.acknowledge(Acknowledged { group: GroupId::DIRECTORY, index, command: stale, outcome });
+            }
+            if ahead {
+                // One that overtook the report before it, as if that was lost.
+                let early = report(number, incarnation, sequence + 2, false);
+                let (index, outcome) = caller.write(GroupId::DIRECTORY, &early).await;
+                if !matches!(&outcome, Kind::ReportGap(gap) if gap.next_sequence == sequence + 1) {
+                    self.wrong_answer(format!(
+                        "INV-IDEMPOTENT: a report ahead of {sequence} got {outcome:?}"
+                    ));
+                }
+                self.acknowledge(Acknowledged { group: GroupId::DIRECTORY, index, command: early, outcome });
             }
             if renew {
                 let late = report(number, incarnation, sequence + 1, false);

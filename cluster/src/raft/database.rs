@@ -19,7 +19,10 @@ const IDENTITY_BYTES: usize = 8 + 4 + 8 + 16 + 4 + 4;
 const FORMAT_1_FAMILY: &str = "state";
 /// Write-ahead log size at which RocksDB flushes column families so that old logs can go.
 const WAL_BYTES_MAX: u64 = 256 << 20;
-const WRITE_BUFFER_BYTES: usize = 32 << 20;
+const WRITE_BUFFER_BYTES: usize = 8 << 20;
+/// Under steady load a group's log is purged up to a snapshot before so much has come: then most entries are
+/// written once, to the write-ahead log.
+const LOG_BUFFER_BYTES: usize = 128 << 20;
 
 /// Whose data a folder holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +91,7 @@ impl Database {
         options.set_keep_log_file_num(4);
         let families = ["default", "log", "vote"].map(|name| {
             let mut options = Options::default();
-            options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+            options.set_write_buffer_size(if name == "log" { LOG_BUFFER_BYTES } else { WRITE_BUFFER_BYTES });
             // Digests do not get smaller.
             options.set_compression_type(rocksdb::DBCompressionType::None);
             ColumnFamilyDescriptor::new(name, options)

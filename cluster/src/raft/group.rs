@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use hearth_proto::limits::{
     RAFT_APPEND_ENTRIES_MAX, RAFT_ELECTION_MS_MAX, RAFT_ELECTION_MS_MIN, RAFT_HEARTBEAT_MS,
     RAFT_LAG_ENTRIES_MAX, SNAPSHOT_SEND_MS, VOTER_LAG_ENTRIES_MAX,
@@ -15,17 +17,17 @@ use hearth_proto::{GroupId, LogIndex, NodeId, v1};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError};
 use openraft::impls::BasicNode;
-use openraft::raft::AppendEntriesResponse;
+use openraft::raft::{AppendEntriesResponse, WriteResult};
 use openraft::{ChangeMembers, Config, Instant as _, Raft, RaftMetrics, SnapshotPolicy};
 use prost::Message;
 
+use super::arrival::Arrival;
 use super::database::Database;
 use super::log_store::LogStore;
 use super::machine::{Replicated, SnapshotGauge, StateMachine, read};
 use super::network::Network;
 use super::peers::Peers;
-use super::snapshot::SnapshotFolder;
-use super::types::{Proposal, TypeConfig};
+use super::types::{CommandBytes, Proposal, TypeConfig};
 use super::wal_sync::WalSync;
 use crate::config::Tuning;
 use crate::mutant::{self, Mutant};
@@ -52,6 +54,31 @@ pub(crate) enum LocalProposal {
     Stopped(String),
 }
 
+/// A proposal whose fate is not known yet.
+pub(crate) struct Pending(Result<WriteResults, Fatal<TypeConfig>>);
+
+type WriteResults = BoxStream<'static, Result<WriteResult<TypeConfig>, Fatal<TypeConfig>>>;
+
+impl Pending {
+    /// Waits for it.
+    pub(crate) async fn outcome(self) -> LocalProposal {
+        let written = match self.0 {
+            Ok(mut results) => results.next().await,
+            Err(error) => Some(Err(error)),
+        };
+        match written {
+            Some(Ok(Ok(written))) => {
+                LocalProposal::Applied(LogIndex(written.log_id.index), written.response.0)
+            }
+            Some(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => {
+                LocalProposal::NotLeader(leader_of(&forward))
+            }
+            Some(Ok(Err(_))) | None => LocalProposal::Unknown,
+            Some(Err(error)) => LocalProposal::Stopped(error.to_string()),
+        }
+    }
+}
+
 /// Why a group no longer runs on this node, the gravest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub(crate) enum StopReason {
@@ -69,9 +96,8 @@ pub(crate) struct Group {
     id: GroupId,
     raft: Raft<TypeConfig, StateMachine>,
     replicated: Arc<RwLock<Replicated>>,
-    snapshots: Arc<SnapshotFolder>,
     gauge: SnapshotGauge,
-    arrival: tokio::sync::Mutex<()>,
+    arrival: tokio::sync::Mutex<Arrival>,
     started: Instant,
     /// Milliseconds from `started` to when a leader was last heard.
     heard_ms: AtomicU64,
@@ -133,9 +159,8 @@ impl Group {
             id,
             raft,
             replicated,
-            snapshots,
             gauge,
-            arrival: tokio::sync::Mutex::new(()),
+            arrival: tokio::sync::Mutex::new(Arrival::new(snapshots.unfinished_path("arrival"))),
             started: Instant::now(),
             heard_ms: AtomicU64::new(0),
         })
@@ -154,12 +179,8 @@ impl Group {
         &self.raft
     }
 
-    pub(super) fn arrival(&self) -> &tokio::sync::Mutex<()> {
+    pub(super) fn arrival(&self) -> &tokio::sync::Mutex<Arrival> {
         &self.arrival
-    }
-
-    pub(super) fn arrival_path(&self) -> PathBuf {
-        self.snapshots.unfinished_path("arrival")
     }
 
     /// Notes that a leader was heard, unless its append was refused as outdated.
@@ -234,16 +255,14 @@ impl Group {
     ///
     /// # Cancel safety
     /// A proposal that is dropped may still be committed.
-    pub(crate) async fn propose(&self, mut command: v1::Command, stamp_ms: u64) -> LocalProposal {
-        command.stamp_ms = stamp_ms;
-        match self.raft.client_write(Proposal(command.encode_to_vec().into())).await {
-            Ok(written) => LocalProposal::Applied(LogIndex(written.log_id.index), written.data.0),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                LocalProposal::NotLeader(leader_of(&forward))
-            }
-            Err(RaftError::APIError(_)) => LocalProposal::Unknown,
-            Err(RaftError::Fatal(error)) => LocalProposal::Stopped(error.to_string()),
-        }
+    pub(crate) async fn propose(&self, command: &v1::Command, stamp_ms: u64) -> LocalProposal {
+        self.begin_propose(command.encode_to_vec().into(), stamp_ms).await.outcome().await
+    }
+
+    /// Gives the group an encoded command. Those that are given one after the other stand in the log in that
+    /// order, if they come to stand there at all.
+    pub(crate) async fn begin_propose(&self, command: Bytes, stamp_ms: u64) -> Pending {
+        Pending(self.raft.client_write_many([Proposal { stamp_ms, command: CommandBytes(command) }]).await)
     }
 
     /// Adds a member that gets the log and does not vote.

@@ -106,33 +106,36 @@ impl StateMachine {
     }
 
     fn apply_entry(&self, entry: Entry) -> io::Result<Reply> {
-        let log_id = entry.log_id();
         self.unsaved.fetch_add(ENTRY_BYTES, Ordering::Relaxed);
-        let mut replicated = write(&self.replicated);
-        let outcome = match entry.payload {
-            EntryPayload::Blank => v1::Outcome::default(),
-            EntryPayload::Normal(Proposal(bytes)) => {
-                self.unsaved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                let command = v1::Command::decode(bytes).map_err(invalid_data)?;
-                // Skipping what a newer build applies would make this replica differ from the others (INV-WIRE).
-                if command.version > command::VERSION {
-                    let version = command.version;
-                    let detail = format!(
-                        "the log of group {} holds a command of version {version}, this build knows {}",
-                        self.group,
-                        command::VERSION
-                    );
-                    return Err(io::Error::new(io::ErrorKind::Unsupported, detail));
-                }
-                replicated.state.apply(&command)
-            }
-            EntryPayload::Membership(membership) => {
-                replicated.membership = StoredMembership::new(Some(log_id), membership);
-                v1::Outcome::default()
-            }
+        let log_id = entry.log_id();
+        let command = match &entry.payload {
+            EntryPayload::Normal(proposal) => Some(self.read_command(proposal)?),
+            EntryPayload::Blank | EntryPayload::Membership(_) => None,
         };
+        let mut replicated = write(&self.replicated);
+        if let EntryPayload::Membership(membership) = entry.payload {
+            replicated.membership = StoredMembership::new(Some(log_id), membership);
+        }
+        let outcome = command.map(|command| replicated.state.apply(&command)).unwrap_or_default();
         replicated.applied = Some(log_id);
         Ok(Reply(outcome))
+    }
+
+    fn read_command(&self, proposal: &Proposal) -> io::Result<v1::Command> {
+        let bytes = &proposal.command.0;
+        self.unsaved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let command = v1::Command::decode(bytes.clone()).map_err(invalid_data)?;
+        // Skipping what a newer build applies would make this replica differ from the others (INV-WIRE).
+        if command.version > command::VERSION {
+            let detail = format!(
+                "the log of group {} holds a command of version {}, this build knows {}",
+                self.group,
+                command.version,
+                command::VERSION
+            );
+            return Err(io::Error::new(io::ErrorKind::Unsupported, detail));
+        }
+        Ok(v1::Command { stamp_ms: proposal.stamp_ms, ..command })
     }
 }
 

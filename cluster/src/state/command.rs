@@ -5,7 +5,7 @@ use hearth_proto::{BlockDelta, BlockId, BlockKey, NamespaceId, Tier, v1};
 use v1::command::Body;
 
 /// The newest command format that this build applies.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// The first that knows of several directory groups.
 pub(crate) const SPLIT_SINCE: u32 = 2;
@@ -17,20 +17,23 @@ pub(crate) const DELTA_BYTES: usize = 42;
 pub(crate) fn new(body: Body) -> v1::Command {
     let version = match &body {
         Body::FoundCluster(found) if found.directory_groups > 1 => SPLIT_SINCE,
+        Body::ResyncHolder(_) => 3,
         _ => 1,
     };
     v1::Command { version, stamp_ms: 0, body: Some(body) }
 }
 
 /// Packs deltas in the order given.
-pub(crate) fn pack_deltas(deltas: &[BlockDelta]) -> Bytes {
+pub(crate) fn pack_deltas(deltas: impl ExactSizeIterator<Item = BlockDelta>) -> Bytes {
     let mut out = Vec::with_capacity(deltas.len() * DELTA_BYTES);
     for delta in deltas {
-        out.extend_from_slice(&delta.id.namespace.0.to_le_bytes());
-        out.extend_from_slice(&delta.id.key.0);
-        out.push(delta.tier as u8);
-        out.push(u8::from(delta.added));
-        out.extend_from_slice(&delta.payload_len.to_le_bytes());
+        let mut record = [0; DELTA_BYTES];
+        record[..4].copy_from_slice(&delta.id.namespace.0.to_le_bytes());
+        record[4..36].copy_from_slice(&delta.id.key.0);
+        record[36] = delta.tier as u8;
+        record[37] = u8::from(delta.added);
+        record[38..].copy_from_slice(&delta.payload_len.to_le_bytes());
+        out.extend_from_slice(&record);
     }
     out.into()
 }

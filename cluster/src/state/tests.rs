@@ -213,7 +213,7 @@ pub(super) fn report(node: u64, incarnation: u64, sequence: u64, reset: bool, de
         incarnation,
         sequence,
         reset,
-        deltas: command::pack_deltas(deltas),
+        deltas: command::pack_deltas(deltas.iter().copied()),
     })
 }
 
@@ -398,7 +398,7 @@ fn a_block_may_have_any_number_of_holders() {
 #[test]
 fn malformed_reports_are_refused() {
     let mut state = State::new(GroupId::DIRECTORY);
-    let good = command::pack_deltas(&[delta(1, Tier::Host, true)]);
+    let good = command::pack_deltas([delta(1, Tier::Host, true)].into_iter());
     let with = |deltas: Vec<u8>, sequence| {
         Body::BlockReport(v1::BlockReport {
             node_id: 1,

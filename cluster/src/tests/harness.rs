@@ -189,7 +189,7 @@ impl Member {
                 Err(error) => assert!(Instant::now() < until, "{error}"),
             }
         };
-        let server = tonic::transport::Server::builder().add_routes(cluster.services());
+        let server = crate::grpc_server().add_routes(cluster.services());
         runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         self.process = Some(Process { runtime, cluster, shutdown: CancellationToken::new(), work: None });
         if works {
