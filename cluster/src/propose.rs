@@ -48,7 +48,7 @@ impl Cluster {
                     tokio::select! {
                         attempt = asked => attempt,
                         // A leader that was stopped answers nothing, and its connection lives on.
-                        () = self.deposed(group, leader) => Attempt::Unknown,
+                        () = self.deposed(group, leader) => LocalProposal::Unknown,
                     }
                 }
                 None => group.failure().map_or(LocalProposal::NotLeader(None), LocalProposal::Stopped),

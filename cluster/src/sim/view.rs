@@ -103,13 +103,15 @@ impl SimDisk {
         let entries = log_entries(self, group, from).map_err(|error| error.to_string())?;
         let view = |entry: crate::raft::Entry| {
             let (index, leader) = entry_id(entry.log_id());
-            let command = match &entry.payload {
-                EntryPayload::Normal(proposal) => Some(proposal.0.clone()),
-                EntryPayload::Blank | EntryPayload::Membership(_) => None,
+            let (stamp_ms, command) = match &entry.payload {
+                EntryPayload::Normal(proposal) => {
+                    (Some(proposal.stamp_ms), Some(proposal.command.0.clone()))
+                }
+                EntryPayload::Blank | EntryPayload::Membership(_) => (None, None),
             };
             let mut hasher = DefaultHasher::new();
             format!("{:?}", entry.payload).hash(&mut hasher);
-            command.hash(&mut hasher);
+            (stamp_ms, &command).hash(&mut hasher);
             EntryView { index, leader, digest: hasher.finish(), command }
         };
         Ok(entries.into_iter().map(view).collect())
