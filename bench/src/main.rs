@@ -37,6 +37,8 @@ enum Command {
     Replay(Box<replay::RunningArgs>),
     /// Gets from the Host tier over loopback TCP, beside a bare TCP stream between two processes.
     Fabric(fabric::FabricArgs),
+    /// Memory, snapshot and restart of a directory of ten million blocks with three replicas each.
+    Directory(meta::DirectoryArgs),
     /// How long writes stand still after the leader of the metadata plane was killed or stopped.
     Failover(failover::FailoverArgs),
     /// Changes of blocks that three nodes commit and apply, beside etcd; latency of changes and lookups.
@@ -114,6 +116,7 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Demo(args) => demo::run(*args).await,
         Command::Replay(args) => replay::run(*args).await,
         Command::Fabric(args) => fabric::run(args).await,
+        Command::Directory(args) => meta::run_directory(args).await,
         Command::Failover(args) => failover::run(args).await,
         Command::Meta(args) => meta::run(args).await,
         Command::MetaNode(args) => meta::run_node(args).await,

@@ -1,5 +1,6 @@
 //! Where work goes that blocks a thread.
 
+use tokio::sync::mpsc::Sender;
 use tokio::task::JoinHandle;
 
 /// Runs work that blocks on a thread that may; in a simulation, which has no threads, as a task.
@@ -10,3 +11,19 @@ pub(crate) fn spawn_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     }
     tokio::task::spawn_blocking(work)
 }
+
+/// Sends from such work, and waits for room; in a simulation, where nobody would make room, there has to be some.
+///
+/// # Errors
+/// If nobody receives any more.
+pub(crate) fn blocking_send<T>(sender: &Sender<T>, value: T) -> Result<(), Closed> {
+    #[cfg(feature = "sim")]
+    if crate::sim::is_installed() {
+        return sender.try_send(value).map_err(|_| Closed);
+    }
+    sender.blocking_send(value).map_err(|_| Closed)
+}
+
+/// Nobody receives any more.
+#[derive(Debug)]
+pub(crate) struct Closed;

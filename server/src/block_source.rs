@@ -1,6 +1,7 @@
 //! The store as the metadata plane sees it: what it holds, and what changed since the last report.
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 
 use hearth_cluster::{BlockSource, DeltaStatus};
@@ -11,8 +12,8 @@ use hearth_store::Store;
 pub(crate) struct StoreSource(pub(crate) Store);
 
 impl BlockSource for StoreSource {
-    fn inventory(&self) -> Vec<BlockDelta> {
-        self.0.inventory()
+    fn for_each_held(&self, visit: &mut dyn FnMut(BlockDelta) -> ControlFlow<()>) -> ControlFlow<()> {
+        self.0.for_each_held(visit)
     }
 
     fn take_deltas(&self, max: usize, out: &mut Vec<BlockDelta>) -> DeltaStatus {

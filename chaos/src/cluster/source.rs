@@ -1,6 +1,7 @@
 //! What a simulated node holds: names of blocks, in memory until it crashes and on its disk for good.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -87,13 +88,13 @@ impl Source {
 }
 
 impl BlockSource for Source {
-    fn inventory(&self) -> Vec<BlockDelta> {
-        let held = self.lock();
+    fn for_each_held(&self, visit: &mut dyn FnMut(BlockDelta) -> ControlFlow<()>) -> ControlFlow<()> {
+        let held = self.lock().tiers.clone();
         let tiers = |number: u64, bits: u8| {
             let on = Tier::ALL.into_iter().filter(move |tier| bits & (1 << *tier as u8) != 0);
             on.map(move |tier| delta(number, tier, true))
         };
-        held.tiers.iter().flat_map(|(number, bits)| tiers(*number, *bits)).collect()
+        held.iter().flat_map(|(number, bits)| tiers(*number, *bits)).try_for_each(visit)
     }
 
     fn take_deltas(&self, max: usize, out: &mut Vec<BlockDelta>) -> DeltaStatus {

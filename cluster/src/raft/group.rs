@@ -289,6 +289,26 @@ impl Group {
         }
     }
 
+    /// Writes a snapshot of what is applied now.
+    ///
+    /// # Cancel safety
+    /// Dropping it does not stop the writing.
+    pub(crate) async fn write_snapshot(&self) -> Result<(), GroupError> {
+        let index = self.replicated().applied_index();
+        self.raft.trigger().snapshot().await.map_err(|error| self.failed(&error))?;
+        let mut metrics = self.raft.metrics();
+        let is_done = |metrics: &RaftMetrics<TypeConfig>| {
+            metrics.snapshot.is_some_and(|snapshot| snapshot.index >= index) || metrics.running_state.is_err()
+        };
+        while !is_done(&metrics.borrow_watched()) {
+            metrics.changed().await.map_err(|error| self.failed(&error))?;
+        }
+        match self.failure() {
+            None => Ok(()),
+            Some(detail) => Err(GroupError::Raft { group: self.id, detail }),
+        }
+    }
+
     /// The members as this node knows them: voters, then learners.
     pub(crate) fn members(&self) -> (Vec<NodeId>, Vec<NodeId>) {
         let receiver = self.raft.metrics();

@@ -104,9 +104,7 @@ impl SimDisk {
         let view = |entry: crate::raft::Entry| {
             let (index, leader) = entry_id(entry.log_id());
             let (stamp_ms, command) = match &entry.payload {
-                EntryPayload::Normal(proposal) => {
-                    (Some(proposal.stamp_ms), Some(proposal.command.0.clone()))
-                }
+                EntryPayload::Normal(proposal) => (Some(proposal.stamp_ms), Some(proposal.command.0.clone())),
                 EntryPayload::Blank | EntryPayload::Membership(_) => (None, None),
             };
             let mut hasher = DefaultHasher::new();

@@ -459,24 +459,26 @@ fn read_digests(resync: &v1::ResyncHolder) -> Option<(usize, [Vec<u64>; TIERS])>
 
 /// What a node says of its inventory so that only what differs has to be told: the digests of its blocks
 /// in each range, for each tier.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Digests {
     tiers: Box<[[u64; SHARDS]; TIERS]>,
+}
+
+impl Default for Digests {
+    fn default() -> Self {
+        Self { tiers: Box::new([[0; SHARDS]; TIERS]) }
+    }
 }
 
 impl Digests {
     /// Ranges of a directory group.
     pub(crate) const RANGES: usize = SHARDS;
 
-    /// Of an inventory: blocks that are there, each on one tier, none twice.
-    pub(crate) fn of(inventory: &[BlockDelta]) -> Self {
-        let mut tiers = Box::new([[0_u64; SHARDS]; TIERS]);
-        for delta in inventory {
-            let hash = hash(&delta.id);
-            let sum = &mut tiers[position(delta.tier)][shard_of(hash)];
-            *sum = sum.wrapping_add(digest(hash, &delta.id));
-        }
-        Self { tiers }
+    /// Adds a block on a tier, which must not be in it yet.
+    pub(crate) fn add(&mut self, id: &BlockId, tier: Tier) {
+        let hash = hash(id);
+        let sum = &mut self.tiers[position(tier)][shard_of(hash)];
+        *sum = sum.wrapping_add(digest(hash, id));
     }
 
     /// The range that a block belongs to.
@@ -493,5 +495,14 @@ impl Digests {
             digests: sums[ranges.clone()].iter().flat_map(|sum| sum.to_le_bytes()).collect::<Vec<_>>().into(),
         })
         .collect()
+    }
+}
+
+#[cfg(test)]
+impl FromIterator<BlockDelta> for Digests {
+    fn from_iter<I: IntoIterator<Item = BlockDelta>>(inventory: I) -> Self {
+        let mut digests = Self::default();
+        inventory.into_iter().for_each(|delta| digests.add(&delta.id, delta.tier));
+        digests
     }
 }

@@ -303,7 +303,7 @@ pub(super) fn resync(
         sequence,
         first_range: ranges.start as u32,
         ranges: ranges.len() as u32,
-        tiers: Digests::of(held).tiers(ranges),
+        tiers: held.iter().copied().collect::<Digests>().tiers(ranges),
     })
 }
 
