@@ -25,6 +25,9 @@ pub(crate) struct LinearArguments {
     /// Objects that they share.
     #[arg(long, default_value_t = 8)]
     keys: u64,
+    /// Cuts nodes off from each other as well; takes root, for network namespaces.
+    #[arg(long)]
+    partitions: bool,
     /// Folder of the histories.
     #[arg(long, default_value = "histories")]
     folder: PathBuf,
@@ -38,6 +41,7 @@ pub(crate) async fn main(arguments: &LinearArguments) -> ExitCode {
             clients: arguments.clients,
             keys: arguments.keys,
             folder: Some(arguments.folder.clone()),
+            partitions: arguments.partitions,
         };
         match run(&options).await {
             Ok(outcome) => {

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_millis(2_500);
 /// How long opening a connection may take.
 const CONNECT: Duration = Duration::from_millis(300);
 /// Claims do not end by themselves within a history.
-const TTL_MS: u64 = 3_600_000;
+const TTL_MS: u64 = 600_000;
 
 /// What a client needs.
 pub(super) struct Client {

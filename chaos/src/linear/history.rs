@@ -42,7 +42,7 @@ pub struct Record {
 
 /// Collects records from all clients.
 #[derive(Debug)]
-pub struct History {
+pub(super) struct History {
     began: Instant,
     records: Mutex<Vec<Record>>,
 }
@@ -55,17 +55,17 @@ impl Default for History {
 
 impl History {
     /// Nanoseconds since the history began. One clock for all clients, which are in one process.
-    pub fn now_ns(&self) -> u64 {
+    pub(super) fn now_ns(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Notes an operation that has ended, or whose end nobody knows.
-    pub fn note(&self, record: Record) {
+    pub(super) fn note(&self, record: Record) {
         self.records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
     }
 
     /// All records, by when they began.
-    pub fn into_records(self) -> Vec<Record> {
+    pub(super) fn into_records(self) -> Vec<Record> {
         let mut records = self.records.into_inner().unwrap_or_else(PoisonError::into_inner);
         records.sort_by_key(|record| record.began_ns);
         records
@@ -76,7 +76,7 @@ impl History {
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn write(path: &Path, records: &[Record]) -> anyhow::Result<()> {
+pub(super) fn write(path: &Path, records: &[Record]) -> anyhow::Result<()> {
     let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     let mut file = std::io::BufWriter::new(file);
     for record in records {
@@ -86,7 +86,7 @@ pub fn write(path: &Path, records: &[Record]) -> anyhow::Result<()> {
     Ok(file.flush()?)
 }
 
-/// Reads what [`write`] wrote.
+/// Reads a history that a run has kept.
 ///
 /// # Errors
 /// If it cannot be read.

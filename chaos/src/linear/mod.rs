@@ -6,9 +6,11 @@ mod checker;
 mod client;
 mod history;
 mod model;
+mod network;
 mod run;
 
 pub use checker::{Verdict, check};
-pub use history::{History, Outcome, Record};
-pub use model::{Model, Operation, Said};
+pub use history::{Outcome, Record, read};
+pub use model::{Operation, Said};
+pub use network::can_partition;
 pub use run::{LinearOptions, LinearOutcome, run};

@@ -77,7 +77,7 @@ pub enum Said {
 
 /// The state of one object. Which one it is shows with the first operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Model {
+pub(super) struct Model {
     incarnation: u64,
     next: u64,
     claim: Option<(u32, u64)>,
@@ -88,7 +88,7 @@ pub struct Model {
 impl Model {
     /// The state after an operation that was answered so; `None` if it could not be answered so. Without an answer
     /// any is taken that is possible.
-    pub fn step(&self, operation: &Operation, said: Option<&Said>) -> Option<Self> {
+    pub(super) fn step(&self, operation: &Operation, said: Option<&Said>) -> Option<Self> {
         let mut after = self.clone();
         let answer = match operation {
             Operation::Report { incarnation, sequence, reset } => {

@@ -20,6 +20,7 @@ use super::checker::{Verdict, check};
 use super::client::{Client, command, connect};
 use super::history::{History, Outcome, Record, write};
 use super::model::Operation;
+use super::network::Network;
 
 const NODES: usize = 3;
 /// How long the cluster may take to heal.
@@ -40,6 +41,8 @@ pub struct LinearOptions {
     pub keys: u64,
     /// Where the history is kept, as `linear-SEED.jsonl`.
     pub folder: Option<PathBuf>,
+    /// Whether nodes are cut off from each other as well, in network namespaces, which takes root.
+    pub partitions: bool,
 }
 
 /// What came of it.
@@ -63,8 +66,10 @@ pub struct LinearOutcome {
 /// If the cluster cannot be started or does not heal.
 pub async fn run(options: &LinearOptions) -> anyhow::Result<LinearOutcome> {
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-    let mut cluster =
-        TestCluster::start(ClusterOptions { nodes: NODES, ..ClusterOptions::default() }).await?;
+    let network = if options.partitions { Some(Network::new(NODES)?) } else { None };
+    let networks = network.as_ref().map(|network| network.nodes().to_vec()).unwrap_or_default();
+    let cluster = ClusterOptions { nodes: NODES, networks, ..ClusterOptions::default() };
+    let mut cluster = TestCluster::start(cluster).await?;
     let cluster_id = cluster.status(0).await?.cluster_id;
     let addresses: Vec<String> = cluster.nodes.iter().map(NodeProcess::control_address).collect();
     let claims = knows_claims(&addresses, &cluster_id).await?;
@@ -89,7 +94,7 @@ pub async fn run(options: &LinearOptions) -> anyhow::Result<LinearOutcome> {
     let mut faults = BTreeMap::new();
     let until = tokio::time::Instant::now() + options.total;
     while tokio::time::Instant::now() < until {
-        let kind = strike(&mut cluster, &mut rng).await?;
+        let kind = strike(&mut cluster, network.as_ref(), &mut rng).await?;
         *faults.entry(kind).or_default() += 1;
     }
     // The answers of a healed cluster are part of the history.
@@ -114,7 +119,11 @@ async fn verdict_of(records: Vec<Record>) -> anyhow::Result<Verdict> {
 }
 
 /// One fault, from its beginning to its end.
-async fn strike(cluster: &mut TestCluster, rng: &mut ChaCha8Rng) -> anyhow::Result<&'static str> {
+async fn strike(
+    cluster: &mut TestCluster,
+    network: Option<&Network>,
+    rng: &mut ChaCha8Rng,
+) -> anyhow::Result<&'static str> {
     tokio::time::sleep(Duration::from_millis(rng.random_range(200..1_200))).await;
     for (index, node) in cluster.nodes.iter_mut().enumerate() {
         ensure!(node.is_running(), "node {index} died of something else:\n{}", node.log_tail());
@@ -124,6 +133,14 @@ async fn strike(cluster: &mut TestCluster, rng: &mut ChaCha8Rng) -> anyhow::Resu
     let struck = leader.unwrap_or_else(|| rng.random_range(0..NODES));
     let other = (struck + rng.random_range(1..NODES)) % NODES;
     let lasts = Duration::from_millis(rng.random_range(200..3_000));
+    if let Some(network) = network
+        && rng.random_bool(0.5)
+    {
+        let kind = network.strike(struck, other, rng.random_range(0..3))?;
+        tokio::time::sleep(lasts).await;
+        network.heal()?;
+        return Ok(kind);
+    }
     let kind = ["kill", "stop", "kill a majority", "stop a majority"][rng.random_range(0..4)];
     let nodes = if kind.ends_with("majority") { vec![struck, other] } else { vec![struck] };
     let kills = kind.starts_with("kill");
