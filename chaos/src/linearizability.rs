@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use hearth_chaos::linear::{LinearOptions, Verdict, run};
+use hearth_chaos::linear::{LinearOptions, Verdict, check, read, run};
 
 /// Kills and stops nodes of a real cluster while clients share objects, and checks that every answer can be
 /// explained by one order of all operations.
@@ -28,12 +28,24 @@ pub(crate) struct LinearArguments {
     /// Cuts nodes off from each other as well; takes root, for network namespaces.
     #[arg(long)]
     partitions: bool,
+    /// Checks a history that was kept, and makes none.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["runs", "seed"])]
+    check: Option<PathBuf>,
     /// Folder of the histories.
     #[arg(long, default_value = "histories")]
     folder: PathBuf,
 }
 
 pub(crate) async fn main(arguments: &LinearArguments) -> ExitCode {
+    if let Some(file) = &arguments.check {
+        return match read(file) {
+            Ok(records) => judge(&check(&records)),
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     for seed in arguments.seed..arguments.seed.saturating_add(arguments.runs) {
         let options = LinearOptions {
             seed,
@@ -60,4 +72,9 @@ pub(crate) async fn main(arguments: &LinearArguments) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+fn judge(verdict: &Verdict) -> ExitCode {
+    eprintln!("{verdict:#?}");
+    if matches!(verdict, Verdict::Linearizable { .. }) { ExitCode::SUCCESS } else { ExitCode::from(5) }
 }

@@ -72,7 +72,7 @@ impl Cluster {
         if group.leader() == Some(leader) {
             group.deposed(leader).await;
         } else {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -138,7 +138,8 @@ async fn strike(
             _ => outages.directory.push(directory.as_ref().map_or(f64::NAN, |took| millis(*took))),
         }
     }
-    (control?, directory?);
+    control?;
+    directory?;
     let client = cluster.client(survivor).await?;
     put_all(&client, &chain(round, BLOCKS), BLOCK_BYTES, AckLevel::Durable).await?;
     match fault {

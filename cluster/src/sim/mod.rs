@@ -15,7 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 
 pub(crate) use disk::Change;
 pub use disk::SimDisk;
-pub use view::{EntryView, GroupView, LeaderView};
+pub use view::{EntryView, GroupView, LeaderView, RecordBytes};
 
 use crate::cluster::Cluster;
 use crate::config::{ClusterConfig, Tuning};
@@ -64,7 +64,6 @@ pub async fn start(config: ClusterConfig, limits: Limits) -> Result<Cluster, Sta
         snapshot_every_entries: limits.snapshot_every_entries,
         snapshot_keep_entries: limits.snapshot_keep_entries,
         node_down_after_ms: limits.node_down_after_ms,
-        ..Tuning::default()
     };
     Cluster::start_tuned(config, tuning).await
 }

@@ -14,6 +14,9 @@ use crate::state::{State, tier_bit};
 /// A leadership: the term, and the node that leads in it.
 pub type LeaderView = (u64, u64);
 
+/// A record's key and value.
+pub type RecordBytes = (Vec<u8>, Vec<u8>);
+
 /// One group of one member at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupView {
@@ -53,7 +56,7 @@ impl Cluster {
     }
 
     /// The records of a group's state in the order of their keys, and the last entry that they reflect.
-    pub fn records(&self, group: GroupId) -> (Option<u64>, Vec<(Vec<u8>, Vec<u8>)>) {
+    pub fn records(&self, group: GroupId) -> (Option<u64>, Vec<RecordBytes>) {
         let Some(group) = self.group(group) else { return (None, Vec::new()) };
         let replicated = group.replicated();
         (replicated.applied_id().map(|id| id.index), replicated.state.encode())

@@ -14,12 +14,15 @@ use crate::world::World;
 /// What an entry says, and which one lies before it.
 type Entry = (u64, Option<LeaderView>);
 
+/// Its index, and the leadership that made it.
+type EntryId = (u64, LeaderView);
+
 /// Every entry that was in any log.
 #[derive(Default)]
 pub(super) struct LogMatching {
     entries: BTreeMap<(GroupId, u64, LeaderView), Entry>,
     /// How much of each log is known: from which index on it was looked at, and what its last entries were.
-    looked: BTreeMap<(usize, GroupId), (u64, Vec<(u64, LeaderView)>)>,
+    looked: BTreeMap<(usize, GroupId), (u64, Vec<EntryId>)>,
 }
 
 impl LogMatching {
@@ -35,7 +38,7 @@ impl LogMatching {
                 if ids == looked.1 {
                     continue;
                 }
-                let mut before: Option<(u64, LeaderView)> = None;
+                let mut before: Option<EntryId> = None;
                 for entry in &log {
                     let follows =
                         before.filter(|(index, _)| index + 1 == entry.index).map(|(_, leader)| leader);
