@@ -44,3 +44,4 @@ fuzz:
 test: lint build
 	cargo test $(CARGO_FLAGS) -j$(JOBS) --workspace
 	cargo test $(CARGO_FLAGS) -j$(JOBS) -p hearth-store --features mutants --test mutants
+	cargo test $(CARGO_FLAGS) -j$(JOBS) -p hearth-chaos --features mutants --test mutants

@@ -41,7 +41,7 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<bool> {
     let node = NodeOptions {
         host_capacity: args.host_capacity,
         nvme_capacity: args.nvme_capacity,
-        extra: Vec::new(),
+        ..NodeOptions::default()
     };
     let options = ClusterOptions { nodes: args.nodes as usize, node, ..ClusterOptions::default() };
     let mut cluster = TestCluster::start(options).await?;

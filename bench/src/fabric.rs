@@ -43,7 +43,8 @@ pub(crate) struct FabricArgs {
 /// Measures every block size. True when nothing was wrong and, with --check, every goal was met.
 pub(crate) async fn run(args: FabricArgs) -> anyhow::Result<bool> {
     let turns = if args.report.quick { args.turns.min(3) } else { args.turns };
-    let node = NodeOptions { host_capacity: "1GiB".into(), nvme_capacity: "0".into(), extra: Vec::new() };
+    let node =
+        NodeOptions { host_capacity: "1GiB".into(), nvme_capacity: "0".into(), ..NodeOptions::default() };
     let cluster = TestCluster::start(ClusterOptions { nodes: 1, node, ..ClusterOptions::default() }).await?;
     let client = cluster.client(0).await?;
     let peer = TcpPeer::start(WORKING_SET_BYTES)?;

@@ -2,6 +2,7 @@
 
 mod demo;
 mod fabric;
+mod failover;
 mod meta;
 mod peer;
 mod policy;
@@ -38,6 +39,8 @@ enum Command {
     Fabric(fabric::FabricArgs),
     /// Memory, snapshot and restart of a directory of ten million blocks with three replicas each.
     Directory(meta::DirectoryArgs),
+    /// How long writes stand still after the leader of the metadata plane was killed or stopped.
+    Failover(failover::FailoverArgs),
     /// Changes of blocks that three nodes commit and apply, beside etcd; latency of changes and lookups.
     Meta(meta::MetaArgs),
     /// Hit rate of the eviction policy on traces, beside LRU, S3-FIFO, SIEVE, W-TinyLFU and Belady.
@@ -114,6 +117,7 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Replay(args) => replay::run(*args).await,
         Command::Fabric(args) => fabric::run(args).await,
         Command::Directory(args) => meta::run_directory(args).await,
+        Command::Failover(args) => failover::run(args).await,
         Command::Meta(args) => meta::run(args).await,
         Command::MetaNode(args) => meta::run_node(args).await,
         Command::Policy(args) => policy::run(args).await,

@@ -2,8 +2,10 @@
 //! byte, every deadline and every promise.
 
 mod checker;
+pub mod linear;
 mod nemesis;
 mod run;
+pub mod simulated;
 mod workload;
 
 pub use checker::Findings;

@@ -1,5 +1,7 @@
 //! `hearth-chaos`: runs faults for as long as asked, one seed after the other.
 
+mod linearizability;
+mod simulation;
 mod store;
 
 use std::process::ExitCode;
@@ -35,18 +37,28 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Store(store::StoreArguments),
+    Cluster(simulation::ClusterArguments),
+    Linear(linearizability::LinearArguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::Store(arguments)) = &arguments.command {
-        return store::main(arguments).unwrap_or_else(|error| {
+    let ended = match &arguments.command {
+        Some(Command::Store(arguments)) => Some(store::main(arguments)),
+        Some(Command::Cluster(arguments)) => Some(simulation::main(arguments)),
+        Some(Command::Linear(_)) | None => None,
+    };
+    if let Some(ended) = ended {
+        return ended.unwrap_or_else(|error| {
             eprintln!("{error:#}");
             ExitCode::FAILURE
         });
     }
     match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(run_cluster(&arguments)),
+        Ok(runtime) => match &arguments.command {
+            Some(Command::Linear(linear)) => runtime.block_on(linearizability::main(linear)),
+            _ => runtime.block_on(run_cluster(&arguments)),
+        },
         Err(error) => {
             eprintln!("cannot start: {error}");
             ExitCode::FAILURE

@@ -21,6 +21,7 @@ use crate::duties::Absences;
 use crate::error::{FoundError, ProposeError, StartError};
 use crate::liveness::Liveness;
 use crate::lookup::{self, LookupAnswer};
+use crate::offload::spawn_blocking;
 use crate::raft::{Database, Group, Identity, Peers, RaftService};
 use crate::service::ClusterService;
 use crate::state::{State, command};
@@ -77,9 +78,8 @@ impl Cluster {
             let directories = directories.collect::<Result<Vec<_>, _>>()?;
             Ok((control, directories))
         };
-        let (control, prepared) = tokio::task::spawn_blocking(load)
-            .await
-            .map_err(|error| StartError::Io(std::io::Error::other(error)))??;
+        let (control, prepared) =
+            spawn_blocking(load).await.map_err(|error| StartError::Io(std::io::Error::other(error)))??;
         let peers = Peers::new(config.cluster_id, control.replicated());
         let control = Group::run(control, config.node_id, peers.clone(), &tuning).await?;
         let mut directories = Vec::with_capacity(prepared.len());
@@ -283,5 +283,8 @@ pub fn grpc_server() -> tonic::transport::Server {
 /// The time that a leader stamps its commands with.
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    let now = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    #[cfg(feature = "sim")]
+    let now = now.saturating_add(crate::sim::clock_ahead_ms());
+    now
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hearth_proto::limits::PROPOSE_RETRY_MS;
 use hearth_proto::v1::cluster_client::ClusterClient;
 use hearth_proto::{ClusterId, DirectoryGroups, NodeId, v1};
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request};
 use v1::join_response::Result as Joined;
 
@@ -70,7 +70,7 @@ pub async fn request_join(
         if left.is_zero() {
             return Err(last);
         }
-        match tokio::time::timeout(left, endpoint.connect()).await {
+        match tokio::time::timeout(left, connect(&endpoint)).await {
             Ok(Ok(channel)) => match ask(seed, channel, message.clone(), deadline).await {
                 Err(error @ JoinError::NoLeader { .. }) => last = error,
                 Ok(response) => return read_answer(seed, response, expected),
@@ -85,6 +85,14 @@ pub async fn request_join(
         let left = deadline.saturating_duration_since(Instant::now());
         tokio::time::sleep(left.min(Duration::from_millis(PROPOSE_RETRY_MS))).await;
     }
+}
+
+async fn connect(endpoint: &Endpoint) -> Result<Channel, tonic::transport::Error> {
+    #[cfg(feature = "sim")]
+    if let Some(channel) = crate::sim::connect(endpoint) {
+        return Ok(channel);
+    }
+    endpoint.connect().await
 }
 
 async fn ask(

@@ -17,7 +17,9 @@ mod keeping;
 mod liveness;
 mod lookup;
 mod member;
+pub mod mutant;
 mod news;
+mod offload;
 mod operations;
 mod pipe;
 pub mod placement;
@@ -26,6 +28,8 @@ mod raft;
 mod refusal;
 mod reports;
 mod service;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod source;
 mod state;
 mod tenancy;

@@ -10,6 +10,7 @@ use hearth_proto::{
 use smallvec::SmallVec;
 use v1::NodeState;
 
+use crate::mutant::{self, Mutant};
 use crate::raft::Group;
 use crate::state::{Control, Directory, Replica, State, tier_bit};
 
@@ -98,7 +99,7 @@ fn find<'a>(
         if last.0 != replica.node {
             last = (replica.node, control.serving_incarnation(replica.node));
         }
-        if last.1 == Some(replica.incarnation) {
+        if last.1 == Some(replica.incarnation) || mutant::is(Mutant::LookupIgnoresIncarnation) {
             let Replica { node, incarnation, tiers } = replica;
             let held = Tier::ALL.into_iter().filter(|tier| tiers & tier_bit(*tier) != 0);
             views[position].extend(held.map(|tier| ReplicaView { node, incarnation, tier }));

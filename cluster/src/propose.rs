@@ -67,7 +67,12 @@ impl Cluster {
                     self.propose_here(group, &command, limit).await
                 }
                 Some((leader, address)) => {
-                    self.propose_there(group_id, leader, &address, command.clone(), limit).await
+                    let asked = self.propose_there(group_id, leader, &address, command.clone(), limit);
+                    tokio::select! {
+                        attempt = asked => attempt,
+                        // A leader that was stopped answers nothing, and its connection lives on.
+                        () = self.deposed(group, leader) => LocalProposal::Unknown,
+                    }
                 }
                 None => group.failure().map_or(LocalProposal::NotLeader(None), LocalProposal::Stopped),
             };
@@ -86,6 +91,16 @@ impl Cluster {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             tokio::time::sleep(left.min(Duration::from_millis(PROPOSE_RETRY_MS))).await;
+        }
+    }
+
+    /// Resolves once a node that was known to lead here is known not to any more. What another node said of
+    /// its leader is news to this one, and ends by the limit of the attempt.
+    async fn deposed(&self, group: &Group, leader: NodeId) {
+        if group.leader() == Some(leader) {
+            group.deposed(leader).await;
+        } else {
+            std::future::pending::<()>().await;
         }
     }
 

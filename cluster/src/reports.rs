@@ -13,7 +13,7 @@ use hearth_proto::limits::{
 };
 use hearth_proto::v1::command::Body;
 use hearth_proto::v1::outcome::Kind;
-use hearth_proto::{BlockDelta, Incarnation, v1};
+use hearth_proto::{BlockDelta, Incarnation, NodeId, v1};
 use prost::Message;
 use rustc_hash::FxHashSet;
 use tokio::sync::{Notify, mpsc};
@@ -21,8 +21,9 @@ use tokio::sync::{Notify, mpsc};
 use crate::cluster::Cluster;
 use crate::error::{MemberError, ProposeError};
 use crate::member::pause;
+use crate::offload::{blocking_send, spawn_blocking};
 use crate::pipe::Pipe;
-use crate::raft::LocalProposal;
+use crate::raft::{Group, LocalProposal};
 use crate::source::{BlockSource, DeltaStatus};
 use crate::state::{Digests, command};
 
@@ -213,7 +214,7 @@ impl Cluster {
             }
             let source = Arc::clone(source);
             // Millions of blocks may be held, and heartbeats must go on.
-            let taken = tokio::task::spawn_blocking(move || {
+            let taken = spawn_blocking(move || {
                 let mut digests = vec![Digests::default(); groups.count() as usize];
                 let _ = source.for_each_held(&mut |delta| {
                     digests[groups.position_of(&delta.id.key)].add(&delta.id, delta.tier);
@@ -301,14 +302,22 @@ fn send_held(
         if piece.len() < REPORT_DELTAS_MAX * REPORTS_IN_FLIGHT_MAX {
             return ControlFlow::Continue(());
         }
-        match pieces.blocking_send(std::mem::take(&mut piece)) {
+        match blocking_send(pieces, std::mem::take(&mut piece)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         }
     });
     if broken.is_continue() && !piece.is_empty() {
         // Whoever is gone needs no news.
-        drop(pieces.blocking_send(piece));
+        blocking_send(pieces, piece).ok();
+    }
+}
+
+/// Resolves once this node knows that the one which was known to lead does not lead any more.
+async fn deposed(group: &Group, leader: Option<NodeId>) {
+    match leader {
+        Some(leader) => group.deposed(leader).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -387,7 +396,7 @@ impl GroupReports<'_> {
         let position = self.position;
         let is_wanted =
             move |delta: &BlockDelta| groups.position_of(&delta.id.key) == position && is_chosen(delta);
-        let visit = tokio::task::spawn_blocking(move || send_held(&*source, is_wanted, &pieces));
+        let visit = spawn_blocking(move || send_held(&*source, is_wanted, &pieces));
         while let Some(piece) = told.recv().await {
             // Changes wait: one that this piece does not know of must not come before it.
             match self.report(piece, false).await? {
@@ -411,6 +420,7 @@ impl GroupReports<'_> {
         let mut unanswered: VecDeque<Bytes> = VecDeque::new();
         let mut pipe: Option<Pipe> = None;
         let mut heard = Instant::now();
+        let mut leader = None;
         loop {
             while !deltas.is_empty()
                 && (unanswered.is_empty()
@@ -430,6 +440,7 @@ impl GroupReports<'_> {
                 if let Some(reason) = group.failure() {
                     return Err(MemberError::Stopped { detail: reason });
                 }
+                leader = group.leader();
                 pipe = self.cluster.open_pipe(group).await;
                 match &mut pipe {
                     None => pause().await,
@@ -459,6 +470,8 @@ impl GroupReports<'_> {
                         pause().await;
                     }
                 },
+                // A leader that was stopped answers nothing, and its connection lives on.
+                () = deposed(group, leader) => pipe = None,
                 more = self.feed.changes(), if go_on && deltas.len() < REPORT_DELTAS_MAX => deltas.extend(more),
             }
         }

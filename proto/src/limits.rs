@@ -210,11 +210,21 @@ pub const NODE_DOWN_AFTER_MS: u64 = 3_000;
 /// How long a voter may be down before another node votes in its place.
 pub const VOTER_LOST_AFTER_MS: u64 = 60_000;
 /// Interval of the Raft leader's heartbeat.
-pub const RAFT_HEARTBEAT_MS: u64 = 150;
-/// Shortest Raft election time-out.
-pub const RAFT_ELECTION_MS_MIN: u64 = 600;
-/// Longest Raft election time-out.
-pub const RAFT_ELECTION_MS_MAX: u64 = 1_200;
+pub const RAFT_HEARTBEAT_MS: u64 = 60;
+/// Shortest Raft election time-out. It runs after the lease of a leader that fell silent, which lasts
+/// [`RAFT_ELECTION_MS_MAX`]: nobody is elected before the sum of both.
+pub const RAFT_ELECTION_MS_MIN: u64 = 250;
+/// Longest Raft election time-out. A new leader is there after twice that and one round of votes, unless
+/// the first round fails: within a second (`hearth-bench failover`).
+pub const RAFT_ELECTION_MS_MAX: u64 = 400;
+/// How long a follower may take to sync and answer one append of a stream; the election does not wait for it.
+pub const RAFT_APPEND_MS: u64 = 1_200;
+/// Silence after which a connection to a peer is asked whether it lives.
+pub const PEER_KEEP_ALIVE_MS: u64 = 600;
+/// How long a peer may take to answer that; one that is only busy keeps its connection.
+pub const PEER_KEEP_ALIVE_ANSWER_MS: u64 = 1_200;
+/// How long opening a connection to a peer may take.
+pub const PEER_CONNECT_MS: u64 = 600;
 /// Entries after which a group takes a snapshot, however small they are.
 pub const SNAPSHOT_EVERY_ENTRIES: u64 = 500_000;
 /// Bytes of the log after which a group takes a snapshot, or as many as its last snapshot has if that is more.
@@ -240,7 +250,7 @@ pub const SNAPSHOT_SEND_MS: u64 = 120_000;
 /// Log writes that may wait for the sync they share.
 pub const SYNC_QUEUE_MAX: usize = 4_096;
 /// Pause between attempts to reach a leader.
-pub const PROPOSE_RETRY_MS: u64 = 50;
+pub const PROPOSE_RETRY_MS: u64 = 25;
 /// How long one attempt to commit a command may take before it is tried anew.
 pub const PROPOSE_ATTEMPT_MS: u64 = 5_000;
 /// How many entries behind the leader a learner may be and still be made a voter.
@@ -363,7 +373,10 @@ const _: () = {
     assert!(RAFT_HEARTBEAT_MS * 3 < RAFT_ELECTION_MS_MIN);
     assert!(RAFT_ELECTION_MS_MIN < RAFT_ELECTION_MS_MAX);
     assert!(HEARTBEAT_MS * 4 <= NODE_DOWN_AFTER_MS);
-    assert!(RAFT_ELECTION_MS_MAX < NODE_DOWN_AFTER_MS);
+    // A node must not be declared down while the control group is without a leader.
+    assert!(RAFT_ELECTION_MS_MAX * 3 < NODE_DOWN_AFTER_MS);
+    assert!(RAFT_ELECTION_MS_MAX * 2 < PEER_KEEP_ALIVE_MS + PEER_KEEP_ALIVE_ANSWER_MS);
+    assert!(PROPOSE_RETRY_MS * 4 <= RAFT_ELECTION_MS_MIN);
     assert!(NODE_DOWN_AFTER_MS < VOTER_LOST_AFTER_MS);
     assert!(BREAKER_PAUSE_MS_MIN <= BREAKER_PAUSE_MS_MAX);
     assert!(SNAPSHOT_CHUNK_BYTES < GRPC_MESSAGE_BYTES_MAX);

@@ -8,7 +8,7 @@ use hearth_client::{Client, ClientConfig};
 use hearth_proto::v1;
 use tempfile::TempDir;
 
-use crate::node::{NodeOptions, NodeProcess};
+use crate::node::{NodeNetwork, NodeOptions, NodeProcess};
 
 /// How a cluster is started.
 #[derive(Debug, Clone)]
@@ -19,11 +19,18 @@ pub struct ClusterOptions {
     pub node: NodeOptions,
     /// How long each may take to be ready.
     pub patience: Duration,
+    /// Where each runs, in their order; the others run on loopback.
+    pub networks: Vec<NodeNetwork>,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { nodes: 3, node: NodeOptions::default(), patience: Duration::from_secs(60) }
+        Self {
+            nodes: 3,
+            node: NodeOptions::default(),
+            patience: Duration::from_secs(60),
+            networks: Vec::new(),
+        }
     }
 }
 
@@ -47,7 +54,8 @@ impl TestCluster {
         for index in 0..options.nodes {
             let join = cluster.nodes.first().map(NodeProcess::control_address);
             let folder = cluster.folder.path().join(format!("node-{index}"));
-            let mut node = NodeProcess::start(folder, join, options.node.clone())?;
+            let network = options.networks.get(index).cloned();
+            let mut node = NodeProcess::start(folder, join, NodeOptions { network, ..options.node.clone() })?;
             node.wait_ready(options.patience).await?;
             cluster.nodes.push(node);
         }

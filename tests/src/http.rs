@@ -1,6 +1,7 @@
 //! The least of HTTP that asking a health endpoint needs.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,8 +12,21 @@ use tokio::net::TcpStream;
 /// # Errors
 /// Any I/O error, `TimedOut` after `patience`, `InvalidData` if the answer is not HTTP.
 pub async fn http_get(port: u16, path: &str, patience: Duration) -> io::Result<(u16, String)> {
+    http_get_from(Ipv4Addr::LOCALHOST, port, path, patience).await
+}
+
+/// The same from another address.
+///
+/// # Errors
+/// As [`http_get`].
+pub async fn http_get_from(
+    host: Ipv4Addr,
+    port: u16,
+    path: &str,
+    patience: Duration,
+) -> io::Result<(u16, String)> {
     let fetch = async {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        let mut stream = TcpStream::connect((host, port)).await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();

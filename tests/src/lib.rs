@@ -8,6 +8,6 @@ mod operator;
 mod ports;
 
 pub use cluster::{ClusterOptions, TestCluster};
-pub use http::http_get;
-pub use node::{NodeOptions, NodeProcess, hearthd_binary, sibling_binary};
+pub use http::{http_get, http_get_from};
+pub use node::{NodeNetwork, NodeOptions, NodeProcess, hearthd_binary, sibling_binary};
 pub use ports::free_port;

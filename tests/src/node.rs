@@ -1,6 +1,7 @@
 //! One hearthd process: started, signalled, waited for, and never left behind.
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -8,8 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::http::http_get;
+use crate::http::http_get_from;
 use crate::ports::free_port;
+
+/// How long asking a node whether it is ready may take.
+const READY_CALL: Duration = Duration::from_secs(1);
 
 /// How a node is started.
 #[derive(Debug, Clone)]
@@ -20,11 +24,27 @@ pub struct NodeOptions {
     pub nvme_capacity: String,
     /// Any further flags.
     pub extra: Vec<String>,
+    /// Where it runs, if not on loopback beside this process.
+    pub network: Option<NodeNetwork>,
+}
+
+/// A network namespace, which only root can make, and the address of a node in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeNetwork {
+    /// Name of the namespace, as `ip netns` knows it.
+    pub namespace: String,
+    /// What the node listens on.
+    pub address: Ipv4Addr,
 }
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        Self { host_capacity: "256MiB".into(), nvme_capacity: "1GiB".into(), extra: Vec::new() }
+        Self {
+            host_capacity: "256MiB".into(),
+            nvme_capacity: "1GiB".into(),
+            extra: Vec::new(),
+            network: None,
+        }
     }
 }
 
@@ -72,12 +92,20 @@ impl NodeProcess {
             bail!("the node runs already");
         }
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = Command::new(hearthd_binary()?);
+        let mut command = match &self.options.network {
+            None => Command::new(hearthd_binary()?),
+            Some(network) => {
+                // It becomes hearthd, so signals reach that.
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", &network.namespace]).arg(hearthd_binary()?).arg("--insecure");
+                command
+            }
+        };
         command
             .args(["--data-dir".as_ref(), self.data_dir().as_os_str()])
             .args(["--listen", &self.control_address()])
-            .args(["--data-listen", &format!("127.0.0.1:{}", self.data_port)])
-            .args(["--http-listen", &format!("127.0.0.1:{}", self.http_port)])
+            .args(["--data-listen", &format!("{}:{}", self.host(), self.data_port)])
+            .args(["--http-listen", &format!("{}:{}", self.host(), self.http_port)])
             .args(["--host-capacity", &self.options.host_capacity])
             .args(["--nvme-capacity", &self.options.nvme_capacity])
             .args(&self.options.extra)
@@ -91,9 +119,14 @@ impl NodeProcess {
         Ok(())
     }
 
-    /// `127.0.0.1:port` of the gRPC services.
+    /// `host:port` of the gRPC services.
     pub fn control_address(&self) -> String {
-        format!("127.0.0.1:{}", self.control_port)
+        format!("{}:{}", self.host(), self.control_port)
+    }
+
+    /// What the node listens on.
+    fn host(&self) -> Ipv4Addr {
+        self.options.network.as_ref().map_or(Ipv4Addr::LOCALHOST, |network| network.address)
     }
 
     /// The node's data folder.
@@ -118,7 +151,8 @@ impl NodeProcess {
     pub async fn wait_ready(&mut self, patience: Duration) -> anyhow::Result<()> {
         let until = Instant::now() + patience;
         loop {
-            if matches!(http_get(self.http_port, "/readyz", Duration::from_secs(1)).await, Ok((200, _))) {
+            if matches!(http_get_from(self.host(), self.http_port, "/readyz", READY_CALL).await, Ok((200, _)))
+            {
                 return Ok(());
             }
             if !self.is_running() {

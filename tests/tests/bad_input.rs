@@ -161,7 +161,11 @@ async fn requests_that_can_never_succeed_say_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_store_makes_room_and_never_fails_a_get() {
-    let node = NodeOptions { host_capacity: "128MiB".into(), nvme_capacity: "256MiB".into(), extra: vec![] };
+    let node = NodeOptions {
+        host_capacity: "128MiB".into(),
+        nvme_capacity: "256MiB".into(),
+        ..NodeOptions::default()
+    };
     let cluster =
         TestCluster::start(ClusterOptions { nodes: 1, node, ..one_node() }).await.expect("a node starts");
     let client = cluster.client(0).await.expect("the node answers");

@@ -72,8 +72,11 @@ impl SmallDisk {
     }
 
     fn start_node(&self) -> anyhow::Result<NodeProcess> {
-        let options =
-            NodeOptions { host_capacity: "256MiB".into(), nvme_capacity: "64GiB".into(), extra: Vec::new() };
+        let options = NodeOptions {
+            host_capacity: "256MiB".into(),
+            nvme_capacity: "64GiB".into(),
+            ..NodeOptions::default()
+        };
         NodeProcess::start(self.node_folder(), None, options)
     }
 

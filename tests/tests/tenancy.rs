@@ -123,7 +123,11 @@ async fn a_block_whose_only_holder_died_is_computed_once_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pins_and_retentions_hold_through_kill_9_of_the_leader_and_of_the_holder() {
-    let node = NodeOptions { host_capacity: "128MiB".into(), nvme_capacity: "256MiB".into(), extra: vec![] };
+    let node = NodeOptions {
+        host_capacity: "128MiB".into(),
+        nvme_capacity: "256MiB".into(),
+        ..NodeOptions::default()
+    };
     let options = ClusterOptions { node, ..ClusterOptions::default() };
     let mut cluster = TestCluster::start(options).await.expect("three nodes start");
     let len = 1 << 20;

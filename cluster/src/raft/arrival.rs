@@ -1,17 +1,17 @@
 //! A snapshot on its way to this node: what has come stays when the transfer breaks, and the next one goes on
 //! from there.
 
-use std::io;
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, Write};
+use std::path::{Path, PathBuf};
 
 use futures::{Stream, TryStreamExt};
 use hearth_proto::limits::SNAPSHOT_CHUNK_BYTES;
 use hearth_proto::v1;
-use tokio::fs::{File, OpenOptions};
-use tokio::io::AsyncWriteExt;
 use tonic::Status;
 
 use super::snapshot::SnapshotFile;
+use crate::offload::spawn_blocking;
 
 /// The file that the chunks go to, and which snapshot it is of. One at a time for each group (INV-BOUND).
 #[derive(Debug)]
@@ -53,7 +53,8 @@ impl Arrival {
         }
         let (size_bytes, checksum) = (header.size_bytes, header.checksum);
         let mut part = Part { size_bytes, checksum, received: header.offset };
-        let mut file = self.open(header.offset).await.map_err(failed)?;
+        let (path, offset) = (self.path.clone(), header.offset);
+        let mut file = on_disk(move || open(&path, offset)).await?;
         self.part = Some(part);
         while let Some(chunk) = chunks.try_next().await? {
             part.received += chunk.data.len() as u64;
@@ -62,14 +63,13 @@ impl Arrival {
                 return Err(Status::invalid_argument("the snapshot is larger than its header says"));
             }
             // Written before it counts as received.
-            file.write_all(&chunk.data).await.map_err(failed)?;
-            file.flush().await.map_err(failed)?;
+            file = on_disk(move || file.write_all(&chunk.data).map(|()| file)).await?;
             self.part = Some(part);
         }
         if part.received != size_bytes {
             return Err(Status::data_loss("the snapshot ended early"));
         }
-        file.sync_all().await.map_err(failed)?;
+        on_disk(move || file.sync_all()).await?;
         // Whatever is made of it, it is not begun again from the middle.
         self.part = None;
         let snapshot = SnapshotFile::open(self.path.clone()).map_err(failed)?;
@@ -79,15 +79,20 @@ impl Arrival {
         }
         Ok(snapshot)
     }
+}
 
-    async fn open(&self, offset: u64) -> io::Result<File> {
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(offset == 0).open(&self.path).await?;
-        // A chunk that was written in part is written again.
-        file.set_len(offset).await?;
-        tokio::io::AsyncSeekExt::seek(&mut file, io::SeekFrom::Start(offset)).await?;
-        Ok(file)
-    }
+fn open(path: &Path, offset: u64) -> io::Result<File> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(offset == 0).open(path)?;
+    // A chunk that was written in part is written again.
+    file.set_len(offset)?;
+    file.seek(io::SeekFrom::Start(offset))?;
+    Ok(file)
+}
+
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Status> {
+    spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(failed)
 }
 
 fn failed(error: io::Error) -> Status {

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hearth_proto::{ClusterId, GroupId, NodeId};
-use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Options, WriteBatch, WriteOptions};
+use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Options, WriteOptions};
 
 use super::wal_check::{self, CheckError};
 
@@ -59,8 +59,16 @@ pub(crate) enum OpenError {
 /// An open metadata folder.
 #[derive(Debug)]
 pub(crate) struct Database {
-    db: DB,
+    pub(super) store: Store,
     snapshots: PathBuf,
+}
+
+/// What keeps log and votes.
+#[derive(Debug)]
+pub(super) enum Store {
+    Rocks(DB),
+    #[cfg(feature = "sim")]
+    Simulated(crate::sim::SimDisk),
 }
 
 impl Database {
@@ -71,6 +79,10 @@ impl Database {
     pub(crate) fn open(dir: &Path, identity: Identity) -> Result<Self, OpenError> {
         let snapshots = dir.join("snapshots");
         std::fs::create_dir_all(&snapshots).map_err(OpenError::Io)?;
+        #[cfg(feature = "sim")]
+        if let Some(disk) = crate::sim::disk_of(dir) {
+            return Ok(Self { store: Store::Simulated(disk), snapshots });
+        }
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -95,20 +107,20 @@ impl Database {
             return Err(OpenError::OlderFormat);
         }
         let db = DB::open_cf_descriptors(&options, path, families).map_err(open_error)?;
-        let database = Self { db, snapshots };
+        let database = Self { store: Store::Rocks(db), snapshots };
         database.check_identity(identity)?;
         Ok(database)
     }
 
     fn check_identity(&self, expected: Identity) -> Result<(), OpenError> {
-        let Some(bytes) = self.db.get(IDENTITY_KEY).map_err(open_error)? else {
-            let empty = self.db.iterator_cf(self.vote(), rocksdb::IteratorMode::Start).next().is_none();
+        let Some(bytes) = self.db().get(IDENTITY_KEY).map_err(open_error)? else {
+            let empty = self.db().iterator_cf(self.vote(), rocksdb::IteratorMode::Start).next().is_none();
             if !empty {
                 return Err(OpenError::Damaged("it has data and no identity".into()));
             }
             let mut options = WriteOptions::default();
             options.set_sync(true);
-            return self.db.put_opt(IDENTITY_KEY, encode(expected), &options).map_err(open_error);
+            return self.db().put_opt(IDENTITY_KEY, encode(expected), &options).map_err(open_error);
         };
         let found = decode(&bytes)?;
         if found.cluster != expected.cluster {
@@ -124,7 +136,20 @@ impl Database {
     }
 
     pub(crate) fn db(&self) -> &DB {
-        &self.db
+        match &self.store {
+            Store::Rocks(db) => db,
+            #[cfg(feature = "sim")]
+            Store::Simulated(_) => unreachable!("a simulated node keeps nothing but log and votes"),
+        }
+    }
+
+    /// The disk in memory that stands in for RocksDB.
+    #[cfg(feature = "sim")]
+    pub(super) fn simulated(&self) -> Option<&crate::sim::SimDisk> {
+        match &self.store {
+            Store::Rocks(_) => None,
+            Store::Simulated(disk) => Some(disk),
+        }
     }
 
     /// The folder of snapshot files.
@@ -141,12 +166,7 @@ impl Database {
     }
 
     fn family(&self, name: &str) -> &ColumnFamily {
-        self.db.cf_handle(name).expect("every column family is opened with the database")
-    }
-
-    /// Writes through the write-ahead log and returns before it is synced.
-    pub(crate) fn write_unsynced(&self, batch: WriteBatch) -> io::Result<()> {
-        self.db.write_opt(batch, &WriteOptions::default()).map_err(io::Error::other)
+        self.db().cf_handle(name).expect("every column family is opened with the database")
     }
 }
 
@@ -244,7 +264,7 @@ mod tests {
         let bytes = encode(identity(1, 1));
         let open_with = |bytes: &[u8]| {
             let database = Database::open(dir.path(), identity(1, 1)).unwrap();
-            database.db.put(IDENTITY_KEY, bytes).unwrap();
+            database.db().put(IDENTITY_KEY, bytes).unwrap();
             drop(database);
             let result = Database::open(dir.path(), identity(1, 1)).map(drop);
             let good = encode(identity(1, 1));

@@ -30,6 +30,7 @@ use super::peers::Peers;
 use super::types::{CommandBytes, Proposal, TypeConfig};
 use super::wal_sync::WalSync;
 use crate::config::Tuning;
+use crate::mutant::{self, Mutant};
 use crate::news::NewsDesk;
 use crate::state::State;
 
@@ -229,6 +230,17 @@ impl Group {
         metrics.current_leader.filter(|_| metrics.running_state.is_ok()).map(NodeId)
     }
 
+    /// Resolves once this node knows that `leader` no longer leads: it knows another one, or none.
+    pub(crate) async fn deposed(&self, leader: NodeId) {
+        let mut receiver = self.raft.metrics();
+        // A group that has stopped says so otherwise.
+        while receiver.borrow_watched().current_leader == Some(leader.0) {
+            if receiver.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
     /// The term in which this node leads now.
     pub(crate) fn leading_term(&self) -> Option<u64> {
         let receiver = self.raft.metrics();
@@ -398,6 +410,9 @@ fn raft_config(id: GroupId, tuning: &Tuning) -> Result<Config, String> {
         max_in_snapshot_log_to_keep: tuning.snapshot_keep_entries,
         replication_lag_threshold: RAFT_LAG_ENTRIES_MAX,
         enable_pre_vote: Some(true),
+        // A leader that lost power may have lost entries that it had sent already, and would give their places
+        // to others under the same leadership: whoever comes back has itself elected anew.
+        enable_leader_restore: Some(mutant::is(Mutant::LeaderRestored)),
         ..Config::default()
     };
     config.validate().map_err(|error| error.to_string())

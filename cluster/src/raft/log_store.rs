@@ -11,13 +11,14 @@ use hearth_proto::limits::{RAFT_APPEND_BYTES_MAX, RAFT_RECENT_BYTES_MAX};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
-use rocksdb::{ReadOptions, WriteBatch};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::database::{Database, group_key, io_error};
+use super::database::{Database, group_key};
+use super::log_family::LogBatch;
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use super::wal_sync::WalSync;
+use crate::mutant::{self, Mutant};
 
 const VOTE: u8 = b'V';
 const COMMITTED: u8 = b'C';
@@ -113,10 +114,7 @@ impl LogStore {
     }
 
     fn entry_key(&self, index: u64) -> [u8; 12] {
-        let mut key = [0; 12];
-        key[..4].copy_from_slice(&group_key(self.group));
-        key[4..].copy_from_slice(&index.to_be_bytes());
-        key
+        log_key(self.group, index)
     }
 
     fn pointer_key(&self, name: u8) -> [u8; 5] {
@@ -127,13 +125,11 @@ impl LogStore {
     }
 
     fn read_pointer<T: DeserializeOwned>(&self, name: u8) -> io::Result<Option<T>> {
-        let family = self.database.vote();
-        let value = self.database.db().get_pinned_cf(family, self.pointer_key(name)).map_err(io_error)?;
-        value.map(|bytes| decode(&bytes)).transpose()
+        self.database.vote_value(&self.pointer_key(name))?.map(|bytes| decode(&bytes)).transpose()
     }
 
-    fn write_pointer<T: Serialize>(&self, batch: &mut WriteBatch, name: u8, value: &T) -> io::Result<()> {
-        batch.put_cf(self.database.vote(), self.pointer_key(name), encode(value)?);
+    fn write_pointer<T: Serialize>(&self, batch: &mut LogBatch<'_>, name: u8, value: &T) -> io::Result<()> {
+        batch.put_vote(&self.pointer_key(name), encode(value)?);
         Ok(())
     }
 
@@ -148,13 +144,9 @@ impl LogStore {
         if let Some(recent) = self.recent().read(start, end, bytes_max) {
             return Ok(recent);
         }
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(self.entry_key(end).to_vec());
-        let mut iterator = self.database.db().raw_iterator_cf_opt(self.database.log(), options);
-        iterator.seek(self.entry_key(start));
         let mut entries: Vec<Entry> = Vec::new();
         let mut bytes = 0;
-        while let Some((key, value)) = iterator.item() {
+        self.database.visit_log(&self.entry_key(start), &self.entry_key(end), |key, value| {
             let entry: Entry = decode(value)?;
             let index = entry.log_id().index;
             let follows = entries.last().is_none_or(|last| last.log_id().index + 1 == index);
@@ -165,12 +157,8 @@ impl LogStore {
             }
             bytes += value.len();
             entries.push(entry);
-            if bytes >= bytes_max {
-                break;
-            }
-            iterator.next();
-        }
-        iterator.status().map_err(io_error)?;
+            Ok(bytes < bytes_max)
+        })?;
         Ok(entries)
     }
 
@@ -201,13 +189,8 @@ impl LogStore {
     }
 
     fn last_entry_id(&self) -> io::Result<Option<LogId>> {
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(self.entry_key(0).to_vec());
-        let mut iterator = self.database.db().raw_iterator_cf_opt(self.database.log(), options);
-        iterator.seek_for_prev(self.entry_key(u64::MAX));
-        let last = iterator.value().map(decode::<Entry>).transpose()?.map(|entry| entry.log_id());
-        iterator.status().map_err(io_error)?;
-        Ok(last)
+        let last = self.database.last_log_value(&self.entry_key(0), &self.entry_key(u64::MAX))?;
+        Ok(last.map(|bytes| decode::<Entry>(&bytes)).transpose()?.map(|entry| entry.log_id()))
     }
 }
 
@@ -252,15 +235,18 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        let mut batch = WriteBatch::default();
+        let mut batch = self.database.log_batch();
         self.write_pointer(&mut batch, VOTE, vote)?;
         self.database.write_unsynced(batch)?;
+        if mutant::is(Mutant::VoteNotSynced) {
+            return Ok(());
+        }
         self.sync.wait().await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         // Unsynced: an older pointer after a crash only means that more of the log is applied later.
-        let mut batch = WriteBatch::default();
+        let mut batch = self.database.log_batch();
         self.write_pointer(&mut batch, COMMITTED, &committed)?;
         self.database.write_unsynced(batch)
     }
@@ -274,34 +260,67 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut batch = WriteBatch::default();
+        let mut batch = self.database.log_batch();
         let entries: Vec<Entry> = entries.into_iter().collect();
         for entry in &entries {
-            batch.put_cf(self.database.log(), self.entry_key(entry.log_id().index), encode(entry)?);
+            batch.put_log(&self.entry_key(entry.log_id().index), encode(entry)?);
         }
         // Readable now; acknowledged only after the sync (INV-ACK).
         self.database.write_unsynced(batch)?;
         self.remember(entries);
+        if mutant::is(Mutant::AppendNotSynced) {
+            callback.io_completed(Ok(()));
+            return Ok(());
+        }
         self.sync.notify(callback).await;
         Ok(())
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
+        if mutant::is(Mutant::TruncateIgnored) {
+            return Ok(());
+        }
         let from = last_log_id.map_or(0, |last| last.index + 1);
-        let mut batch = WriteBatch::default();
-        batch.delete_range_cf(self.database.log(), self.entry_key(from), self.entry_key(u64::MAX));
+        let mut batch = self.database.log_batch();
+        batch.delete_log(&self.entry_key(from), &self.entry_key(u64::MAX));
         // Later appends follow it in the same write-ahead log, so it cannot be lost before them.
         self.recent().clear();
         self.database.write_unsynced(batch)
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
-        let mut batch = WriteBatch::default();
+        let mut batch = self.database.log_batch();
         self.write_pointer(&mut batch, PURGED, &log_id)?;
-        batch.delete_range_cf(self.database.log(), self.entry_key(0), self.entry_key(log_id.index + 1));
+        batch.delete_log(&self.entry_key(0), &self.entry_key(log_id.index + 1));
         self.recent().purge(log_id.index);
         self.database.write_unsynced(batch)
     }
+}
+
+/// The entries of a group's log on a simulated disk.
+#[cfg(feature = "sim")]
+pub(crate) fn log_entries(disk: &crate::sim::SimDisk, group: GroupId, from: u64) -> io::Result<Vec<Entry>> {
+    let mut entries: Vec<Entry> = Vec::new();
+    disk.visit_log(&log_key(group, from), &log_key(group, u64::MAX), |_, value| {
+        entries.push(decode(value)?);
+        Ok(true)
+    })?;
+    Ok(entries)
+}
+
+/// The vote of a group on a simulated disk.
+#[cfg(feature = "sim")]
+pub(crate) fn stored_vote(disk: &crate::sim::SimDisk, group: GroupId) -> io::Result<Option<Vote>> {
+    let mut key = group_key(group).to_vec();
+    key.push(VOTE);
+    disk.vote(&key).map(|bytes| decode(&bytes)).transpose()
+}
+
+fn log_key(group: GroupId, index: u64) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..4].copy_from_slice(&group_key(group));
+    key[4..].copy_from_slice(&index.to_be_bytes());
+    key
 }
 
 /// Postcard, for what builds with the same openraft read back.

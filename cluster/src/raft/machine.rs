@@ -18,7 +18,9 @@ use tokio::task::JoinHandle;
 use super::database::Database;
 use super::snapshot::{Reader, SnapshotFile, SnapshotFolder, Writer};
 use super::types::{Entry, LogId, Proposal, Reply, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::mutant::{self, Mutant};
 use crate::news::NewsDesk;
+use crate::offload::spawn_blocking;
 use crate::state::{RecordKey, State, Walk, command};
 
 /// What an entry counts for besides its command, in bytes: applying even an empty one takes its time.
@@ -35,6 +37,12 @@ pub(crate) struct Replicated {
 }
 
 impl Replicated {
+    /// The last applied entry.
+    #[cfg(feature = "sim")]
+    pub(crate) fn applied_id(&self) -> Option<LogId> {
+        self.applied
+    }
+
     /// The index of the last applied entry.
     pub(crate) fn applied_index(&self) -> u64 {
         self.applied.map_or(0, |applied| applied.index)
@@ -176,7 +184,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.unsaved.store(0, Ordering::Relaxed);
         // Entries that are applied from here on must not show in the snapshot.
         let build = Build::begin(self.group, self.replicated.clone(), self.snapshots.clone());
-        SnapshotBuild { task: Some(tokio::task::spawn_blocking(move || build.write())) }
+        SnapshotBuild { task: Some(spawn_blocking(move || build.write())) }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
@@ -188,10 +196,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             snapshots.adopt(&meta, &snapshot.path)?;
             Ok::<_, io::Error>(replicated)
         };
-        let installed = tokio::task::spawn_blocking(install).await.map_err(io::Error::other)??;
+        let installed = spawn_blocking(install).await.map_err(io::Error::other)??;
         let replaced = std::mem::replace(&mut *write(&self.replicated), installed);
         // Millions of blocks are given back, which readers need not wait for.
-        tokio::task::spawn_blocking(move || drop(replaced));
+        spawn_blocking(move || drop(replaced));
         self.news.replaced();
         Ok(())
     }
@@ -249,6 +257,9 @@ impl Build {
         let _exclusive = snapshots.exclusive.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.snapshots.unfinished_path("build");
         let mut writer = Writer::create(&path, self.group, self.needs, &self.meta)?;
+        if mutant::is(Mutant::SnapshotForgets) {
+            self.records.pop();
+        }
         for (key, value) in std::mem::take(&mut self.records) {
             writer.record(&key.encode(), &value)?;
         }

@@ -6,6 +6,7 @@ mod arrival;
 mod damage_tests;
 mod database;
 mod group;
+mod log_family;
 mod log_store;
 mod machine;
 mod members;
@@ -23,9 +24,13 @@ mod wal_sync;
 
 pub(crate) use database::{Database, Identity, OpenError};
 pub(crate) use group::{Group, GroupError, LocalProposal, Pending};
+#[cfg(feature = "sim")]
+pub(crate) use log_store::{log_entries, stored_vote};
 pub(crate) use members::Members;
 pub(crate) use peers::{Peers, endpoint};
 pub(crate) use reads::{Applied, LocalRead};
 #[cfg(test)]
 pub(crate) use service::pre_vote_request;
 pub(crate) use service::{RaftService, check_cluster};
+#[cfg(feature = "sim")]
+pub(crate) use types::{Entry, LogId};

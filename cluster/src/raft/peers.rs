@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use hearth_proto::limits::{
     GRPC_CONNECTION_WINDOW_BYTES, GRPC_MESSAGE_BYTES_MAX, GRPC_STREAM_WINDOW_BYTES, NODES_MAX,
-    RAFT_ELECTION_MS_MAX, RAFT_ELECTION_MS_MIN, RAFT_HEARTBEAT_MS,
+    PEER_CONNECT_MS, PEER_KEEP_ALIVE_ANSWER_MS, PEER_KEEP_ALIVE_MS, RAFT_ELECTION_MS_MAX,
 };
 use hearth_proto::v1::cluster_client::ClusterClient;
 use hearth_proto::v1::raft_client::RaftClient;
@@ -18,7 +18,7 @@ use crate::state::State;
 
 /// How long a failed call says something about a node: while there is no leader, voters try each other a few
 /// times in it.
-const SILENCE_COUNTS: Duration = Duration::from_millis(RAFT_ELECTION_MS_MAX * 8);
+const SILENCE_COUNTS: Duration = Duration::from_millis(RAFT_ELECTION_MS_MAX * 16);
 
 /// The way to the other nodes. Clones share the connections.
 #[derive(Clone, Debug)]
@@ -96,7 +96,7 @@ impl Peers {
         {
             return Ok(channel.clone());
         }
-        let channel = endpoint(&address)?.connect_lazy();
+        let channel = connect_lazy(&endpoint(&address)?);
         if channels.len() >= NODES_MAX {
             channels.clear();
         }
@@ -105,16 +105,25 @@ impl Peers {
     }
 }
 
+/// A channel that connects when it is used.
+fn connect_lazy(endpoint: &Endpoint) -> Channel {
+    #[cfg(feature = "sim")]
+    if let Some(channel) = crate::sim::connect(endpoint) {
+        return channel;
+    }
+    endpoint.connect_lazy()
+}
+
 /// How this node connects to another one.
 pub(crate) fn endpoint(address: &str) -> Result<Endpoint, AddressError> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|_| AddressError { address: address.to_owned() })?;
     Ok(endpoint
         .tcp_nodelay(true)
-        .connect_timeout(Duration::from_millis(RAFT_ELECTION_MS_MIN))
+        .connect_timeout(Duration::from_millis(PEER_CONNECT_MS))
         // Without keep-alive a connection that a partition cut is never given up.
-        .http2_keep_alive_interval(Duration::from_millis(RAFT_HEARTBEAT_MS * 4))
-        .keep_alive_timeout(Duration::from_millis(RAFT_ELECTION_MS_MAX))
+        .http2_keep_alive_interval(Duration::from_millis(PEER_KEEP_ALIVE_MS))
+        .keep_alive_timeout(Duration::from_millis(PEER_KEEP_ALIVE_ANSWER_MS))
         .keep_alive_while_idle(true)
         .initial_connection_window_size(GRPC_CONNECTION_WINDOW_BYTES)
         .initial_stream_window_size(GRPC_STREAM_WINDOW_BYTES))

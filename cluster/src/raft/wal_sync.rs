@@ -38,6 +38,11 @@ impl WalSync {
     /// The operating system's, if it gives no thread.
     pub(crate) fn start(database: Arc<Database>) -> io::Result<Self> {
         let (waiters, queue) = mpsc::channel(SYNC_QUEUE_MAX);
+        #[cfg(feature = "sim")]
+        if let Some(disk) = database.simulated().cloned() {
+            tokio::spawn(run_simulated(disk, queue));
+            return Ok(Self(Arc::new(Thread { waiters: Some(waiters), thread: None })));
+        }
         let run = move || run(&database, queue);
         let thread = std::thread::Builder::new().name("hearth-raft-sync".into()).spawn(run)?;
         Ok(Self(Arc::new(Thread { waiters: Some(waiters), thread: Some(thread) })))
@@ -97,6 +102,18 @@ fn run(database: &Database, mut queue: mpsc::Receiver<Waiter>) {
         for waiter in batch.drain(..) {
             complete(waiter, failed.as_ref().map_or(Ok(()), |error| Err(io::Error::other(error.clone()))));
         }
+    }
+}
+
+/// The same on a simulated disk, whose syncs take their time.
+#[cfg(feature = "sim")]
+async fn run_simulated(disk: crate::sim::SimDisk, mut queue: mpsc::Receiver<Waiter>) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, SYNC_QUEUE_MAX).await > 0 {
+        let written = disk.written();
+        tokio::time::sleep(crate::sim::sync_takes()).await;
+        disk.sync_to(written);
+        batch.drain(..).for_each(|waiter| complete(waiter, Ok(())));
     }
 }
 

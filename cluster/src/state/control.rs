@@ -13,6 +13,7 @@ use super::membership::FINALIZED_FIRST;
 use super::outcome::{self, refused};
 use super::record::{RecordError, RecordKey};
 use super::tenancy::Tenancy;
+use crate::mutant::{self, Mutant};
 
 /// Bytes of a node's uuid and of a boot id.
 const ID_BYTES: usize = 16;
@@ -233,7 +234,7 @@ impl Control {
             if !replaced.is_empty() && replaced != register.boot_id {
                 retire(&mut node.retired_boot_ids, replaced);
             }
-            node.incarnation += 1;
+            node.incarnation += u64::from(!mutant::is(Mutant::IncarnationKept) || node.incarnation == 0);
             node.set_state(if node.draining { NodeState::Draining } else { NodeState::Up });
             node.changed_at_ms = stamp_ms;
         }

@@ -17,6 +17,7 @@ use super::outcome::{self, refused};
 use super::record::{RecordError, RecordKey};
 use super::shard::{Changed, Encoded, SHARDS, Shard, digest, hash, shard_of};
 use super::timed::{self, Timed};
+use crate::mutant::{self, Mutant};
 
 /// Deltas whose blocks are brought into the processor's cache together.
 const WARM_DELTAS: usize = 32;
@@ -209,11 +210,11 @@ impl Directory {
         let known = self.holders.of(node);
         let (held, next) =
             known.map_or_else(Default::default, |holder| (holder.incarnation, holder.next_sequence));
-        if incarnation < held {
+        if incarnation < held && !mutant::is(Mutant::OldIncarnationAccepted) {
             return outcome::superseded(held);
         }
         let unknown = incarnation > held || next == 0;
-        if !unknown && report.sequence < next {
+        if !unknown && report.sequence < next && !mutant::is(Mutant::DuplicateReportApplied) {
             return outcome::report_applied(next);
         }
         let is_synced = known.is_some_and(|holder| usize::from(holder.synced) == SHARDS);
@@ -221,7 +222,7 @@ impl Directory {
             if unknown || !is_synced {
                 return outcome::report_gap(0);
             }
-            if report.sequence > next {
+            if report.sequence > next && !mutant::is(Mutant::GapAccepted) {
                 return outcome::report_gap(next);
             }
         }
@@ -451,7 +452,7 @@ impl Directory {
     }
 
     /// Every block as a snapshot has it, sorted: the canonical bytes.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(super) fn blocks(&self) -> Vec<Vec<u8>> {
         let mut blocks = Vec::new();
         for shard in &self.shards {

@@ -174,7 +174,7 @@ impl State {
     }
 
     /// Every record: the canonical bytes of this state.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn encode(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let (mut keys, blocks) = match self {
             Self::Control(control) => (control.record_keys(), Vec::new()),

@@ -398,7 +398,7 @@ fn encode_to(id: &BlockId, payload_len: u32, held: &[Held], out: &mut Vec<u8>) {
     out.extend(held.iter().flat_map(|held| held.to_bytes()));
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 pub(super) fn encode(id: &BlockId, payload_len: u32, held: &[Held]) -> Vec<u8> {
     let mut out = Vec::new();
     encode_to(id, payload_len, held, &mut out);

@@ -494,7 +494,7 @@ fn a_policy_is_replaced_whole_and_bounded() {
         assert_eq!(as_control(&state).policy(), policy(2));
     }
     let beyond = hearth_proto::limits::REPLICAS_MAX + 1;
-    assert_eq!(refusal(&apply(&mut state, 9, put(Some(policy(beyond))))), RefusalReason::Limit);
+    assert_eq!(refusal(&apply(&mut state, 9, put(Some(policy(beyond))))), RefusalReason::Malformed);
     assert_eq!(refusal(&apply(&mut state, 9, put(None))), RefusalReason::Malformed);
     assert_eq!(as_control(&state).policy(), policy(2));
 }

@@ -1,0 +1,85 @@
+//! Known bugs, each of which the simulation must find. Without the feature `mutants` none can be switched on,
+//! and the compiler removes them. `MUTANTS.md` says what each does and which seed finds it.
+
+/// A bug that a cluster could have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// A vote counts before it is on disk.
+    VoteNotSynced,
+    /// Log entries count before they are on disk.
+    AppendNotSynced,
+    /// A leader that comes back leads on without an election.
+    LeaderRestored,
+    /// A follower that does not answer counts as one that has the entries.
+    CommitWithoutQuorum,
+    /// A log is not cut back before other entries are written.
+    TruncateIgnored,
+    /// A snapshot lacks its last record.
+    SnapshotForgets,
+    /// A report that was applied already is applied again.
+    DuplicateReportApplied,
+    /// A report is applied although the one before it is missing.
+    GapAccepted,
+    /// A report of a former incarnation is applied.
+    OldIncarnationAccepted,
+    /// A process that replaces another one gets the same incarnation.
+    IncarnationKept,
+    /// A lookup names what a former incarnation held.
+    LookupIgnoresIncarnation,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::VoteNotSynced,
+        Self::AppendNotSynced,
+        Self::LeaderRestored,
+        Self::CommitWithoutQuorum,
+        Self::TruncateIgnored,
+        Self::SnapshotForgets,
+        Self::DuplicateReportApplied,
+        Self::GapAccepted,
+        Self::OldIncarnationAccepted,
+        Self::IncarnationKept,
+        Self::LookupIgnoresIncarnation,
+    ];
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mutant| format!("{mutant:?}") == name)
+    }
+}
+
+/// True if the cluster is to have this bug.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+pub(crate) const fn is(_mutant: Mutant) -> bool {
+    false
+}
+
+#[cfg(feature = "mutants")]
+mod switch {
+    use std::sync::OnceLock;
+
+    use super::Mutant;
+
+    static PRESENT: OnceLock<Mutant> = OnceLock::new();
+
+    /// Gives a bug to every member that runs in this process, for good.
+    ///
+    /// # Panics
+    /// If they have one already.
+    pub fn set(mutant: Mutant) {
+        assert!(PRESENT.set(mutant).is_ok(), "one process has one bug");
+    }
+
+    /// True if the cluster is to have this bug.
+    pub(crate) fn is(mutant: Mutant) -> bool {
+        PRESENT.get() == Some(&mutant)
+    }
+}
+
+#[cfg(feature = "mutants")]
+pub(crate) use switch::is;
+#[cfg(feature = "mutants")]
+pub use switch::set;
