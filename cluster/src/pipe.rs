@@ -23,7 +23,7 @@ type Outcomes = FuturesOrdered<futures::future::BoxFuture<'static, LocalProposal
 /// The way to a group's leader. When it ends, what was not answered may or may not be committed.
 pub(crate) enum Pipe {
     Here { group: Arc<Group>, outcomes: Outcomes },
-    There { proposals: mpsc::Sender<v1::OrderedProposal>, answers: Streaming<v1::ProposeResponse>, to: To },
+    There { proposals: mpsc::Sender<v1::OrderedProposal>, answers: Box<Streaming<v1::ProposeResponse>>, to: To },
 }
 
 /// What every proposal says of where it goes.
@@ -86,7 +86,7 @@ impl Cluster {
         let limit = Duration::from_millis(PROPOSE_ATTEMPT_MS);
         let answers = tokio::time::timeout(limit, opened).await.ok()?.ok()?.into_inner();
         let to = To { cluster_id: self.cluster_id().0.to_vec().into(), group: group.id() };
-        Some(Pipe::There { proposals, answers, to })
+        Some(Pipe::There { proposals, answers: Box::new(answers), to })
     }
 
     /// The other end of a way.
