@@ -36,6 +36,8 @@ enum Command {
     Replay(Box<replay::RunningArgs>),
     /// Gets from the Host tier over loopback TCP, beside a bare TCP stream between two processes.
     Fabric(fabric::FabricArgs),
+    /// Memory, snapshot and restart of a directory of ten million blocks with three replicas each.
+    Directory(meta::DirectoryArgs),
     /// Changes of blocks that three nodes commit and apply, beside etcd; latency of changes and lookups.
     Meta(meta::MetaArgs),
     /// Hit rate of the eviction policy on traces, beside LRU, S3-FIFO, SIEVE, W-TinyLFU and Belady.
@@ -111,6 +113,7 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Demo(args) => demo::run(*args).await,
         Command::Replay(args) => replay::run(*args).await,
         Command::Fabric(args) => fabric::run(args).await,
+        Command::Directory(args) => meta::run_directory(args).await,
         Command::Meta(args) => meta::run(args).await,
         Command::MetaNode(args) => meta::run_node(args).await,
         Command::Policy(args) => policy::run(args).await,

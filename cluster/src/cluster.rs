@@ -215,6 +215,17 @@ impl Cluster {
         self.0.config.node_id
     }
 
+    /// Writes a snapshot of each group, so that the next start has little to catch up on.
+    ///
+    /// # Errors
+    /// [`StartError`] of a group that has stopped or stops over it; the ones before it are written.
+    pub async fn write_snapshots(&self) -> Result<(), StartError> {
+        for group in self.all_groups() {
+            group.write_snapshot().await?;
+        }
+        Ok(())
+    }
+
     /// Stops the groups, and the streams that peers hold open to them. What was acknowledged is on
     /// disk; the database is closed, and the folder free again, once every handle is dropped and the
     /// runtime has ended.

@@ -38,6 +38,7 @@ impl Cluster {
         tokio::select! {
             error = self.watch_nodes() => error,
             () = self.keep_order() => MemberError::Stopped { detail: "the duties ended".into() },
+            () = self.end_what_is_due() => MemberError::Stopped { detail: "the duties ended".into() },
         }
     }
 

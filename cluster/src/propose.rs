@@ -27,6 +27,19 @@ impl Cluster {
         command: v1::Command,
         deadline: Instant,
     ) -> Result<(LogIndex, Kind), ProposeError> {
+        match self.commit(group_id, command, deadline).await? {
+            (_, Kind::Refused(refused)) => Err(ProposeError::Refused { detail: refused.detail }),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// The same, where a refusal is an outcome like any other.
+    pub(crate) async fn commit(
+        &self,
+        group_id: GroupId,
+        command: v1::Command,
+        deadline: Instant,
+    ) -> Result<(LogIndex, Kind), ProposeError> {
         let Some(group) = self.group(group_id) else {
             return Err(ProposeError::NoLeader { group: group_id });
         };
@@ -138,7 +151,6 @@ pub(crate) fn answer_peer(proposed: LocalProposal) -> v1::ProposeResponse {
 
 fn answer(index: LogIndex, outcome: v1::Outcome) -> Result<(LogIndex, Kind), ProposeError> {
     match outcome.kind {
-        Some(Kind::Refused(refused)) => Err(ProposeError::Refused { detail: refused.detail }),
         Some(kind) => Ok((index, kind)),
         None => Err(ProposeError::Refused { detail: "the leader gave an outcome of a later version".into() }),
     }

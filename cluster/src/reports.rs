@@ -2,6 +2,7 @@
 //! differs from what it knows; then changes.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use hearth_proto::v1::outcome::Kind;
 use hearth_proto::{BlockDelta, Incarnation, v1};
 use prost::Message;
 use rustc_hash::FxHashSet;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use crate::cluster::Cluster;
 use crate::error::{MemberError, ProposeError};
@@ -59,18 +60,12 @@ enum Inventory {
     Lacking,
     /// It is being taken: what comes from here on is told after it.
     Coming,
-    There(Holdings),
-}
-
-/// A group's part of an inventory, and its digests.
-struct Holdings {
-    blocks: Vec<BlockDelta>,
-    digests: Digests,
+    There(Digests),
 }
 
 /// What a group is told next.
 enum News {
-    Inventory(Holdings),
+    Inventory(Digests),
     Changes(Vec<BlockDelta>),
 }
 
@@ -115,7 +110,7 @@ impl Feed {
 
     /// Gives the inventory to a group that waits for it: not to one that never did, nor to one that missed
     /// something again meanwhile, for which it is too old.
-    fn give_inventory(&self, inventory: Holdings) {
+    fn give_inventory(&self, inventory: Digests) {
         let mut queue = self.lock();
         if matches!(queue.inventory, Inventory::Coming) {
             queue.inventory = Inventory::There(inventory);
@@ -193,7 +188,7 @@ impl Cluster {
         let lacking = Notify::new();
         lacking.notify_one();
         let report_to =
-            |(position, feed)| Box::pin(self.report_to_group(incarnation, position, feed, &lacking));
+            |(position, feed)| Box::pin(self.report_to_group(incarnation, position, feed, source, &lacking));
         let reports = feeds.iter().enumerate().map(report_to);
         tokio::select! {
             (error, ..) = futures::future::select_all(reports) => error,
@@ -219,24 +214,19 @@ impl Cluster {
             let source = Arc::clone(source);
             // Millions of blocks may be held, and heartbeats must go on.
             let taken = tokio::task::spawn_blocking(move || {
-                let mut shares: Vec<Vec<BlockDelta>> = vec![Vec::new(); groups.count() as usize];
-                for delta in source.inventory() {
-                    let position = groups.position_of(&delta.id.key);
-                    if awaiting[position] {
-                        shares[position].push(delta);
-                    }
-                }
-                let with_digests = |blocks: Vec<BlockDelta>| {
-                    let digests = Digests::of(&blocks);
-                    Holdings { blocks, digests }
-                };
-                shares.into_iter().map(with_digests).collect::<Vec<_>>()
+                let mut digests = vec![Digests::default(); groups.count() as usize];
+                let _ = source.for_each_held(&mut |delta| {
+                    digests[groups.position_of(&delta.id.key)].add(&delta.id, delta.tier);
+                    ControlFlow::Continue(())
+                });
+                digests
             });
-            let shares = match taken.await {
-                Ok(shares) => shares,
+            let digests = match taken.await {
+                Ok(digests) => digests,
                 Err(error) => return MemberError::Stopped { detail: format!("the inventory: {error}") },
             };
-            feeds.iter().zip(shares).for_each(|(feed, share)| feed.give_inventory(share));
+            let awaiting = feeds.iter().zip(digests).zip(awaiting).filter(|(_, awaits)| *awaits);
+            awaiting.for_each(|((feed, digests), _)| feed.give_inventory(digests));
         }
     }
 
@@ -273,13 +263,14 @@ impl Cluster {
         incarnation: Incarnation,
         position: usize,
         feed: &Feed,
+        source: &Arc<dyn BlockSource>,
         lacking: &Notify,
     ) -> MemberError {
         let to = GroupReports { cluster: self, incarnation, position, feed };
         loop {
             let reported = match feed.next().await {
-                News::Inventory(holdings) => to.resync(&holdings).await,
-                News::Changes(deltas) => to.report(deltas).await,
+                News::Inventory(digests) => to.resync(&digests, source).await,
+                News::Changes(deltas) => to.report(deltas, true).await,
             };
             match reported {
                 Ok(Reported::Applied) => {}
@@ -296,6 +287,31 @@ impl Cluster {
     }
 }
 
+/// Sends what is held and chosen in pieces of a few reports, until nobody takes them any more.
+fn send_held(
+    source: &dyn BlockSource,
+    is_chosen: impl Fn(&BlockDelta) -> bool,
+    pieces: &mpsc::Sender<Vec<BlockDelta>>,
+) {
+    let mut piece = Vec::new();
+    let broken = source.for_each_held(&mut |delta| {
+        if is_chosen(&delta) {
+            piece.push(delta);
+        }
+        if piece.len() < REPORT_DELTAS_MAX * REPORTS_IN_FLIGHT_MAX {
+            return ControlFlow::Continue(());
+        }
+        match pieces.blocking_send(std::mem::take(&mut piece)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    });
+    if broken.is_continue() && !piece.is_empty() {
+        // Whoever is gone needs no news.
+        drop(pieces.blocking_send(piece));
+    }
+}
+
 /// The reports of one incarnation to one directory group.
 struct GroupReports<'a> {
     cluster: &'a Cluster,
@@ -306,7 +322,11 @@ struct GroupReports<'a> {
 
 impl GroupReports<'_> {
     /// Has the group compare what it knows with what is held, range by range, and reports what differs.
-    async fn resync(&self, holdings: &Holdings) -> Result<Reported, MemberError> {
+    async fn resync(
+        &self,
+        digests: &Digests,
+        source: &Arc<dyn BlockSource>,
+    ) -> Result<Reported, MemberError> {
         let mut differing = FxHashSet::default();
         for first in (0..Digests::RANGES).step_by(RESYNC_RANGES) {
             let ranges = first..(first + RESYNC_RANGES).min(Digests::RANGES);
@@ -316,7 +336,7 @@ impl GroupReports<'_> {
                 sequence: self.next_sequence(),
                 first_range: ranges.start as u32,
                 ranges: ranges.len() as u32,
-                tiers: holdings.digests.tiers(ranges),
+                tiers: digests.tiers(ranges),
             };
             match self.tell(command::new(Body::ResyncHolder(resync))).await? {
                 Kind::HolderResynced(resynced) => {
@@ -327,22 +347,34 @@ impl GroupReports<'_> {
                 other => return self.reported(other),
             }
         }
-        let differs = |delta: &&BlockDelta| {
-            differing.contains(&(i32::from(delta.tier as u8), Digests::range_of(&delta.id) as u32))
+        tracing::debug!(position = self.position, differing = differing.len(), "what is held was compared");
+        if differing.is_empty() {
+            return Ok(Reported::Applied);
+        }
+        let (pieces, mut told) = mpsc::channel(1);
+        let (source, groups) = (Arc::clone(source), self.cluster.directory_groups());
+        let position = self.position;
+        let differs = move |delta: &BlockDelta| {
+            groups.position_of(&delta.id.key) == position
+                && differing.contains(&(i32::from(delta.tier as u8), Digests::range_of(&delta.id) as u32))
         };
-        let told: Vec<BlockDelta> = holdings.blocks.iter().filter(differs).copied().collect();
-        tracing::debug!(
-            position = self.position,
-            held = holdings.blocks.len(),
-            told = told.len(),
-            "the directory has compared what this node holds"
-        );
-        self.report(told).await
+        let visit = tokio::task::spawn_blocking(move || send_held(&*source, differs, &pieces));
+        while let Some(piece) = told.recv().await {
+            // Changes wait: one that this piece does not know of must not come before it.
+            match self.report(piece, false).await? {
+                Reported::Applied => {}
+                other => return Ok(other),
+            }
+        }
+        match visit.await {
+            Ok(()) => Ok(Reported::Applied),
+            Err(error) => Err(MemberError::Stopped { detail: format!("the inventory: {error}") }),
+        }
     }
 
-    /// Reports these changes, and those that come meanwhile. Full reports go one after the other without
+    /// Reports these changes, and if `go_on` those that come meanwhile. Full reports go one after the other without
     /// waiting; one that is not full waits for the answers, and grows while it does.
-    async fn report(&self, deltas: Vec<BlockDelta>) -> Result<Reported, MemberError> {
+    async fn report(&self, deltas: Vec<BlockDelta>, go_on: bool) -> Result<Reported, MemberError> {
         let group = &self.cluster.0.directories[self.position];
         let mut deltas = VecDeque::from(deltas);
         // Sent anew, in their order, whenever the way to the leader ends: their numbers make that harmless
@@ -398,7 +430,7 @@ impl GroupReports<'_> {
                         pause().await;
                     }
                 },
-                more = self.feed.changes(), if deltas.len() < REPORT_DELTAS_MAX => deltas.extend(more),
+                more = self.feed.changes(), if go_on && deltas.len() < REPORT_DELTAS_MAX => deltas.extend(more),
             }
         }
     }

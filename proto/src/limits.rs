@@ -248,6 +248,46 @@ pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 256 << 20;
 /// Piece of a snapshot in one message.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 
+/// Namespaces of one cluster.
+pub const NAMESPACES_MAX: usize = 1_024;
+/// Longest name of a namespace or of a sharing group.
+pub const NAMESPACE_NAME_BYTES_MAX: usize = 64;
+/// What the namespace that is there from the start may pin until somebody says otherwise.
+pub const DEFAULT_PIN_QUOTA_BYTES: u64 = 1 << 30;
+/// The longest that a policy may ramp in a node.
+pub const RAMP_MS_MAX: u64 = 24 * 3_600_000;
+/// Pins of one namespace.
+pub const PINS_MAX: usize = 4_096;
+/// Blocks that all pins of a cluster name together.
+pub const PINNED_BLOCKS_MAX: usize = 262_144;
+/// The shortest that a pin may hold.
+pub const PIN_TTL_MS_MIN: u64 = 1_000;
+/// The longest that a pin may hold without being renewed.
+pub const PIN_TTL_MS_MAX: u64 = 30 * 24 * 3_600_000;
+/// Claims on missing blocks that one directory group keeps.
+pub const CLAIMS_MAX: usize = 65_536;
+/// The shortest that a claim may hold.
+pub const CLAIM_TTL_MS_MIN: u64 = 100;
+/// The longest that a claim may hold without being renewed: nobody else computes the block meanwhile.
+pub const CLAIM_TTL_MS_MAX: u64 = 600_000;
+/// Longest name of a claimant.
+pub const CLAIMANT_BYTES_MAX: usize = 128;
+/// Times that one call claims anew because the block it chose had come meanwhile.
+pub const CLAIM_ROUNDS_MAX: usize = 8;
+/// Calls that may wait on one node for claims of one directory group to end.
+pub const WAITERS_MAX: usize = 16_384;
+/// Blocks whose retention one directory group remembers; beyond it the oldest make place.
+pub const RETENTIONS_MAX: usize = 131_072;
+/// Retentions that end with one command; the rest go with the next.
+pub const RETENTION_SWEEP_MAX: usize = 4_096;
+/// The longest that a retention may last before it falls back, unless it never does.
+pub const RETENTION_MS_MAX: u64 = 366 * 24 * 3_600_000;
+/// Blocks whose pins or retention changed and whose store has not been told; beyond it all are told anew.
+pub const KEPT_QUEUE_MAX: usize = 65_536;
+/// Pause between looks at what is due to end, at the longest.
+pub const EXPIRY_MS_MAX: u64 = 500;
+/// The same, at the shortest.
+pub const EXPIRY_MS_MIN: u64 = 10;
 /// How long a new or returned node is ramped in when the policy does not say.
 pub const RAMP_MS_DEFAULT: u64 = 300_000;
 /// What a node counts for as soon as it is up, as a part of its full weight.
@@ -329,6 +369,10 @@ const _: () = {
     assert!(COMMAND_BYTES_MAX <= RAFT_APPEND_BYTES_MAX);
     assert!(SNAPSHOT_KEEP_ENTRIES < SNAPSHOT_EVERY_ENTRIES);
     assert!(METADATA_RESERVE_BYTES_MIN <= METADATA_RESERVE_BYTES);
+    assert!(CLAIM_TTL_MS_MIN < CLAIM_TTL_MS_MAX && PIN_TTL_MS_MIN < PIN_TTL_MS_MAX);
+    assert!(CHAIN_BLOCKS_MAX <= PINNED_BLOCKS_MAX && CHAIN_BLOCKS_MAX <= RETENTIONS_MAX);
+    assert!(CHAIN_BLOCKS_MAX * 32 + 4_096 <= COMMAND_BYTES_MAX);
+    assert!(EXPIRY_MS_MIN <= CLAIM_TTL_MS_MIN && EXPIRY_MS_MIN < EXPIRY_MS_MAX);
     assert!(COPIES_OF_NEW_IN_FLIGHT_MAX < COPIES_IN_FLIGHT_MAX);
     assert!(COPIES_IN_FLIGHT_MAX <= CONNECTION_BLOCKS_IN_WORK_MAX);
     assert!(REPAIR_TICK_MS <= REPAIR_RESCAN_MS && REPAIR_RESCAN_MS <= REPAIR_RESCAN_MS_MAX);

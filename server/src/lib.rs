@@ -5,6 +5,8 @@ mod announce;
 mod block_service;
 pub mod block_settings;
 mod block_source;
+mod calls;
+mod claims;
 pub mod config;
 mod copies;
 mod data_plane;
@@ -17,6 +19,7 @@ mod node;
 mod operate;
 mod progress;
 mod repair;
+mod retention;
 mod vitals;
 
 pub use node::{Endpoints, Node, NodeError};

@@ -8,8 +8,10 @@ use hearth_cluster::{Cluster, ClusterConfig, FoundError, JoinRequest, MemberErro
 use hearth_proto::limits::GRPC_MESSAGE_BYTES_MAX;
 use hearth_proto::v1::admin_server::AdminServer;
 use hearth_proto::v1::announce_server::AnnounceServer;
+use hearth_proto::v1::claims_server::ClaimsServer;
 use hearth_proto::v1::directory_server::DirectoryServer;
 use hearth_proto::v1::operate_server::OperateServer;
+use hearth_proto::v1::retention_server::RetentionServer;
 use hearth_proto::{ClusterId, DirectoryGroups, NodeId};
 use hearth_store::{Store, StoreConfig};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -20,7 +22,8 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::announce::{Announced, Announcer};
 use crate::block_service::StoreService;
-use crate::block_source::StoreSource;
+use crate::block_source::{StoreKeeper, StoreSource};
+use crate::claims::ClaimService;
 use crate::config::Config;
 use crate::copies::DirectoryCopies;
 use crate::data_plane::DataPlane;
@@ -30,6 +33,7 @@ use crate::identity::{DataDir, IdentityError, Member};
 use crate::operate::OperateService;
 use crate::progress::Progress;
 use crate::repair::{CopyCounters, NewBlocks, Repair, RepairParts};
+use crate::retention::RetentionService;
 use crate::vitals::Vitals;
 
 /// How long a first start waits for the member that it was told to join.
@@ -232,8 +236,18 @@ impl Node {
 
     fn begin(&mut self, control: TcpListener, data: TcpListener, member: Member) -> Result<(), NodeError> {
         self.serve(control, data, member)?;
-        let source = StoreSource { store: self.store.clone(), news: Arc::clone(&self.copying.news) };
-        let (cluster, source) = (self.cluster.clone(), Arc::new(source));
+        let cluster = self.cluster.clone();
+        let source = Arc::new(StoreSource {
+            store: self.store.clone(),
+            cluster: cluster.clone(),
+            news: Arc::clone(&self.copying.news),
+        });
+        let (keeping, keeper) = (cluster.clone(), Arc::new(StoreKeeper::new(self.store.clone())));
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(keeping.keep_blocks(keeper)).await;
+            Ok(())
+        });
         let founding = member.founder.then(|| self._data_dir.identity().uuid_bytes());
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
@@ -284,8 +298,21 @@ impl Node {
             .cluster
             .services()
             .add_service(DirectoryServer::new(grpc.clone()).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+            .add_service(
+                ClaimsServer::new(ClaimService {
+                    cluster: self.cluster.clone(),
+                    store: self.store.clone(),
+                    announced: announced.clone(),
+                })
+                .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX),
+            )
+            .add_service(RetentionServer::new(RetentionService {
+                cluster: self.cluster.clone(),
+                store: self.store.clone(),
+            }))
             .add_service(AnnounceServer::new(announced))
             .add_service(OperateServer::new(OperateService {
+                cluster: self.cluster.clone(),
                 progress: Progress::new(self.cluster.clone(), Arc::clone(&self.copying.counters)),
             }))
             .add_service(AdminServer::new(grpc));

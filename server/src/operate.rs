@@ -1,23 +1,29 @@
-//! The Operate service, as far as this node answers it by itself.
+//! The Operate service: what an operator changes in a cluster, asked of any member.
 
+use hearth_cluster::Cluster;
 use hearth_proto::v1;
 use hearth_proto::v1::operate_server::Operate;
 use tonic::{Request, Response, Status};
 
+use crate::calls::{deadline_of, malformed, status_of};
 use crate::progress::Progress;
 
-/// What operators ask.
+/// Changes go to the control group; lists are this node's copy of it.
 pub(crate) struct OperateService {
+    pub(crate) cluster: Cluster,
     pub(crate) progress: Progress,
-}
-
-/// What this build does not answer.
-fn unknown<T>() -> Result<Response<T>, Status> {
-    Err(Status::unimplemented("this build does not answer that; ask a newer node"))
 }
 
 #[tonic::async_trait]
 impl Operate for OperateService {
+    async fn drain(&self, _: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
+        Err(not_built("draining a node"))
+    }
+
+    async fn undrain(&self, _: Request<v1::UndrainRequest>) -> Result<Response<v1::UndrainResponse>, Status> {
+        Err(not_built("draining a node"))
+    }
+
     async fn progress(
         &self,
         _: Request<v1::ProgressRequest>,
@@ -25,54 +31,61 @@ impl Operate for OperateService {
         Ok(Response::new(self.progress.answer().await))
     }
 
-    async fn drain(&self, _: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
-        unknown()
-    }
-
-    async fn undrain(&self, _: Request<v1::UndrainRequest>) -> Result<Response<v1::UndrainResponse>, Status> {
-        unknown()
-    }
-
     async fn remove(&self, _: Request<v1::RemoveRequest>) -> Result<Response<v1::RemoveResponse>, Status> {
-        unknown()
+        Err(not_built("removing a node"))
     }
 
     async fn put_namespace(
         &self,
-        _: Request<v1::PutNamespaceRequest>,
+        request: Request<v1::PutNamespaceRequest>,
     ) -> Result<Response<v1::PutNamespaceResponse>, Status> {
-        unknown()
+        let deadline = deadline_of(request.metadata());
+        let spec = request.into_inner().spec.ok_or_else(|| malformed("the namespace is missing"))?;
+        let put = self.cluster.put_namespace(spec, deadline).await;
+        let changed = put.map_err(|error| status_of(&error))?;
+        Ok(Response::new(v1::PutNamespaceResponse { changed }))
     }
 
     async fn delete_namespace(
         &self,
-        _: Request<v1::DeleteNamespaceRequest>,
+        request: Request<v1::DeleteNamespaceRequest>,
     ) -> Result<Response<v1::DeleteNamespaceResponse>, Status> {
-        unknown()
+        let deadline = deadline_of(request.metadata());
+        let deleted = self.cluster.delete_namespace(&request.get_ref().name, deadline).await;
+        let changed = deleted.map_err(|error| status_of(&error))?;
+        Ok(Response::new(v1::DeleteNamespaceResponse { changed }))
     }
 
     async fn namespaces(
         &self,
         _: Request<v1::NamespacesRequest>,
     ) -> Result<Response<v1::NamespacesResponse>, Status> {
-        unknown()
+        Ok(Response::new(v1::NamespacesResponse { namespaces: self.cluster.namespaces() }))
     }
 
     async fn put_policy(
         &self,
-        _: Request<v1::PutPolicyRequest>,
+        request: Request<v1::PutPolicyRequest>,
     ) -> Result<Response<v1::PutPolicyResponse>, Status> {
-        unknown()
+        let deadline = deadline_of(request.metadata());
+        let policy = request.into_inner().policy.ok_or_else(|| malformed("the policy is missing"))?;
+        let put = self.cluster.put_policy(policy, deadline).await;
+        let changed = put.map_err(|error| status_of(&error))?;
+        Ok(Response::new(v1::PutPolicyResponse { changed }))
     }
 
     async fn policy(&self, _: Request<v1::PolicyRequest>) -> Result<Response<v1::PolicyResponse>, Status> {
-        unknown()
+        Ok(Response::new(self.cluster.policy()))
     }
 
     async fn finalize_version(
         &self,
         _: Request<v1::FinalizeVersionRequest>,
     ) -> Result<Response<v1::FinalizeVersionResponse>, Status> {
-        unknown()
+        Err(not_built("finalizing a version"))
     }
+}
+
+fn not_built(what: &str) -> Status {
+    Status::unimplemented(format!("this build does not know {what}"))
 }

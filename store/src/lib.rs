@@ -25,6 +25,7 @@ mod error;
 mod extents;
 mod growth;
 mod index;
+mod keeping;
 #[doc(hidden)]
 pub mod model;
 #[doc(hidden)]

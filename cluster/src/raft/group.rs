@@ -30,6 +30,7 @@ use super::peers::Peers;
 use super::types::{CommandBytes, Proposal, TypeConfig};
 use super::wal_sync::WalSync;
 use crate::config::Tuning;
+use crate::news::NewsDesk;
 use crate::state::State;
 
 /// The group cannot do what was asked.
@@ -95,6 +96,7 @@ pub(crate) struct Group {
     id: GroupId,
     raft: Raft<TypeConfig, StateMachine>,
     replicated: Arc<RwLock<Replicated>>,
+    news: Arc<NewsDesk>,
     gauge: SnapshotGauge,
     arrival: tokio::sync::Mutex<Arrival>,
     started: Instant,
@@ -150,6 +152,7 @@ impl Group {
         let failed = |detail: String| GroupError::Raft { group: id, detail };
         let config = raft_config(id, tuning).map_err(failed)?;
         let (replicated, snapshots, gauge) = (machine.replicated(), machine.snapshots(), machine.gauge());
+        let news = machine.news();
         let network = Network { group: id, node, peers };
         let raft = Raft::new(node.0, Arc::new(config), network, log, machine)
             .await
@@ -158,6 +161,7 @@ impl Group {
             id,
             raft,
             replicated,
+            news,
             gauge,
             arrival: tokio::sync::Mutex::new(Arrival::new(snapshots.unfinished_path("arrival"))),
             started: Instant::now(),
@@ -172,6 +176,11 @@ impl Group {
     /// The replicated state, for as short as possible: entries wait while it is held.
     pub(crate) fn replicated(&self) -> RwLockReadGuard<'_, Replicated> {
         read(&self.replicated)
+    }
+
+    /// What the entries applied here did.
+    pub(crate) fn news(&self) -> &NewsDesk {
+        &self.news
     }
 
     pub(super) fn raft(&self) -> &Raft<TypeConfig, StateMachine> {
@@ -274,6 +283,26 @@ impl Group {
             && let Err(error) = self.raft.trigger().snapshot().await
         {
             tracing::debug!(group = %self.id, %error, "no snapshot was begun");
+        }
+    }
+
+    /// Writes a snapshot of what is applied now.
+    ///
+    /// # Cancel safety
+    /// Dropping it does not stop the writing.
+    pub(crate) async fn write_snapshot(&self) -> Result<(), GroupError> {
+        let index = self.replicated().applied_index();
+        self.raft.trigger().snapshot().await.map_err(|error| self.failed(&error))?;
+        let mut metrics = self.raft.metrics();
+        let is_done = |metrics: &RaftMetrics<TypeConfig>| {
+            metrics.snapshot.is_some_and(|snapshot| snapshot.index >= index) || metrics.running_state.is_err()
+        };
+        while !is_done(&metrics.borrow_watched()) {
+            metrics.changed().await.map_err(|error| self.failed(&error))?;
+        }
+        match self.failure() {
+            None => Ok(()),
+            Some(detail) => Err(GroupError::Raft { group: self.id, detail }),
         }
     }
 

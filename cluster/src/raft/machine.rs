@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use super::database::Database;
 use super::snapshot::{Reader, SnapshotFile, SnapshotFolder, Writer};
 use super::types::{Entry, LogId, Proposal, Reply, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::news::NewsDesk;
 use crate::state::{RecordKey, State, Walk, command};
 
 /// What an entry counts for besides its command, in bytes: applying even an empty one takes its time.
@@ -46,6 +47,7 @@ pub(crate) struct StateMachine {
     snapshots: Arc<SnapshotFolder>,
     /// What was applied since the last snapshot was begun, in bytes of the log.
     unsaved: Arc<AtomicU64>,
+    news: Arc<NewsDesk>,
 }
 
 /// Says when a group is to be snapshotted.
@@ -80,11 +82,16 @@ impl StateMachine {
             },
         };
         let replicated = Arc::new(RwLock::new(replicated));
-        Ok(Self { group, replicated, snapshots, unsaved: Arc::default() })
+        Ok(Self { group, replicated, snapshots, unsaved: Arc::default(), news: Arc::default() })
     }
 
     pub(super) fn gauge(&self) -> SnapshotGauge {
         SnapshotGauge { snapshots: self.snapshots.clone(), unsaved: self.unsaved.clone() }
+    }
+
+    /// Where what is applied is told.
+    pub(super) fn news(&self) -> Arc<NewsDesk> {
+        self.news.clone()
     }
 
     /// The state for readers.
@@ -110,6 +117,7 @@ impl StateMachine {
         }
         let outcome = command.map(|command| replicated.state.apply(&command)).unwrap_or_default();
         replicated.applied = Some(log_id);
+        self.news.post(replicated.state.take_news());
         Ok(Reply(outcome))
     }
 
@@ -174,6 +182,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let replaced = std::mem::replace(&mut *write(&self.replicated), installed);
         // Millions of blocks are given back, which readers need not wait for.
         tokio::task::spawn_blocking(move || drop(replaced));
+        self.news.replaced();
         Ok(())
     }
 

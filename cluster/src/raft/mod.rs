@@ -1,6 +1,7 @@
 //! Everything that knows openraft or RocksDB: the log and state stores of all groups, the transport
 //! between members, and [`Group`], the handle that the rest of the crate works with.
 
+mod applied;
 mod arrival;
 mod database;
 mod group;

@@ -11,6 +11,7 @@ use v1::{NodeState, RefusalReason};
 
 use super::outcome::{self, refused};
 use super::record::{RecordError, RecordKey};
+use super::tenancy::Tenancy;
 
 /// Bytes of a node's uuid and of a boot id.
 const ID_BYTES: usize = 16;
@@ -24,6 +25,7 @@ pub(crate) struct Control {
     nodes: BTreeMap<NodeId, v1::NodeRecord>,
     /// Derived: the nodes whose replicas count, with the one incarnation that they count under.
     serving: FxHashMap<NodeId, Incarnation>,
+    tenancy: Tenancy,
 }
 
 impl Control {
@@ -69,9 +71,36 @@ impl Control {
             Body::RegisterNode(register) => self.register(stamp_ms, register),
             Body::NodeDown(down) => self.mark_down(stamp_ms, down),
             Body::DrainNode(drain) => self.drain(stamp_ms, drain),
-            Body::PutPolicy(put) => self.put_policy(put),
-            _ => outcome::wrong_group(),
+            _ => match &mut self.cluster {
+                Some(cluster) => self.tenancy.apply(cluster, body),
+                None => outcome::wrong_group(),
+            },
         }
+    }
+
+    pub(super) fn advance(&mut self, stamp_ms: u64) {
+        if let Some(cluster) = &mut self.cluster {
+            self.tenancy.advance(cluster, stamp_ms);
+        }
+    }
+
+    /// The latest stamp that was applied.
+    pub(crate) fn time_ms(&self) -> u64 {
+        self.cluster.as_ref().map_or(0, |cluster| cluster.time_ms)
+    }
+
+    /// What the cluster record says, once there is a cluster.
+    pub(crate) fn cluster_record(&self) -> Option<&v1::ClusterRecord> {
+        self.cluster.as_ref()
+    }
+
+    /// Namespaces and pins.
+    pub(crate) fn tenancy(&self) -> &Tenancy {
+        &self.tenancy
+    }
+
+    pub(super) fn tenancy_mut(&mut self) -> &mut Tenancy {
+        &mut self.tenancy
     }
 
     fn found(&mut self, stamp_ms: u64, found: &v1::FoundCluster) -> v1::Outcome {
@@ -222,29 +251,11 @@ impl Control {
         outcome::done(changed)
     }
 
-    fn put_policy(&mut self, put: &v1::PutPolicy) -> v1::Outcome {
-        let Some(cluster) = &mut self.cluster else {
-            return refused(RefusalReason::NotFounded, "the cluster is not founded yet");
-        };
-        let Some(policy) = put.policy else {
-            return refused(RefusalReason::Malformed, "the policy is missing");
-        };
-        if policy.replicas > limits::REPLICAS_MAX {
-            let detail = format!("a block has at most {} replicas", limits::REPLICAS_MAX);
-            return refused(RefusalReason::Limit, detail);
-        }
-        let changed = cluster.policy != Some(policy);
-        if changed {
-            cluster.policy = Some(policy);
-        }
-        outcome::done(changed)
-    }
-
     pub(super) fn read_record(&self, key: &RecordKey, out: &mut Vec<u8>) -> bool {
         match key {
             RecordKey::Cluster => self.cluster.as_ref().map(|cluster| cluster.encode_raw(out)).is_some(),
             RecordKey::Node(id) => self.nodes.get(id).map(|node| node.encode_raw(out)).is_some(),
-            RecordKey::Holder(_) | RecordKey::Blocks => false,
+            _ => self.tenancy.read_record(key, out),
         }
     }
 
@@ -274,17 +285,16 @@ impl Control {
                 }
                 self.nodes.insert(id, record);
             }
-            RecordKey::Holder(_) | RecordKey::Blocks => {
-                return Err(RecordError("a directory record in the control group"));
-            }
+            _ => self.tenancy.restore(key, value)?,
         }
         Ok(())
     }
 
-    /// Every record, in the order in which they have to be put back.
+    /// Every record.
     pub(super) fn record_keys(&self) -> Vec<RecordKey> {
         let cluster = self.cluster.iter().map(|_| RecordKey::Cluster);
-        cluster.chain(self.nodes.keys().map(|id| RecordKey::Node(*id))).collect()
+        let nodes = self.nodes.keys().map(|id| RecordKey::Node(*id));
+        cluster.chain(nodes).chain(self.tenancy.record_keys()).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -98,8 +99,9 @@ impl Source {
 }
 
 impl BlockSource for Source {
-    fn inventory(&self) -> Vec<BlockDelta> {
-        self.held.lock().unwrap().blocks.iter().map(|entry| delta(*entry, true)).collect()
+    fn for_each_held(&self, visit: &mut dyn FnMut(BlockDelta) -> ControlFlow<()>) -> ControlFlow<()> {
+        let held: Vec<_> = self.held.lock().unwrap().blocks.iter().copied().collect();
+        held.into_iter().try_for_each(|entry| visit(delta(entry, true)))
     }
 
     fn take_deltas(&self, max: usize, out: &mut Vec<BlockDelta>) -> DeltaStatus {

@@ -3,6 +3,7 @@
 
 mod harness;
 mod split;
+mod tenancy;
 
 use std::time::{Duration, Instant};
 
@@ -312,7 +313,7 @@ fn a_member_whose_group_stopped_says_so() {
     // The others may be left without a quorum before they hear that it was committed.
     let stopped = members[usize::try_from(leader.0 - 1).unwrap()].member_result();
     assert!(
-        matches!(&stopped, Err(MemberError::Stopped { detail }) if detail.contains("version 4")),
+        matches!(&stopped, Err(MemberError::Stopped { detail }) if detail.contains(&format!("version {}", crate::state::command::VERSION + 1))),
         "{stopped:?}"
     );
     let cluster = members[usize::try_from(leader.0 - 1).unwrap()].cluster();
