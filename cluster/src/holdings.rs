@@ -39,7 +39,9 @@ impl Cluster {
     pub fn copy_policy(&self) -> CopyPolicy {
         let replicated = self.0.control.replicated();
         let State::Control(control) = &replicated.state else { return CopyPolicy::default() };
-        CopyPolicy { cluster: control.policy(), namespaces: FxHashMap::default() }
+        let specs = control.tenancy().namespaces().all().filter(|spec| spec.replicas > 0);
+        let namespaces = specs.map(|spec| (NamespaceId(spec.namespace_id), spec.replicas)).collect();
+        CopyPolicy { cluster: control.policy(), namespaces }
     }
 
     /// The nodes that serve, as placement sees them now.
@@ -146,4 +148,31 @@ impl Cluster {
 fn held(replica: &Replica) -> HeldCopy {
     let on = |tier| replica.tiers & tier_bit(tier) != 0;
     HeldCopy { node: replica.node, host: on(Tier::Host), nvme: on(Tier::Nvme) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_has_its_own_say_in_the_number_of_copies() {
+        let policy = |replicas, own: &[(u32, u32)]| CopyPolicy {
+            cluster: v1::ClusterPolicy { replicas, ..Default::default() },
+            namespaces: own
+                .iter()
+                .map(|(namespace, replicas)| (NamespaceId(*namespace), *replicas))
+                .collect(),
+        };
+        for (policy, of_seven, of_others, most) in [
+            (policy(0, &[]), 1, 1, 1),
+            (policy(2, &[]), 2, 2, 2),
+            (policy(2, &[(7, 3)]), 3, 2, 3),
+            (policy(2, &[(7, 1)]), 1, 2, 2),
+            (policy(0, &[(7, 2)]), 2, 1, 2),
+        ] {
+            assert_eq!(policy.replicas_of(NamespaceId(7)), of_seven, "{policy:?}");
+            assert_eq!(policy.replicas_of(NamespaceId(8)), of_others, "{policy:?}");
+            assert_eq!(policy.replicas_max(), most, "{policy:?}");
+        }
+    }
 }

@@ -332,6 +332,8 @@ pub const COPY_DELAY_MS: u64 = 200;
 pub const COPY_SETTLE_MS: u64 = 10_000;
 /// Pause between looks at the cluster's state and at ranges of the directory.
 pub const REPAIR_TICK_MS: u64 = 100;
+/// Searches of the directory after a change, the pause before each twice as long unless the last one gained.
+pub const REPAIR_SEARCHES_MIN: u32 = 4;
 /// The longest that replicas which were lost without a change among the nodes are not looked for.
 pub const REPAIR_SEARCH_EVERY_MS: u64 = 3_600_000;
 /// How old may be what is known of the room on other nodes.

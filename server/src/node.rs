@@ -363,9 +363,14 @@ impl Node {
             counters: Arc::clone(&self.copying.counters),
             grace: self.copying.grace,
         });
-        let ended = self.data_plane.spawn(repair.run(self.stop.clone()));
+        let (ended, stop) = (self.data_plane.spawn(repair.run(self.stop.clone())), self.stop.clone());
         self.tasks.spawn(async move {
-            ended.await.map_err(|e| NodeError::Listener { service: "copy", problem: e.to_string() })
+            if let Err(error) = ended.await {
+                tracing::error!(%error, "no more copies are made: this node serves the blocks it has");
+                // To engines it is as good as before (INV-HARMLESS).
+                stop.cancelled().await;
+            }
+            Ok(())
         });
     }
 }

@@ -91,6 +91,20 @@ async fn every_block_outlives_any_node_and_gets_its_copies_back() {
     }
     let copied = metric(&mut cluster, "hearth_copied_blocks_total").await;
     assert!(copied >= 280, "{copied}");
+    TestCluster::wait_until("copies leave memory to what engines read", PATIENCE, async || {
+        for chain in &chains {
+            let lookup = reader.lookup(chain, None).await;
+            let in_memory = |replicas: &Vec<hearth_client::Replica>| {
+                replicas.iter().filter(|replica| replica.tier == Tier::Host).count()
+            };
+            if lookup.replicas().iter().any(|replicas| in_memory(replicas) > 1) {
+                return false;
+            }
+        }
+        true
+    })
+    .await
+    .expect("only the writer's node has a block in memory");
 
     let gone = cluster.node_id(2).await.expect("it knows its id");
     cluster.nodes[2].kill().expect("node 2 was running");
@@ -99,6 +113,11 @@ async fn every_block_outlives_any_node_and_gets_its_copies_back() {
         assert_eq!(got.hits.len(), chain.len(), "no block was on one node alone: {:?}", got.misses);
     }
     wait_copies(&reader, &chains, 2, Some(gone)).await;
+    TestCluster::wait_until("nothing is missing", PATIENCE, async || {
+        cluster.progress(1).await.expect("node 1 answers").missing_blocks == 0
+    })
+    .await
+    .expect("progress tells that all is well");
     for chain in &chains {
         let got = get_all(&reader, chain, BLOCK, PATIENCE).await.expect("never wrong bytes");
         assert_eq!(got.hits.len(), chain.len(), "{:?}", got.misses);

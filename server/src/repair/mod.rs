@@ -29,7 +29,7 @@ use hearth_cluster::Cluster;
 use hearth_proto::limits::{
     COPIES_IN_FLIGHT_MAX, COPIES_OF_NEW_IN_FLIGHT_MAX, COPY_ATTEMPTS_MAX, COPY_BYTES_IN_FLIGHT_MAX,
     COPY_QUEUE_MAX, REPAIR_BYTES_PER_SECOND_DEFAULT, REPAIR_RESCAN_MS, REPAIR_RESCAN_MS_MAX,
-    REPAIR_SEARCH_EVERY_MS, REPAIR_SITES_MS, REPAIR_TICK_MS,
+    REPAIR_SEARCH_EVERY_MS, REPAIR_SEARCHES_MIN, REPAIR_SITES_MS, REPAIR_TICK_MS,
 };
 use hearth_proto::v1::NodeState;
 use hearth_proto::{BlockId, NodeId, v1};
@@ -81,6 +81,9 @@ pub(crate) struct Repair {
     /// How long the next search waits, and what the last one found: those that change nothing become rare.
     pause: Duration,
     found_last: u64,
+    /// Searches still to be made whatever they find: what nodes said just before a change may come into the
+    /// directory after the first one.
+    owed: u32,
     searched_at: Instant,
     sites_from: Instant,
     /// Something was found, or came, that is not in the queue.
@@ -107,6 +110,7 @@ impl Repair {
             search_at: None,
             pause: RESCAN,
             found_last: u64::MAX,
+            owed: 0,
             searched_at: Instant::now(),
             sites_from: Instant::now(),
             left_out: false,
@@ -169,7 +173,7 @@ impl Repair {
         if changed || asks_anew || began || is_time {
             self.search_at = Some(now);
             self.searched_at = now;
-            (self.pause, self.found_last) = (RESCAN, u64::MAX);
+            (self.pause, self.found_last, self.owed) = (RESCAN, u64::MAX, REPAIR_SEARCHES_MIN);
         }
         let is_old = now.saturating_duration_since(self.sites_from) >= SITES_AGE_MAX;
         if is_old || changed || asks_anew || began {
@@ -256,7 +260,8 @@ impl Repair {
         let gains = sum.blocks < self.found_last;
         self.found_last = sum.blocks;
         self.pause = if gains { RESCAN } else { (self.pause * 2).min(RESCAN_MAX) };
-        if self.drains || (self.left_out && gains) {
+        self.owed = self.owed.saturating_sub(1);
+        if self.drains || self.owed > 0 || (self.left_out && gains) {
             self.search_again(now);
         }
     }
