@@ -2,6 +2,7 @@
 
 mod demo;
 mod fabric;
+mod failures;
 mod meta;
 mod peer;
 mod policy;
@@ -32,6 +33,8 @@ enum Command {
     Replay(Box<replay::RunningArgs>),
     /// Gets from the Host tier over loopback TCP, beside a bare TCP stream between two processes.
     Fabric(fabric::FabricArgs),
+    /// A node or the leader killed, everything restarted, bytes flipped on disk; beside Mooncake.
+    Failures(failures::FailuresArgs),
     /// Changes of blocks that three nodes commit and apply, beside etcd; latency of changes and lookups.
     Meta(meta::MetaArgs),
     /// Hit rate of the eviction policy on traces, beside LRU, S3-FIFO, SIEVE, W-TinyLFU and Belady.
@@ -107,6 +110,7 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Demo(args) => demo::run(*args).await,
         Command::Replay(args) => replay::run(*args).await,
         Command::Fabric(args) => fabric::run(args).await,
+        Command::Failures(args) => failures::run(args).await,
         Command::Meta(args) => meta::run(args).await,
         Command::MetaNode(args) => meta::run_node(args).await,
         Command::Policy(args) => policy::run(args).await,
