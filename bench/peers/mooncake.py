@@ -9,9 +9,12 @@ import json
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 
 # What every payload begins with, so that the bench finds it on disk: see `bench/src/failures/payload.rs`.
 MARKER = b"hearth-bench key"
+# Calls in work when everything is read: one for a key whose node is gone takes seconds.
+THREADS = 48
 
 
 def payload(key, size):
@@ -30,6 +33,7 @@ class Worker:
         self.store = MooncakeDistributedStore()
         self.replicate = ReplicateConfig
         self.size = 0
+        self.pool = ThreadPoolExecutor(THREADS)
 
     def setup(self, order):
         """Connects; mounts a segment unless its size is 0."""
@@ -60,6 +64,14 @@ class Worker:
 
     def get(self, order):
         return {"got": [self.got(key) for key in order["keys"]]}
+
+    def get_all(self, order):
+        """As get, with many calls at once; what has not come in time is missing."""
+        calls = [self.pool.submit(self.got, key) for key in order["keys"]]
+        done, late = wait(calls, timeout=order["seconds"])
+        for call in late:
+            call.cancel()
+        return {"got": [call.result() if call in done else "missing" for call in calls]}
 
     def got(self, key):
         value = self.store.get(name(key))

@@ -23,7 +23,11 @@ struct Measure {
     goal: Option<Goal>,
 }
 
-const DAMAGED: Measure = keys("damaged on disk", |found| found.on_disk.map(|count| count as f64));
+const DAMAGED: Measure = keys("damaged on disk", |found| found.damaged.map(|count| count as f64));
+/// What was on disk and whole, and is lost all the same.
+const SPARED_LOST: Measure = keys("undamaged and lost all the same", |found| {
+    Some(found.on_disk?.saturating_sub(found.damaged? + found.outcome.right) as f64)
+});
 const READABLE: Measure = keys("readable, with the right bytes", |found| Some(found.outcome.right as f64));
 const LOST: Measure = keys("lost", |found| Some(found.outcome.lost as f64));
 const CLAIMED: Measure =
@@ -123,7 +127,7 @@ fn measures(failure: Failure) -> Vec<Measure> {
             vec![READABLE, LOST.held_to(NONE), FALSE_EXISTENCE, CLAIMED, READABLE_S, WRITABLE_S]
         }
         Failure::BytesFlipped => {
-            vec![DAMAGED, WRONG.held_to(NONE), READABLE, FALSE_EXISTENCE, CLAIMED.held_to(NONE)]
+            vec![DAMAGED, WRONG.held_to(NONE), SPARED_LOST.held_to(NONE), READABLE, FALSE_EXISTENCE, CLAIMED]
         }
     }
 }
@@ -193,6 +197,14 @@ mod tests {
         let absent = |figure: &Figure| figure.peer_name.as_deref() == Some("peer (absent: no network)");
         assert!(figures.iter().all(absent));
         assert_eq!(named(&figures, ": lost").met, Some(false));
+    }
+
+    #[test]
+    fn keys_whose_bytes_were_spared_are_lost_if_they_are_not_readable() {
+        let outcome = Outcome { right: 40, lost: 60, ..Outcome::default() };
+        let found = Found { outcome, on_disk: Some(90), damaged: Some(45), committed_s: None };
+        assert_eq!((SPARED_LOST.of)(&found), Some(5.0), "ten were not on disk at all");
+        assert_eq!((SPARED_LOST.of)(&Found { damaged: None, ..found }), None);
     }
 
     #[test]

@@ -76,15 +76,16 @@ pub(crate) async fn run(plan: &Plan, case: Case) -> anyhow::Result<Ran> {
             store(&cluster, plan, &[0, 1, 2]).await?;
             reader.wait_copies(plan, 1).await?;
             let mut found = Vec::new();
+            // What was acknowledged is on disk.
+            let mut on_disk = plan.keys as usize;
             for failure in case.failures() {
                 for node in &mut cluster.nodes {
                     node.kill()?;
                 }
-                let mut on_disk = None;
+                let mut damaged = None;
                 if failure.flips() {
                     let folder = cluster.folder();
-                    let flipped = payload::flip_one_byte_each(folder, plan.keys, plan.block_bytes)?;
-                    on_disk = Some(flipped.len());
+                    damaged = Some(payload::flip_every_second(folder, plan.keys, plan.block_bytes)?.len());
                 }
                 let restart = async {
                     for node in &mut cluster.nodes {
@@ -96,7 +97,8 @@ pub(crate) async fn run(plan: &Plan, case: Case) -> anyhow::Result<Ran> {
                     Ok(())
                 };
                 let seen = reader.watch(plan, plan.restart_watch, 1, restart).await?;
-                found.push((*failure, Found { on_disk, ..seen }));
+                found.push((*failure, Found { on_disk: Some(on_disk), damaged, ..seen.clone() }));
+                on_disk = seen.outcome.right;
             }
             Ok(Ok(found))
         }
@@ -193,6 +195,14 @@ impl Probed for Reader {
                 }
             })
             .await?;
+        Ok(got)
+    }
+
+    async fn get_all(&self, keys: &[Key]) -> anyhow::Result<Vec<Got>> {
+        let mut got = Vec::new();
+        for key in keys {
+            got.push(self.get(*key).await?);
+        }
         Ok(got)
     }
 

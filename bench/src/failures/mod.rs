@@ -13,7 +13,7 @@ mod timeline;
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use hearth_replay::BenchReport;
 use serde::Serialize;
 
@@ -48,8 +48,10 @@ pub(crate) enum Failure {
 pub(crate) struct Found {
     #[serde(flatten)]
     outcome: Outcome,
-    /// Keys that were on disk when everything ended, as far as that was looked at.
+    /// Keys that were on disk when everything ended, where that was looked at.
     on_disk: Option<usize>,
+    /// Keys of which a byte was flipped there.
+    damaged: Option<usize>,
     /// When a change of the metadata was committed again, where that was looked at.
     committed_s: Option<f64>,
 }
@@ -72,6 +74,9 @@ pub(crate) struct Plan {
 
 #[derive(Debug, Args)]
 pub(crate) struct FailuresArgs {
+    /// Only these [default: all].
+    #[arg(value_enum)]
+    parts: Vec<Part>,
     /// Keys that are stored before each failure; 300 with --quick.
     #[arg(long, default_value_t = 900, value_parser = clap::value_parser!(u32).range(60..=4_000))]
     keys: u32,
@@ -80,6 +85,17 @@ pub(crate) struct FailuresArgs {
     block_bytes: u64,
     #[command(flatten)]
     report: ReportArgs,
+}
+
+/// Cases as they are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// A storage node is killed, with one and with two replicas.
+    Node,
+    /// The leader, or the master, is killed.
+    Leader,
+    /// Everything is restarted, then once more with a damaged disk.
+    Disk,
 }
 
 /// One case, everybody.
@@ -98,10 +114,9 @@ pub(crate) async fn run(args: FailuresArgs) -> anyhow::Result<bool> {
     }
     let mut tried = Vec::new();
     for case in Case::ALL {
-        if args.report.quick && !case.is_quick() {
-            continue;
+        if args.tries(case) {
+            tried.push(try_case(&plan, case, &environment, args.report.quick).await?);
         }
-        tried.push(try_case(&plan, case, &environment, args.report.quick).await?);
     }
     let figures = tried.iter().flat_map(|tried| figures(tried.case, &tried.ours, &tried.peers)).collect();
     let ours = tried.iter().filter_map(|tried| tried.ours.as_ref().ok()).flatten();
@@ -182,8 +197,12 @@ impl Case {
         }
     }
 
-    fn is_quick(self) -> bool {
-        self.replicas() == 1
+    fn part(self) -> Part {
+        match self {
+            Self::NodeKilled { .. } => Part::Node,
+            Self::LeaderKilled => Part::Leader,
+            Self::AllRestarted => Part::Disk,
+        }
     }
 
     /// The set-ups of the peer that are tried.
@@ -239,15 +258,71 @@ impl FailuresArgs {
         Ok(Plan {
             keys: if quick { self.keys.min(300) } else { self.keys },
             block_bytes: usize::try_from(self.block_bytes)?,
-            kill_watch: Duration::from_secs(if quick { 12 } else { 16 }),
-            leader_watch: Duration::from_secs(if quick { 6 } else { 16 }),
-            restart_watch: Duration::from_secs(if quick { 5 } else { 12 }),
+            kill_watch: Duration::from_secs(if quick { 12 } else { 14 }),
+            leader_watch: Duration::from_secs(if quick { 6 } else { 14 }),
+            restart_watch: Duration::from_secs(if quick { 5 } else { 8 }),
         })
+    }
+
+    fn tries(&self, case: Case) -> bool {
+        let asked = self.parts.is_empty() || self.parts.contains(&case.part());
+        asked && (!self.report.quick || case.replicas() == 1)
     }
 
     /// The command that shows it again.
     fn command(&self) -> String {
+        let parts = self.parts.iter().filter_map(ValueEnum::to_possible_value);
+        let parts: String = parts.map(|part| format!(" {}", part.get_name())).collect();
         let quick = if self.report.quick { " --quick" } else { "" };
-        format!("hearth-bench failures --keys {} --block-bytes {}{quick}", self.keys, self.block_bytes)
+        let (keys, block_bytes) = (self.keys, self.block_bytes);
+        format!("hearth-bench failures{parts} --keys {keys} --block-bytes {block_bytes}{quick}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        failures: FailuresArgs,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<FailuresArgs, clap::Error> {
+        Cli::try_parse_from([&["failures"], arguments].concat()).map(|cli| cli.failures)
+    }
+
+    #[test]
+    fn cases_are_chosen_by_part_and_all_without_one() {
+        let tried = |arguments: &[&str]| {
+            let args = parse(arguments).unwrap();
+            Case::ALL.map(|case| args.tries(case))
+        };
+        assert_eq!(tried(&[]), [true; 4]);
+        assert_eq!(tried(&["--quick"]), [true, false, true, true]);
+        assert_eq!(tried(&["node"]), [true, true, false, false]);
+        assert_eq!(tried(&["leader", "disk", "--quick"]), [false, false, true, true]);
+        assert!(parse(&["--keys", "10"]).is_err() && parse(&["roof"]).is_err());
+    }
+
+    #[test]
+    fn the_command_of_the_report_can_be_given_again() {
+        let args = parse(&["disk", "--block-bytes", "64KiB", "--quick"]).unwrap();
+        assert_eq!(args.command(), "hearth-bench failures disk --keys 900 --block-bytes 65536 --quick");
+        let words = args.command();
+        let again = parse(&words.split(' ').skip(2).collect::<Vec<_>>()).unwrap();
+        assert_eq!(again.command(), args.command());
+    }
+
+    #[test]
+    fn quick_tries_the_peer_as_it_comes_and_everything_tries_each_set_up() {
+        for case in Case::ALL {
+            assert_eq!(case.flavours(true).len(), 1);
+            assert!(case.flavours(false).iter().any(|flavour| flavour.etcd));
+            assert!(!case.flavours(true)[0].etcd);
+        }
+        assert!(Case::AllRestarted.flavours(false).iter().all(|flavour| flavour.disk.is_some()));
     }
 }

@@ -20,6 +20,8 @@ const FIRST_NEW_KEY: Key = 1_000_000;
 pub(crate) trait Probed {
     async fn exists(&self, keys: &[Key]) -> anyhow::Result<Vec<Existence>>;
     async fn get(&self, key: Key) -> anyhow::Result<Got>;
+    /// Gets every key once; what does not come in tens of seconds is missing.
+    async fn get_all(&self, keys: &[Key]) -> anyhow::Result<Vec<Got>>;
     /// Stores a new key, as surely as the others were stored; true when that was acknowledged.
     async fn put(&self, key: Key) -> anyhow::Result<bool>;
     /// Whether another client finds it.
@@ -48,9 +50,7 @@ pub(crate) async fn watch(
     let mut seen = Seen { exists: samples(exists), copies: samples(copies), ..Seen::default() };
     seen.gets = gets.into_iter().map(|call| Call { key: scattered(call.key, keys), ..call }).collect();
     seen.puts = puts.into_iter().map(|call| Call { key: FIRST_NEW_KEY + call.key, ..call }).collect();
-    for key in 0..keys {
-        seen.last.push(system.get(key).await?);
-    }
+    seen.last = system.get_all(&all).await?;
     let said = system.exists(&all).await?;
     seen.exists.push(Sample { at_s: began.elapsed().as_secs_f64(), of: said });
     Ok(seen)

@@ -21,6 +21,10 @@ use super::{Case, Failure, Found, Plan};
 
 /// Puts of one order.
 const BATCH: usize = 100;
+/// So much later a master serves that finds the lease of the former one in etcd.
+const LEASE_ENDS: Duration = Duration::from_secs(12);
+/// How long reading every key may take in the end, many at once.
+const READ_TIME: Duration = Duration::from_secs(15);
 /// The disk is given so long without a new object before all is killed.
 const DISK_SETTLES: Duration = Duration::from_secs(3);
 
@@ -83,15 +87,19 @@ pub(crate) async fn run(
         }
         Case::AllRestarted => {
             let mut found = Vec::new();
+            let time = plan.restart_watch + if flavour.etcd { LEASE_ENDS } else { Duration::ZERO };
             let mut on_disk = clients.on_disk(&all).await?;
             for failure in case.failures() {
                 deployment.kill_all().await?;
+                let mut damaged = None;
                 if failure.flips() {
-                    on_disk =
-                        payload::flip_one_byte_each(&deployment.disk(), plan.keys, plan.block_bytes)?.len();
+                    let folder = deployment.disk();
+                    damaged = Some(payload::flip_every_second(&folder, plan.keys, plan.block_bytes)?.len());
                 }
-                let seen = clients.watch(plan, plan.restart_watch, deployment.launch()).await?;
-                found.push((*failure, Found { on_disk: Some(on_disk), ..seen }));
+                let seen = clients.watch(plan, time, deployment.launch()).await?;
+                found.push((*failure, Found { on_disk: Some(on_disk), damaged, ..seen.clone() }));
+                // What was in memory alone is gone by now.
+                on_disk = seen.outcome.right;
             }
             Ok(found)
         }
@@ -148,6 +156,10 @@ impl Probed for Clients {
 
     async fn get(&self, key: Key) -> anyhow::Result<Got> {
         self.get.get(key).await
+    }
+
+    async fn get_all(&self, keys: &[Key]) -> anyhow::Result<Vec<Got>> {
+        self.get.get_all(keys, READ_TIME).await
     }
 
     async fn put(&self, key: Key) -> anyhow::Result<bool> {

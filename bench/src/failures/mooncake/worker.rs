@@ -81,11 +81,15 @@ impl Worker {
 
     pub(crate) async fn get(&self, key: Key) -> anyhow::Result<Got> {
         let answer = self.ask(&json!({"do": "get", "keys": [key]})).await?;
-        match answer["got"][0].as_str() {
-            Some("right") => Ok(Got::Right),
-            Some("wrong") => Ok(Got::Wrong),
-            _ => Ok(Got::Missing),
-        }
+        Ok(parse_got(&answer["got"][0]))
+    }
+
+    /// Gets keys with many calls at once; what does not come in time is missing.
+    pub(crate) async fn get_all(&self, keys: &[Key], time: Duration) -> anyhow::Result<Vec<Got>> {
+        let answer = self.ask(&json!({"do": "get_all", "keys": keys, "seconds": time.as_secs_f64()})).await?;
+        let got: Vec<Got> = answer["got"].as_array().into_iter().flatten().map(parse_got).collect();
+        ensure!(got.len() == keys.len(), "{} keys were asked for: {answer}", keys.len());
+        Ok(got)
     }
 
     pub(crate) async fn copies(&self, keys: &[Key]) -> anyhow::Result<Vec<Copies>> {
@@ -108,6 +112,14 @@ impl Worker {
         let line = line.with_context(|| format!("a Mooncake client hangs at {}", order["do"]))?;
         let line = line?.with_context(|| format!("a Mooncake client ended at {}", order["do"]))?;
         serde_json::from_str(&line).with_context(|| format!("a Mooncake client says {line:?}"))
+    }
+}
+
+fn parse_got(answer: &Value) -> Got {
+    match answer.as_str() {
+        Some("right") => Got::Right,
+        Some("wrong") => Got::Wrong,
+        _ => Got::Missing,
     }
 }
 
