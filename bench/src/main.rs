@@ -17,6 +17,10 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// As in hearthd, since some subcommands run parts of it in processes of their own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures Hearth against its peers and its limits, and checks every answer on the way.
 #[derive(Debug, Parser)]
 #[command(name = "hearth-bench", version, about)]
@@ -35,6 +39,8 @@ enum Command {
     Fabric(fabric::FabricArgs),
     /// A node or the leader killed, everything restarted, bytes flipped on disk; beside Mooncake.
     Failures(failures::FailuresArgs),
+    /// Memory, snapshot and restart of a directory of ten million blocks with three replicas each.
+    Directory(meta::DirectoryArgs),
     /// Changes of blocks that three nodes commit and apply, beside etcd; latency of changes and lookups.
     Meta(meta::MetaArgs),
     /// Hit rate of the eviction policy on traces, beside LRU, S3-FIFO, SIEVE, W-TinyLFU and Belady.
@@ -111,6 +117,7 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Replay(args) => replay::run(*args).await,
         Command::Fabric(args) => fabric::run(args).await,
         Command::Failures(args) => failures::run(args).await,
+        Command::Directory(args) => meta::run_directory(args).await,
         Command::Meta(args) => meta::run(args).await,
         Command::MetaNode(args) => meta::run_node(args).await,
         Command::Policy(args) => policy::run(args).await,

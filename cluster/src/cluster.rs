@@ -1,10 +1,13 @@
 //! [`Cluster`]: the handle of a running member.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use hearth_proto::limits::GRPC_MESSAGE_BYTES_MAX;
+use hearth_proto::limits::{
+    GRPC_CONNECTION_WINDOW_BYTES, GRPC_FRAME_BYTES_MAX, GRPC_MESSAGE_BYTES_MAX, GRPC_STREAM_WINDOW_BYTES,
+    GRPC_STREAMS_MAX,
+};
 use hearth_proto::v1::cluster_server::ClusterServer;
 use hearth_proto::v1::command::Body;
 use hearth_proto::v1::raft_server::RaftServer;
@@ -17,7 +20,7 @@ use crate::config::{ClusterConfig, Tuning};
 use crate::error::{FoundError, StartError};
 use crate::liveness::Liveness;
 use crate::lookup::{self, LookupAnswer};
-use crate::raft::{Database, Group, Identity, Peers, Prepared, RaftService};
+use crate::raft::{Database, Group, Identity, Peers, RaftService};
 use crate::service::ClusterService;
 use crate::state::{State, command};
 
@@ -42,7 +45,7 @@ pub(crate) struct Inner {
     /// The number of the last block report to each directory group; it only grows, whatever the incarnation.
     pub(crate) report_sequences: Vec<AtomicU64>,
     /// Fires when the groups stop, and ends the streams that peers hold open.
-    stopping: CancellationToken,
+    pub(crate) stopping: CancellationToken,
 }
 
 impl Cluster {
@@ -56,14 +59,17 @@ impl Cluster {
     }
 
     pub(crate) async fn start_tuned(config: ClusterConfig, tuning: Tuning) -> Result<Self, StartError> {
-        let identity = Identity { node: config.node_id, cluster: config.cluster_id };
+        let identity = Identity {
+            node: config.node_id,
+            cluster: config.cluster_id,
+            directory_groups: config.directory_groups.count(),
+        };
         let (dir, groups) = (config.dir.clone(), config.directory_groups);
         // Recovery reads the whole state from disk, which is not for an async thread to wait on.
         let load = move || -> Result<_, StartError> {
             let database = Arc::new(Database::open(&dir, identity)?);
             let sync = Group::sync(&database).map_err(StartError::Io)?;
             let control = Group::prepare(GroupId::CONTROL, &database, &sync)?;
-            check_directory_groups(&control, groups)?;
             let directories = groups.ids().map(|id| Group::prepare(id, &database, &sync));
             let directories = directories.collect::<Result<Vec<_>, _>>()?;
             Ok((control, directories))
@@ -209,6 +215,17 @@ impl Cluster {
         self.0.config.node_id
     }
 
+    /// Writes a snapshot of each group, so that the next start has little to catch up on.
+    ///
+    /// # Errors
+    /// [`StartError`] of a group that has stopped or stops over it; the ones before it are written.
+    pub async fn write_snapshots(&self) -> Result<(), StartError> {
+        for group in self.all_groups() {
+            group.write_snapshot().await?;
+        }
+        Ok(())
+    }
+
     /// Stops the groups, and the streams that peers hold open to them. What was acknowledged is on
     /// disk; the database is closed, and the folder free again, once every handle is dropped and the
     /// runtime has ended.
@@ -227,17 +244,16 @@ impl Cluster {
     }
 }
 
-/// Refuses to run other groups than those that the folder's blocks were reported to.
-fn check_directory_groups(control: &Prepared, groups: DirectoryGroups) -> Result<(), StartError> {
-    let replicated = control.replicated();
-    let replicated = replicated.read().unwrap_or_else(PoisonError::into_inner);
-    let State::Control(control) = &replicated.state else { return Ok(()) };
-    match control.directory_groups() {
-        Some(found) if found != groups => {
-            Err(StartError::OtherDirectoryGroups { found: found.count(), expected: groups.count() })
-        }
-        _ => Ok(()),
-    }
+/// A gRPC server for [`Cluster::services`] and whatever else the node serves: the windows and frames are large
+/// enough for log entries, and connections that a partition cut are given up.
+pub fn grpc_server() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .max_concurrent_streams(Some(GRPC_STREAMS_MAX))
+        .initial_connection_window_size(Some(GRPC_CONNECTION_WINDOW_BYTES))
+        .initial_stream_window_size(Some(GRPC_STREAM_WINDOW_BYTES))
+        .max_frame_size(Some(GRPC_FRAME_BYTES_MAX))
 }
 
 /// The time that a leader stamps its commands with.

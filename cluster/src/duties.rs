@@ -1,4 +1,4 @@
-//! What the leaders do: declare silent nodes down, place members and voters, purge dead claims.
+//! What the leaders do: declare silent nodes down, place members and voters, purge what dead nodes claimed.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use hearth_proto::{GroupId, Incarnation, NodeId, v1};
 
 use crate::cluster::{Cluster, now_ms};
 use crate::error::MemberError;
-use crate::lookup::stale_holders;
+use crate::lookup::dead_holders;
 use crate::raft::{Group, GroupError, LocalProposal};
 use crate::state::{State, command};
 
@@ -38,6 +38,7 @@ impl Cluster {
         tokio::select! {
             error = self.watch_nodes() => error,
             () = self.keep_order() => MemberError::Stopped { detail: "the duties ended".into() },
+            () = self.end_what_is_due() => MemberError::Stopped { detail: "the duties ended".into() },
         }
     }
 
@@ -50,6 +51,7 @@ impl Cluster {
                     return MemberError::Stopped { detail: format!("group {}: {failure}", group.id()) };
                 }
             }
+            futures::future::join_all(self.all_groups().map(|group| group.snapshot_if_due())).await;
             let term = self.0.control.leading_term();
             self.0.liveness.tick(term, Instant::now());
             if term.is_some() {
@@ -67,7 +69,7 @@ impl Cluster {
                 if group.leading_term().is_some() {
                     self.place_members(group).await;
                     if group.id() != GroupId::CONTROL {
-                        self.purge_stale_claims(group).await;
+                        self.purge_dead_claims(group).await;
                     }
                 }
             }))
@@ -97,17 +99,17 @@ impl Cluster {
         }
     }
 
-    async fn purge_stale_claims(&self, group: &Group) {
-        let stale = {
+    async fn purge_dead_claims(&self, group: &Group) {
+        let dead = {
             let control = self.0.control.replicated();
             let directory = group.replicated();
             let (State::Control(control), State::Directory(directory)) = (&control.state, &directory.state)
             else {
                 return;
             };
-            stale_holders(control, directory)
+            dead_holders(control, directory, now_ms())
         };
-        for (node, incarnation) in stale {
+        for (node, incarnation) in dead {
             tracing::info!(%node, %incarnation, "claims of a node that is gone are purged");
             let purge = v1::PurgeClaims { node_id: node.0, incarnation: incarnation.0 };
             propose_here(group, Body::PurgeClaims(purge)).await;
@@ -151,7 +153,8 @@ impl Cluster {
 
 /// A duty that fails is done at the next tick, by whoever leads then.
 async fn propose_here(group: &Group, body: Body) {
-    let proposal = group.propose(command::new(body), now_ms());
+    let command = command::new(body);
+    let proposal = group.propose(&command, now_ms());
     match tokio::time::timeout(Duration::from_millis(PROPOSE_ATTEMPT_MS), proposal).await {
         Ok(LocalProposal::Applied(..) | LocalProposal::NotLeader(_)) => {}
         Ok(other) => tracing::debug!(?other, "a duty was not done"),

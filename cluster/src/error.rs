@@ -17,6 +17,11 @@ pub enum StartError {
         /// The newest format this build knows.
         supported: u32,
     },
+    /// The folder was written by a build of before the first release: empty it and join anew.
+    #[error(
+        "the metadata folder is of a build before the first release; have the node join anew with an empty one"
+    )]
+    OlderFormat,
     /// What the folder holds is not what was written: restore it, or join anew with an empty one.
     #[error("the metadata folder is damaged: {detail}")]
     Damaged {
@@ -68,6 +73,7 @@ impl From<OpenError> for StartError {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::NewerFormat { found, supported } => Self::NewerFormat { found, supported },
+            OpenError::OlderFormat => Self::OlderFormat,
             OpenError::Damaged(detail) => Self::Damaged { detail },
             OpenError::OtherNode { found, expected } => {
                 Self::OtherNode { found: found.node, expected: expected.node }
@@ -75,6 +81,10 @@ impl From<OpenError> for StartError {
             OpenError::OtherCluster { found, expected } => {
                 Self::OtherCluster { found: found.cluster, expected: expected.cluster }
             }
+            OpenError::OtherDirectoryGroups { found, expected } => Self::OtherDirectoryGroups {
+                found: found.directory_groups,
+                expected: expected.directory_groups,
+            },
             OpenError::Io(error) => Self::Io(error),
         }
     }

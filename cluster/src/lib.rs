@@ -4,26 +4,41 @@
 //! on all members; [`Cluster`] is what a server runs: it joins, registers, sends heartbeats and
 //! block reports, answers lookups from its own copy, and does the leader's duties when it leads.
 
+mod claims;
 mod cluster;
 mod config;
 mod duties;
 mod error;
+mod expiry;
+mod holdings;
 mod join;
+mod keeping;
 mod liveness;
 mod lookup;
 mod member;
+mod news;
+mod pipe;
+pub mod placement;
 mod propose;
 mod raft;
+mod refusal;
 mod reports;
 mod service;
 mod source;
 mod state;
+mod tenancy;
 #[cfg(test)]
 mod tests;
+mod waiters;
 
-pub use cluster::Cluster;
+pub use claims::{ClaimAnswer, ClaimState, Grant, WatchEnd};
+pub use cluster::{Cluster, grpc_server};
 pub use config::{ClusterConfig, NodeAddresses};
 pub use error::{FoundError, JoinError, MemberError, ProposeError, StartError};
+pub use holdings::CopyPolicy;
 pub use join::{JoinGrant, JoinRequest, request_join};
+pub use keeping::BlockKeeper;
 pub use lookup::{LookupAnswer, ReplicaView, ReplicaViews};
+pub use refusal::CommandError;
 pub use source::{BlockSource, DeltaStatus};
+pub use tenancy::PinAnswer;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_proto::limits::SUSPENDED_CLAIMS_MS;
 use hearth_proto::{
-    BlockId, BlockKey, DirectoryGroups, GroupId, Incarnation, LogIndex, NamespaceId, NodeId, Tier,
+    BlockKey, DirectoryGroups, GroupId, Incarnation, LogIndex, NamespaceId, NodeId, Tier, v1,
 };
-use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
+use v1::NodeState;
 
 use crate::raft::Group;
 use crate::state::{Control, Directory, Replica, State, tier_bit};
@@ -56,17 +57,17 @@ pub(crate) fn lookup(
     let nowhere = vec![ReplicaViews::new(); keys.len()];
     let mut answer = LookupAnswer { replicas: nowhere, applied: Vec::new(), staleness: Duration::default() };
     let State::Control(control) = &control.state else { return answer };
-    let mut ask = |group: &Group, keys: &mut dyn Iterator<Item = &BlockKey>| {
+    let mut ask = |group: &Group, keys: &[BlockKey]| {
         answer.staleness = answer.staleness.max(group.staleness());
         let replicated = group.replicated();
         answer.applied.push((group.id(), LogIndex(replicated.applied_index())));
         let State::Directory(directory) = &replicated.state else {
-            return keys.map(|_| ReplicaViews::new()).collect();
+            return vec![ReplicaViews::new(); keys.len()];
         };
-        find(control, directory, namespace, keys)
+        find(control, directory, namespace, keys.iter())
     };
     if let [group] = split.directories {
-        answer.replicas = ask(group, &mut keys.iter());
+        answer.replicas = ask(group, keys);
         return answer;
     }
     let mut shares: Vec<Vec<usize>> = vec![Vec::new(); split.directories.len()];
@@ -75,7 +76,8 @@ pub(crate) fn lookup(
     }
     let mut replicas = std::mem::take(&mut answer.replicas);
     for (group, share) in split.directories.iter().zip(shares).filter(|(_, share)| !share.is_empty()) {
-        let found = ask(group, &mut share.iter().map(|index| &keys[*index]));
+        let keys: Vec<BlockKey> = share.iter().map(|index| keys[*index]).collect();
+        let found = ask(group, &keys);
         share.into_iter().zip(found).for_each(|(index, views)| replicas[index] = views);
     }
     answer.replicas = replicas;
@@ -87,41 +89,55 @@ fn find<'a>(
     control: &Control,
     directory: &Directory,
     namespace: NamespaceId,
-    keys: impl Iterator<Item = &'a BlockKey>,
+    keys: impl ExactSizeIterator<Item = &'a BlockKey> + Clone,
 ) -> Vec<ReplicaViews> {
-    // What counts is decided once per node, not once per replica.
-    let valid: FxHashMap<NodeId, Incarnation> = directory
-        .holders()
-        .filter(|(node, incarnation, _)| control.serving_incarnation(*node) == Some(*incarnation))
-        .map(|(node, incarnation, _)| (node, incarnation))
-        .collect();
-    keys.map(|key| views(directory.replicas(&BlockId { namespace, key: *key }), &valid)).collect()
-}
-
-/// Names the nodes whose claims in the directory no longer count, each with the claims' incarnation.
-pub(crate) fn stale_holders(control: &Control, directory: &Directory) -> Vec<(NodeId, Incarnation)> {
-    let stale = directory.holders().filter(|(node, incarnation, blocks)| {
-        // A claim from an incarnation that this copy of the control state has not seen yet is early, not stale.
-        let known = control.node(*node).map_or(0, |node| node.incarnation);
-        *blocks > 0 && incarnation.0 <= known && control.serving_incarnation(*node) != Some(*incarnation)
+    let mut views = vec![ReplicaViews::new(); keys.len()];
+    // Most blocks of a chain are held by the node that holds the one before.
+    let mut last = (NodeId::default(), None);
+    directory.find(namespace, keys, |position, replica| {
+        if last.0 != replica.node {
+            last = (replica.node, control.serving_incarnation(replica.node));
+        }
+        if last.1 == Some(replica.incarnation) {
+            let Replica { node, incarnation, tiers } = replica;
+            let held = Tier::ALL.into_iter().filter(|tier| tiers & tier_bit(*tier) != 0);
+            views[position].extend(held.map(|tier| ReplicaView { node, incarnation, tier }));
+        }
     });
-    stale.map(|(node, incarnation, _)| (node, incarnation)).collect()
+    views
 }
 
-fn views(replicas: &[Replica], valid: &FxHashMap<NodeId, Incarnation>) -> ReplicaViews {
-    let mut views = ReplicaViews::new();
-    for replica in replicas {
-        let Some(&incarnation) = valid.get(&replica.node) else { continue };
-        let held = Tier::ALL.into_iter().filter(|tier| replica.tiers & tier_bit(*tier) != 0);
-        views.extend(held.map(|tier| ReplicaView { node: replica.node, incarnation, tier }));
-    }
-    views
+/// Names the nodes whose claims in the directory will not count again, each with its last incarnation.
+///
+/// Those of a node that is down wait for its return, when most of them will be found right: they go only
+/// after a long time. Those of one that is up again under a later incarnation are that one's to compare.
+pub(crate) fn dead_holders(
+    control: &Control,
+    directory: &Directory,
+    now_ms: u64,
+) -> Vec<(NodeId, Incarnation)> {
+    let is_dead = |node: &v1::NodeRecord| match node.state() {
+        NodeState::Removed => true,
+        // One that has never registered has said nothing.
+        NodeState::Down if node.incarnation == 0 => false,
+        NodeState::Down => node.changed_at_ms.saturating_add(SUSPENDED_CLAIMS_MS) < now_ms,
+        _ => false,
+    };
+    let holders = directory.holders().filter(|(_, _, claims)| *claims > 0);
+    let dead = holders.filter_map(|(node, incarnation, _)| {
+        // A claim from an incarnation that this copy of the control state has not seen yet is early; one
+        // more than it has seen is the fence that an earlier purge left.
+        let known = control.node(node)?;
+        (is_dead(known) && incarnation.0 <= known.incarnation.saturating_add(1))
+            .then_some((node, Incarnation(known.incarnation)))
+    });
+    dead.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use hearth_proto::v1::command::Body;
-    use hearth_proto::{BlockDelta, GroupId, v1};
+    use hearth_proto::{BlockDelta, BlockId, GroupId, v1};
 
     use super::*;
     use crate::state::command;
@@ -141,17 +157,23 @@ mod tests {
     fn report(directory: &mut State, incarnation: u64) {
         let id = BlockId { namespace: NamespaceId::DEFAULT, key: KEY };
         let held = BlockDelta { id, tier: Tier::Nvme, added: true, payload_len: 1 };
-        let deltas = command::pack_deltas(&[held]);
+        let deltas = command::pack_deltas([held].into_iter());
         let report = v1::BlockReport { node_id: 1, incarnation, sequence: 1, reset: true, deltas };
         apply(directory, Body::BlockReport(report));
     }
 
-    /// What is found of the block, by incarnation, and whether its claims are to be purged.
-    fn seen(control: &State, directory: &State) -> (Vec<u64>, bool) {
+    /// What is found of the block, by incarnation.
+    fn seen(control: &State, directory: &State) -> Vec<u64> {
         let (State::Control(control), State::Directory(directory)) = (control, directory) else { panic!() };
         let found = find(control, directory, NamespaceId::DEFAULT, [KEY].iter());
-        let incarnations = found[0].iter().map(|view| view.incarnation.0).collect();
-        (incarnations, !stale_holders(control, directory).is_empty())
+        found[0].iter().map(|view| view.incarnation.0).collect()
+    }
+
+    /// The incarnations whose claims are to be purged, long after the last change of the control state or not.
+    fn dead(control: &State, directory: &State, later: bool) -> Vec<u64> {
+        let (State::Control(control), State::Directory(directory)) = (control, directory) else { panic!() };
+        let now_ms = if later { SUSPENDED_CLAIMS_MS + 1 } else { SUSPENDED_CLAIMS_MS };
+        dead_holders(control, directory, now_ms).into_iter().map(|(_, incarnation)| incarnation.0).collect()
     }
 
     #[test]
@@ -166,18 +188,25 @@ mod tests {
         );
         // The two groups are applied independently: the directory may hear of an incarnation first.
         report(&mut directory, 1);
-        assert_eq!(seen(&control, &directory), (vec![], false));
+        assert_eq!((seen(&control, &directory), dead(&control, &directory, true)), (vec![], vec![]));
         register(&mut control, 0xa);
-        assert_eq!(seen(&control, &directory), (vec![1], false));
+        assert_eq!(seen(&control, &directory), [1]);
         apply(&mut control, Body::NodeDown(v1::NodeDown { node_id: 1, incarnation: 1 }));
-        assert_eq!(seen(&control, &directory), (vec![], true));
+        assert_eq!(seen(&control, &directory), [0; 0]);
+        assert_eq!(dead(&control, &directory, false), [0; 0], "it may come back");
+        assert_eq!(dead(&control, &directory, true), [1]);
         register(&mut control, 0xa);
-        assert_eq!(seen(&control, &directory), (vec![], true), "claims of before the outage");
+        assert_eq!(seen(&control, &directory), [0; 0], "claims of before the outage");
+        assert_eq!(dead(&control, &directory, true), [0; 0], "they are compared with what the node holds");
         report(&mut directory, 2);
-        assert_eq!(seen(&control, &directory), (vec![2], false));
+        assert_eq!(seen(&control, &directory), [2]);
         register(&mut control, 0xb);
-        assert_eq!(seen(&control, &directory), (vec![], true), "claims of the process before");
-        apply(&mut directory, Body::PurgeClaims(v1::PurgeClaims { node_id: 1, incarnation: 2 }));
-        assert_eq!(seen(&control, &directory), (vec![], false));
+        assert_eq!(seen(&control, &directory), [0; 0], "claims of the process before");
+        apply(&mut control, Body::NodeDown(v1::NodeDown { node_id: 1, incarnation: 3 }));
+        apply(&mut directory, Body::PurgeClaims(v1::PurgeClaims { node_id: 1, incarnation: 3 }));
+        assert_eq!(dead(&control, &directory, true), [0; 0], "nothing is left");
+        register(&mut control, 0xc);
+        report(&mut directory, 4);
+        assert_eq!(seen(&control, &directory), [4], "the fence is below whatever comes");
     }
 }

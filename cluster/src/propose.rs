@@ -12,15 +12,6 @@ use crate::cluster::{Cluster, now_ms};
 use crate::error::ProposeError;
 use crate::raft::{Group, LocalProposal};
 
-/// What came of one attempt.
-enum Attempt {
-    Applied(LogIndex, v1::Outcome),
-    /// Certainly not committed; perhaps somebody else leads.
-    NotLeader(Option<(NodeId, String)>),
-    Unknown,
-    Stopped(String),
-}
-
 impl Cluster {
     /// Commits a command, asking leader after leader until the deadline. The command may be committed
     /// more than once, which changes nothing (INV-IDEMPOTENT).
@@ -31,6 +22,19 @@ impl Cluster {
     /// # Cancel safety
     /// A proposal that is dropped may still be committed.
     pub(crate) async fn propose(
+        &self,
+        group_id: GroupId,
+        command: v1::Command,
+        deadline: Instant,
+    ) -> Result<(LogIndex, Kind), ProposeError> {
+        match self.commit(group_id, command, deadline).await? {
+            (_, Kind::Refused(refused)) => Err(ProposeError::Refused { detail: refused.detail }),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// The same, where a refusal is an outcome like any other.
+    pub(crate) async fn commit(
         &self,
         group_id: GroupId,
         command: v1::Command,
@@ -51,19 +55,19 @@ impl Cluster {
             }
             let limit = left.min(Duration::from_millis(PROPOSE_ATTEMPT_MS));
             let attempt = match hint.take().or_else(|| self.known_leader(group)) {
-                Some((leader, _)) if leader == self.node_id() => {
-                    propose_here(group, command.clone(), limit).await
-                }
+                Some((leader, _)) if leader == self.node_id() => propose_here(group, &command, limit).await,
                 Some((leader, address)) => {
                     self.propose_there(group_id, leader, &address, command.clone(), limit).await
                 }
-                None => group.failure().map_or(Attempt::NotLeader(None), Attempt::Stopped),
+                None => group.failure().map_or(LocalProposal::NotLeader(None), LocalProposal::Stopped),
             };
             match attempt {
-                Attempt::Applied(index, outcome) => return answer(index, outcome),
-                Attempt::NotLeader(leader) => hint = leader,
-                Attempt::Unknown => unknown = true,
-                Attempt::Stopped(detail) => return Err(ProposeError::Stopped { group: group_id, detail }),
+                LocalProposal::Applied(index, outcome) => return answer(index, outcome),
+                LocalProposal::NotLeader(leader) => hint = leader,
+                LocalProposal::Unknown => unknown = true,
+                LocalProposal::Stopped(detail) => {
+                    return Err(ProposeError::Stopped { group: group_id, detail });
+                }
             }
             let left = deadline.saturating_duration_since(Instant::now());
             tokio::time::sleep(left.min(Duration::from_millis(PROPOSE_RETRY_MS))).await;
@@ -73,15 +77,7 @@ impl Cluster {
     /// Answers another node's proposal: here or nowhere, so that no proposal goes in circles.
     pub(crate) async fn propose_for_peer(&self, group: &Group, command: v1::Command) -> v1::ProposeResponse {
         let limit = Duration::from_millis(PROPOSE_ATTEMPT_MS);
-        let result = match propose_here(group, command, limit).await {
-            Attempt::Applied(index, outcome) => {
-                Answer::Applied(v1::ProposalApplied { log_index: index.0, outcome: Some(outcome) })
-            }
-            Attempt::NotLeader(leader) => Answer::NotLeader(not_leader(leader)),
-            Attempt::Unknown => Answer::Unknown(v1::NotLeader::default()),
-            Attempt::Stopped(_) => Answer::NotLeader(v1::NotLeader::default()),
-        };
-        v1::ProposeResponse { result: Some(result) }
+        answer_peer(propose_here(group, &command, limit).await)
     }
 
     /// The leader of a group as this node knows it, with its address.
@@ -98,9 +94,9 @@ impl Cluster {
         address: &str,
         command: v1::Command,
         limit: Duration,
-    ) -> Attempt {
+    ) -> LocalProposal {
         let Ok(mut client) = self.0.peers.cluster_service(leader, address) else {
-            return Attempt::NotLeader(None);
+            return LocalProposal::NotLeader(None);
         };
         let mut request = Request::new(v1::ProposeRequest {
             cluster_id: self.cluster_id().0.to_vec().into(),
@@ -112,19 +108,19 @@ impl Cluster {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) if is_refusal(status.code()) => {
                 tracing::warn!(%leader, %status, "a proposal was not taken");
-                return Attempt::NotLeader(None);
+                return LocalProposal::NotLeader(None);
             }
             // The request may have arrived although no answer did.
-            Ok(Err(_)) | Err(_) => return Attempt::Unknown,
+            Ok(Err(_)) | Err(_) => return LocalProposal::Unknown,
         };
         match response.result {
             Some(Answer::Applied(applied)) => {
-                Attempt::Applied(LogIndex(applied.log_index), applied.outcome.unwrap_or_default())
+                LocalProposal::Applied(LogIndex(applied.log_index), applied.outcome.unwrap_or_default())
             }
-            Some(Answer::NotLeader(other)) => Attempt::NotLeader(
+            Some(Answer::NotLeader(other)) => LocalProposal::NotLeader(
                 Some((NodeId(other.leader_id), other.leader_address)).filter(|(leader, _)| leader.0 != 0),
             ),
-            Some(Answer::Unknown(_)) | None => Attempt::Unknown,
+            Some(Answer::Unknown(_)) | None => LocalProposal::Unknown,
         }
     }
 }
@@ -135,18 +131,26 @@ pub(crate) fn not_leader(leader: Option<(NodeId, String)>) -> v1::NotLeader {
     v1::NotLeader { leader_id: leader_id.0, leader_address }
 }
 
-async fn propose_here(group: &Group, command: v1::Command, limit: Duration) -> Attempt {
-    match tokio::time::timeout(limit, group.propose(command, now_ms())).await {
-        Ok(LocalProposal::Applied(index, outcome)) => Attempt::Applied(index, outcome),
-        Ok(LocalProposal::NotLeader(leader)) => Attempt::NotLeader(leader),
-        Ok(LocalProposal::Unknown) | Err(_) => Attempt::Unknown,
-        Ok(LocalProposal::Stopped(detail)) => Attempt::Stopped(detail),
-    }
+async fn propose_here(group: &Group, command: &v1::Command, limit: Duration) -> LocalProposal {
+    let proposed = tokio::time::timeout(limit, group.propose(command, now_ms())).await;
+    proposed.unwrap_or(LocalProposal::Unknown)
+}
+
+/// What came of a proposal, for the node that made it.
+pub(crate) fn answer_peer(proposed: LocalProposal) -> v1::ProposeResponse {
+    let result = match proposed {
+        LocalProposal::Applied(index, outcome) => {
+            Answer::Applied(v1::ProposalApplied { log_index: index.0, outcome: Some(outcome) })
+        }
+        LocalProposal::NotLeader(leader) => Answer::NotLeader(not_leader(leader)),
+        LocalProposal::Unknown => Answer::Unknown(v1::NotLeader::default()),
+        LocalProposal::Stopped(_) => Answer::NotLeader(v1::NotLeader::default()),
+    };
+    v1::ProposeResponse { result: Some(result) }
 }
 
 fn answer(index: LogIndex, outcome: v1::Outcome) -> Result<(LogIndex, Kind), ProposeError> {
     match outcome.kind {
-        Some(Kind::Refused(refused)) => Err(ProposeError::Refused { detail: refused.detail }),
         Some(kind) => Ok((index, kind)),
         None => Err(ProposeError::Refused { detail: "the leader gave an outcome of a later version".into() }),
     }

@@ -1,20 +1,30 @@
-//! Tells the directory what this node holds: the inventory after each registration, then changes.
+//! Tells the directory what this node holds: after each registration, and after it missed something, what
+//! differs from what it knows; then changes.
 
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hearth_proto::limits::{PROPOSE_ATTEMPT_MS, REPORT_DELTAS_MAX, REPORT_QUEUE_MAX};
+use bytes::Bytes;
+use hearth_proto::limits::{
+    PROPOSE_ATTEMPT_MS, REPORT_DELTAS_MAX, REPORT_QUEUE_MAX, REPORTS_IN_FLIGHT_MAX, RESYNC_RANGES,
+};
 use hearth_proto::v1::command::Body;
 use hearth_proto::v1::outcome::Kind;
 use hearth_proto::{BlockDelta, Incarnation, v1};
-use tokio::sync::Notify;
+use prost::Message;
+use rustc_hash::FxHashSet;
+use tokio::sync::{Notify, mpsc};
 
 use crate::cluster::Cluster;
 use crate::error::{MemberError, ProposeError};
 use crate::member::pause;
+use crate::pipe::Pipe;
+use crate::raft::LocalProposal;
 use crate::source::{BlockSource, DeltaStatus};
-use crate::state::command;
+use crate::state::{Digests, command};
 
 /// What the directory said to a report.
 enum Reported {
@@ -50,12 +60,12 @@ enum Inventory {
     Lacking,
     /// It is being taken: what comes from here on is told after it.
     Coming,
-    There(Vec<BlockDelta>),
+    There(Digests),
 }
 
 /// What a group is told next.
 enum News {
-    Inventory(Vec<BlockDelta>),
+    Inventory(Digests),
     Changes(Vec<BlockDelta>),
 }
 
@@ -100,7 +110,7 @@ impl Feed {
 
     /// Gives the inventory to a group that waits for it: not to one that never did, nor to one that missed
     /// something again meanwhile, for which it is too old.
-    fn give_inventory(&self, inventory: Vec<BlockDelta>) {
+    fn give_inventory(&self, inventory: Digests) {
         let mut queue = self.lock();
         if matches!(queue.inventory, Inventory::Coming) {
             queue.inventory = Inventory::There(inventory);
@@ -120,6 +130,19 @@ impl Feed {
                         return News::Changes(std::mem::take(&mut queue.deltas));
                     }
                     other => queue.inventory = other,
+                }
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Waits for changes, as long as no inventory has to be told first.
+    async fn changes(&self) -> Vec<BlockDelta> {
+        loop {
+            {
+                let mut queue = self.lock();
+                if matches!(queue.inventory, Inventory::Known) && !queue.deltas.is_empty() {
+                    return std::mem::take(&mut queue.deltas);
                 }
             }
             self.filled.notified().await;
@@ -165,7 +188,7 @@ impl Cluster {
         let lacking = Notify::new();
         lacking.notify_one();
         let report_to =
-            |(position, feed)| Box::pin(self.report_to_group(incarnation, position, feed, &lacking));
+            |(position, feed)| Box::pin(self.report_to_group(incarnation, position, feed, source, &lacking));
         let reports = feeds.iter().enumerate().map(report_to);
         tokio::select! {
             (error, ..) = futures::future::select_all(reports) => error,
@@ -191,20 +214,19 @@ impl Cluster {
             let source = Arc::clone(source);
             // Millions of blocks may be held, and heartbeats must go on.
             let taken = tokio::task::spawn_blocking(move || {
-                let mut shares: Vec<Vec<BlockDelta>> = vec![Vec::new(); groups.count() as usize];
-                for delta in source.inventory() {
-                    let position = groups.position_of(&delta.id.key);
-                    if awaiting[position] {
-                        shares[position].push(delta);
-                    }
-                }
-                shares
+                let mut digests = vec![Digests::default(); groups.count() as usize];
+                let _ = source.for_each_held(&mut |delta| {
+                    digests[groups.position_of(&delta.id.key)].add(&delta.id, delta.tier);
+                    ControlFlow::Continue(())
+                });
+                digests
             });
-            let shares = match taken.await {
-                Ok(shares) => shares,
+            let digests = match taken.await {
+                Ok(digests) => digests,
                 Err(error) => return MemberError::Stopped { detail: format!("the inventory: {error}") },
             };
-            feeds.iter().zip(shares).for_each(|(feed, share)| feed.give_inventory(share));
+            let awaiting = feeds.iter().zip(digests).zip(awaiting).filter(|(_, awaits)| *awaits);
+            awaiting.for_each(|((feed, digests), _)| feed.give_inventory(digests));
         }
     }
 
@@ -241,12 +263,14 @@ impl Cluster {
         incarnation: Incarnation,
         position: usize,
         feed: &Feed,
+        source: &Arc<dyn BlockSource>,
         lacking: &Notify,
     ) -> MemberError {
+        let to = GroupReports { cluster: self, incarnation, position, feed };
         loop {
             let reported = match feed.next().await {
-                News::Inventory(inventory) => self.report_all(incarnation, position, true, &inventory).await,
-                News::Changes(deltas) => self.report_all(incarnation, position, false, &deltas).await,
+                News::Inventory(digests) => to.resync(&digests, source).await,
+                News::Changes(deltas) => to.report(deltas, true).await,
             };
             match reported {
                 Ok(Reported::Applied) => {}
@@ -261,56 +285,203 @@ impl Cluster {
             }
         }
     }
+}
 
-    /// Reports changes, or with `reset` an inventory, in as many reports as it takes.
-    async fn report_all(
-        &self,
-        incarnation: Incarnation,
-        position: usize,
-        reset: bool,
-        deltas: &[BlockDelta],
-    ) -> Result<Reported, MemberError> {
-        // An empty inventory is news too: the directory must drop what it had.
-        let (first, rest) = deltas.split_at(deltas.len().min(REPORT_DELTAS_MAX));
-        let mut reported = self.report(incarnation, position, reset, first).await?;
-        for piece in rest.chunks(REPORT_DELTAS_MAX) {
-            if !matches!(reported, Reported::Applied) {
-                break;
-            }
-            reported = self.report(incarnation, position, false, piece).await?;
+/// Sends what is held and chosen in pieces of a few reports, until nobody takes them any more.
+fn send_held(
+    source: &dyn BlockSource,
+    is_chosen: impl Fn(&BlockDelta) -> bool,
+    pieces: &mpsc::Sender<Vec<BlockDelta>>,
+) {
+    let mut piece = Vec::new();
+    let broken = source.for_each_held(&mut |delta| {
+        if is_chosen(&delta) {
+            piece.push(delta);
         }
-        Ok(reported)
+        if piece.len() < REPORT_DELTAS_MAX * REPORTS_IN_FLIGHT_MAX {
+            return ControlFlow::Continue(());
+        }
+        match pieces.blocking_send(std::mem::take(&mut piece)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    });
+    if broken.is_continue() && !piece.is_empty() {
+        // Whoever is gone needs no news.
+        drop(pieces.blocking_send(piece));
+    }
+}
+
+/// The reports of one incarnation to one directory group.
+struct GroupReports<'a> {
+    cluster: &'a Cluster,
+    incarnation: Incarnation,
+    position: usize,
+    feed: &'a Feed,
+}
+
+impl GroupReports<'_> {
+    /// Has the group compare what it knows with what is held, range by range, and reports what differs.
+    async fn resync(
+        &self,
+        digests: &Digests,
+        source: &Arc<dyn BlockSource>,
+    ) -> Result<Reported, MemberError> {
+        let mut differing = FxHashSet::default();
+        for first in (0..Digests::RANGES).step_by(RESYNC_RANGES) {
+            let ranges = first..(first + RESYNC_RANGES).min(Digests::RANGES);
+            let resync = v1::ResyncHolder {
+                node_id: self.cluster.node_id().0,
+                incarnation: self.incarnation.0,
+                sequence: self.next_sequence(),
+                first_range: ranges.start as u32,
+                ranges: ranges.len() as u32,
+                tiers: digests.tiers(ranges),
+            };
+            match self.tell(command::new(Body::ResyncHolder(resync))).await? {
+                Kind::HolderResynced(resynced) => {
+                    let tiers = resynced.differing.into_iter();
+                    differing
+                        .extend(tiers.flat_map(|tier| tier.ranges.into_iter().map(move |r| (tier.tier, r))));
+                }
+                other => return self.reported(other),
+            }
+        }
+        tracing::debug!(position = self.position, differing = differing.len(), "what is held was compared");
+        if differing.is_empty() {
+            return Ok(Reported::Applied);
+        }
+        let (pieces, mut told) = mpsc::channel(1);
+        let (source, groups) = (Arc::clone(source), self.cluster.directory_groups());
+        let position = self.position;
+        let differs = move |delta: &BlockDelta| {
+            groups.position_of(&delta.id.key) == position
+                && differing.contains(&(i32::from(delta.tier as u8), Digests::range_of(&delta.id) as u32))
+        };
+        let visit = tokio::task::spawn_blocking(move || send_held(&*source, differs, &pieces));
+        while let Some(piece) = told.recv().await {
+            // Changes wait: one that this piece does not know of must not come before it.
+            match self.report(piece, false).await? {
+                Reported::Applied => {}
+                other => return Ok(other),
+            }
+        }
+        match visit.await {
+            Ok(()) => Ok(Reported::Applied),
+            Err(error) => Err(MemberError::Stopped { detail: format!("the inventory: {error}") }),
+        }
     }
 
-    /// Sends one report until its fate is known. Its number makes repeating it harmless (INV-IDEMPOTENT).
-    async fn report(
-        &self,
-        incarnation: Incarnation,
-        position: usize,
-        reset: bool,
-        deltas: &[BlockDelta],
-    ) -> Result<Reported, MemberError> {
-        let group = self.0.directories[position].id();
-        let sequence = self.0.report_sequences[position].fetch_add(1, Ordering::Relaxed) + 1;
-        let report = command::new(Body::BlockReport(v1::BlockReport {
-            node_id: self.node_id().0,
-            incarnation: incarnation.0,
-            sequence,
-            reset,
-            deltas: command::pack_deltas(deltas),
-        }));
+    /// Reports these changes, and if `go_on` those that come meanwhile. Full reports go one after the other without
+    /// waiting; one that is not full waits for the answers, and grows while it does.
+    async fn report(&self, deltas: Vec<BlockDelta>, go_on: bool) -> Result<Reported, MemberError> {
+        let group = &self.cluster.0.directories[self.position];
+        let mut deltas = VecDeque::from(deltas);
+        // Sent anew, in their order, whenever the way to the leader ends: their numbers make that harmless
+        // (INV-IDEMPOTENT).
+        let mut unanswered: VecDeque<Bytes> = VecDeque::new();
+        let mut pipe: Option<Pipe> = None;
+        let mut heard = Instant::now();
+        loop {
+            while !deltas.is_empty()
+                && (unanswered.is_empty()
+                    || deltas.len() >= REPORT_DELTAS_MAX && unanswered.len() < REPORTS_IN_FLIGHT_MAX)
+            {
+                let report = self.encode(&mut deltas);
+                if let Some(pipe) = &mut pipe {
+                    pipe.send(report.clone()).await;
+                }
+                unanswered.push_back(report);
+            }
+            if unanswered.is_empty() {
+                return Ok(Reported::Applied);
+            }
+            let patience = Duration::from_millis(PROPOSE_ATTEMPT_MS);
+            let Some(open) = &mut pipe else {
+                if let Some(reason) = group.failure() {
+                    return Err(MemberError::Stopped { detail: reason });
+                }
+                pipe = self.cluster.open_pipe(group).await;
+                match &mut pipe {
+                    None => pause().await,
+                    Some(open) => {
+                        for report in &unanswered {
+                            open.send(report.clone()).await;
+                        }
+                        heard = Instant::now();
+                    }
+                }
+                continue;
+            };
+            tokio::select! {
+                biased;
+                answer = tokio::time::timeout_at((heard + patience).into(), open.next()) => match answer {
+                    Ok(Some(LocalProposal::Applied(_, outcome))) => {
+                        unanswered.pop_front();
+                        heard = Instant::now();
+                        match self.reported(self.outcome(outcome)?)? {
+                            Reported::Applied => {}
+                            other => return Ok(other),
+                        }
+                    }
+                    Ok(Some(LocalProposal::Stopped(detail))) => return Err(MemberError::Stopped { detail }),
+                    Ok(Some(LocalProposal::NotLeader(_) | LocalProposal::Unknown) | None) | Err(_) => {
+                        pipe = None;
+                        pause().await;
+                    }
+                },
+                more = self.feed.changes(), if go_on && deltas.len() < REPORT_DELTAS_MAX => deltas.extend(more),
+            }
+        }
+    }
+
+    /// The next report of these changes.
+    fn encode(&self, deltas: &mut VecDeque<BlockDelta>) -> Bytes {
+        let count = deltas.len().min(REPORT_DELTAS_MAX);
+        let report = v1::BlockReport {
+            node_id: self.cluster.node_id().0,
+            incarnation: self.incarnation.0,
+            sequence: self.next_sequence(),
+            reset: false,
+            deltas: command::pack_deltas(deltas.drain(..count)),
+        };
+        command::new(Body::BlockReport(report)).encode_to_vec().into()
+    }
+
+    fn next_sequence(&self) -> u64 {
+        self.cluster.0.report_sequences[self.position].fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn outcome(&self, outcome: v1::Outcome) -> Result<Kind, MemberError> {
+        let refused = |detail| MemberError::Refused { node: self.cluster.node_id(), detail };
+        match outcome.kind {
+            Some(Kind::Refused(reason)) => Err(refused(reason.detail)),
+            Some(kind) => Ok(kind),
+            None => Err(refused("the leader gave an outcome of a later version".into())),
+        }
+    }
+
+    fn reported(&self, kind: Kind) -> Result<Reported, MemberError> {
+        match kind {
+            Kind::ReportApplied(_) => Ok(Reported::Applied),
+            Kind::ReportGap(_) => Ok(Reported::Gap),
+            Kind::Superseded(_) => Ok(Reported::Fenced),
+            _ => {
+                let detail = "a report had the outcome of another command".into();
+                Err(MemberError::Refused { node: self.cluster.node_id(), detail })
+            }
+        }
+    }
+
+    /// Proposes a command until its fate is known.
+    async fn tell(&self, command: v1::Command) -> Result<Kind, MemberError> {
+        let group = self.cluster.0.directories[self.position].id();
         loop {
             let deadline = Instant::now() + Duration::from_millis(PROPOSE_ATTEMPT_MS);
-            match self.propose(group, report.clone(), deadline).await {
-                Ok((_, Kind::ReportApplied(_))) => return Ok(Reported::Applied),
-                Ok((_, Kind::ReportGap(_))) => return Ok(Reported::Gap),
-                Ok((_, Kind::Superseded(_))) => return Ok(Reported::Fenced),
-                Ok(_) => {
-                    let detail = "a report had the outcome of another command".into();
-                    return Err(MemberError::Refused { node: self.node_id(), detail });
-                }
+            match self.cluster.propose(group, command.clone(), deadline).await {
+                Ok((_, kind)) => return Ok(kind),
                 Err(ProposeError::Refused { detail }) => {
-                    return Err(MemberError::Refused { node: self.node_id(), detail });
+                    return Err(MemberError::Refused { node: self.cluster.node_id(), detail });
                 }
                 Err(ProposeError::Stopped { detail, .. }) => return Err(MemberError::Stopped { detail }),
                 Err(ProposeError::NoLeader { .. } | ProposeError::Unknown { .. }) => pause().await,

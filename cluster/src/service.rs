@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use futures::stream::BoxStream;
 use hearth_proto::limits::{COMMAND_BYTES_MAX, PROPOSE_ATTEMPT_MS};
 use hearth_proto::v1::cluster_server::Cluster as ClusterRpc;
 use hearth_proto::v1::command::Body;
 use hearth_proto::v1::outcome::Kind;
 use hearth_proto::{DirectoryGroups, GroupId, Incarnation, NodeId, v1};
 use prost::Message;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use v1::heartbeat_response::Result as Beat;
 use v1::join_response::Result as Joined;
 
@@ -101,6 +102,15 @@ impl ClusterRpc for ClusterService {
             return Err(Status::failed_precondition(detail));
         }
         Ok(Response::new(self.cluster.propose_for_peer(group, command).await))
+    }
+
+    type ProposeInOrderStream = BoxStream<'static, Result<v1::ProposeResponse, Status>>;
+
+    async fn propose_in_order(
+        &self,
+        request: Request<Streaming<v1::OrderedProposal>>,
+    ) -> Result<Response<Self::ProposeInOrderStream>, Status> {
+        Ok(Response::new(self.cluster.propose_in_order(request.into_inner())))
     }
 
     async fn read_index(

@@ -1,6 +1,7 @@
 //! Where the block reports of this node come from.
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 
 use hearth_proto::BlockDelta;
@@ -21,8 +22,9 @@ pub enum DeltaStatus {
 /// *Invariants*: a delta is queued only after the store's own index has changed (INV-PUBLISH), and
 /// deltas of one block and tier come in the order of the changes.
 pub trait BlockSource: Send + Sync + 'static {
-    /// Everything that is readable now, each as an added delta. Changes that are queued already may show in it.
-    fn inventory(&self) -> Vec<BlockDelta>;
+    /// Visits everything that is readable now, each block and tier as an added delta and none twice, until the
+    /// visitor breaks off. Changes that are queued already may show in it. The visitor may take long.
+    fn for_each_held(&self, visit: &mut dyn FnMut(BlockDelta) -> ControlFlow<()>) -> ControlFlow<()>;
 
     /// Appends up to `max` of the oldest waiting deltas to `out`.
     fn take_deltas(&self, max: usize, out: &mut Vec<BlockDelta>) -> DeltaStatus;

@@ -149,8 +149,15 @@ pub const REFUSALS_MAX: usize = 32;
 
 /// Deltas in one report of a node.
 pub const REPORT_DELTAS_MAX: usize = 8_192;
+/// Full reports to one directory group that may be on their way at a time.
+pub const REPORTS_IN_FLIGHT_MAX: usize = 4;
 /// Changes that wait to be reported to one directory group; beyond it its inventory is sent anew.
 pub const REPORT_QUEUE_MAX: usize = 1 << 18;
+/// Of the 256 ranges of a directory group, how many are compared at a time when a node returns: lookups wait
+/// while what differs is dropped.
+pub const RESYNC_RANGES: usize = 16;
+/// How long the claims of a node that is down are kept for its return.
+pub const SUSPENDED_CLAIMS_MS: u64 = 3_600_000;
 /// Largest Raft message or gRPC message.
 pub const GRPC_MESSAGE_BYTES_MAX: usize = 32 << 20;
 /// Blocks in one announcement to the other nodes.
@@ -168,6 +175,12 @@ pub const EARLY_CLAIMS_MAX: usize = 262_144;
 /// How long an announcement counts; the directory has the block long before.
 pub const EARLY_CLAIM_MS: u64 = 5_000;
 
+/// What may be on its way to one end of a gRPC connection.
+pub const GRPC_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// What may be on its way to one end of a gRPC call.
+pub const GRPC_STREAM_WINDOW_BYTES: u32 = 8 << 20;
+/// Largest frame of a gRPC connection.
+pub const GRPC_FRAME_BYTES_MAX: u32 = 1 << 20;
 /// gRPC calls that one connection may have open.
 pub const GRPC_STREAMS_MAX: u32 = 1_024;
 /// Nodes of one cluster.
@@ -200,16 +213,24 @@ pub const RAFT_HEARTBEAT_MS: u64 = 150;
 pub const RAFT_ELECTION_MS_MIN: u64 = 600;
 /// Longest Raft election time-out.
 pub const RAFT_ELECTION_MS_MAX: u64 = 1_200;
-/// Entries after which a group takes a snapshot.
-pub const SNAPSHOT_EVERY_ENTRIES: u64 = 20_000;
+/// Entries after which a group takes a snapshot, however small they are.
+pub const SNAPSHOT_EVERY_ENTRIES: u64 = 500_000;
+/// Bytes of the log after which a group takes a snapshot, or as many as its last snapshot has if that is more.
+pub const SNAPSHOT_EVERY_BYTES: u64 = 64 << 20;
+/// Blocks of a snapshot that are written at a time, while which no entry is applied.
+pub const SNAPSHOT_PIECE_SLOTS: u32 = 1_024;
+/// Log entries by which a new member may be behind and still count as up to date.
+pub const RAFT_LAG_ENTRIES_MAX: u64 = 5_000;
 /// Log entries that a group keeps behind its snapshot, for followers that lag a little.
-pub const SNAPSHOT_KEEP_ENTRIES: u64 = 1_000;
+pub const SNAPSHOT_KEEP_ENTRIES: u64 = 200;
 /// Largest command that a leader takes into the log.
 pub const COMMAND_BYTES_MAX: usize = 1 << 20;
 /// Longest name or address of a node.
 pub const NODE_TEXT_BYTES_MAX: usize = 256;
 /// Log bytes in one append message, at least one entry.
 pub const RAFT_APPEND_BYTES_MAX: usize = 8 << 20;
+/// Log that a group keeps in memory as well, for followers and for being applied.
+pub const RAFT_RECENT_BYTES_MAX: usize = 8 << 20;
 /// Log entries in one append message.
 pub const RAFT_APPEND_ENTRIES_MAX: u64 = 256;
 /// How long sending and installing one snapshot may take.
@@ -222,8 +243,96 @@ pub const PROPOSE_RETRY_MS: u64 = 50;
 pub const PROPOSE_ATTEMPT_MS: u64 = 5_000;
 /// How many entries behind the leader a learner may be and still be made a voter.
 pub const VOTER_LAG_ENTRIES_MAX: u64 = 1_000;
+/// How fast a snapshot is written or sent at the most, so that the log beside it goes on.
+pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 256 << 20;
 /// Piece of a snapshot in one message.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+
+/// Namespaces of one cluster.
+pub const NAMESPACES_MAX: usize = 1_024;
+/// Longest name of a namespace or of a sharing group.
+pub const NAMESPACE_NAME_BYTES_MAX: usize = 64;
+/// What the namespace that is there from the start may pin until somebody says otherwise.
+pub const DEFAULT_PIN_QUOTA_BYTES: u64 = 1 << 30;
+/// The longest that a policy may ramp in a node.
+pub const RAMP_MS_MAX: u64 = 24 * 3_600_000;
+/// Pins of one namespace.
+pub const PINS_MAX: usize = 4_096;
+/// Blocks that all pins of a cluster name together.
+pub const PINNED_BLOCKS_MAX: usize = 262_144;
+/// The shortest that a pin may hold.
+pub const PIN_TTL_MS_MIN: u64 = 1_000;
+/// The longest that a pin may hold without being renewed.
+pub const PIN_TTL_MS_MAX: u64 = 30 * 24 * 3_600_000;
+/// Claims on missing blocks that one directory group keeps.
+pub const CLAIMS_MAX: usize = 65_536;
+/// The shortest that a claim may hold.
+pub const CLAIM_TTL_MS_MIN: u64 = 100;
+/// The longest that a claim may hold without being renewed: nobody else computes the block meanwhile.
+pub const CLAIM_TTL_MS_MAX: u64 = 600_000;
+/// Longest name of a claimant.
+pub const CLAIMANT_BYTES_MAX: usize = 128;
+/// Times that one call claims anew because the block it chose had come meanwhile.
+pub const CLAIM_ROUNDS_MAX: usize = 8;
+/// Calls that may wait on one node for claims of one directory group to end.
+pub const WAITERS_MAX: usize = 16_384;
+/// Blocks whose retention one directory group remembers; beyond it the oldest make place.
+pub const RETENTIONS_MAX: usize = 131_072;
+/// Retentions that end with one command; the rest go with the next.
+pub const RETENTION_SWEEP_MAX: usize = 4_096;
+/// The longest that a retention may last before it falls back, unless it never does.
+pub const RETENTION_MS_MAX: u64 = 366 * 24 * 3_600_000;
+/// Blocks whose pins or retention changed and whose store has not been told; beyond it all are told anew.
+pub const KEPT_QUEUE_MAX: usize = 65_536;
+/// Pause between looks at what is due to end, at the longest.
+pub const EXPIRY_MS_MAX: u64 = 500;
+/// The same, at the shortest.
+pub const EXPIRY_MS_MIN: u64 = 10;
+/// How long a new or returned node is ramped in when the policy does not say.
+pub const RAMP_MS_DEFAULT: u64 = 300_000;
+/// What a node counts for as soon as it is up, as a part of its full weight.
+pub const RAMP_WEIGHT_MIN: f64 = 1.0 / 16.0;
+/// Copies of one block that a policy may ask for.
+pub const REPLICAS_MAX: u32 = 8;
+/// What all nodes together move a second to make replicas again or to drain, when the policy does not say.
+pub const REPAIR_BYTES_PER_SECOND_DEFAULT: u64 = 512 << 20;
+/// How long after a change among the nodes replicas are made again: nodes that merely restart come back.
+pub const REPAIR_GRACE_MS: u64 = 10_000;
+/// The longest that changes which do not end may put repair off, in such times.
+pub const REPAIR_GRACES_MAX: u32 = 6;
+/// Blocks that wait to be copied; what does not fit is found again.
+pub const COPY_QUEUE_MAX: usize = 65_536;
+/// Copies that one node sends at a time.
+pub const COPIES_IN_FLIGHT_MAX: usize = 16;
+/// Of those, copies of new blocks: a repair goes on beside them.
+pub const COPIES_OF_NEW_IN_FLIGHT_MAX: usize = 12;
+/// Payload bytes of the copies that one node sends at a time; a single one may be larger.
+pub const COPY_BYTES_IN_FLIGHT_MAX: usize = 64 << 20;
+/// How long one copy may take.
+pub const COPY_MS_MAX: u64 = 15_000;
+/// How often one copy is tried before it is left to the next look at the directory.
+pub const COPY_ATTEMPTS_MAX: u32 = 3;
+/// How long a node that failed a copy is given none.
+pub const COPY_PAUSE_MS: u64 = 1_000;
+/// How long a new block waits before it is copied, so that copies which others made of it are known.
+pub const COPY_DELAY_MS: u64 = 200;
+/// How long a copy that was made counts although the directory does not have it yet.
+pub const COPY_SETTLE_MS: u64 = 10_000;
+/// Pause between looks at the cluster's state and at ranges of the directory.
+pub const REPAIR_TICK_MS: u64 = 100;
+/// The longest that replicas which were lost without a change among the nodes are not looked for.
+pub const REPAIR_SEARCH_EVERY_MS: u64 = 3_600_000;
+/// How old may be what is known of the room on other nodes.
+pub const REPAIR_SITES_MS: u64 = 1_000;
+/// Pause before the directory is searched again for what could not be copied, or for what a drain left;
+/// doubles while nothing is gained by it.
+pub const REPAIR_RESCAN_MS: u64 = 2_000;
+/// The longest such pause.
+pub const REPAIR_RESCAN_MS_MAX: u64 = 60_000;
+/// How long an answer about the progress of drains is given again.
+pub const PROGRESS_FRESH_MS: u64 = 500;
+/// The time over which the rate of a drain is taken.
+pub const PROGRESS_RATE_MS: u64 = 60_000;
 
 /// Longest line of a trace.
 pub const TRACE_LINE_BYTES_MAX: usize = 64 << 20;
@@ -260,4 +369,14 @@ const _: () = {
     assert!(COMMAND_BYTES_MAX <= RAFT_APPEND_BYTES_MAX);
     assert!(SNAPSHOT_KEEP_ENTRIES < SNAPSHOT_EVERY_ENTRIES);
     assert!(METADATA_RESERVE_BYTES_MIN <= METADATA_RESERVE_BYTES);
+    assert!(CLAIM_TTL_MS_MIN < CLAIM_TTL_MS_MAX && PIN_TTL_MS_MIN < PIN_TTL_MS_MAX);
+    assert!(CHAIN_BLOCKS_MAX <= PINNED_BLOCKS_MAX && CHAIN_BLOCKS_MAX <= RETENTIONS_MAX);
+    assert!(CHAIN_BLOCKS_MAX * 32 + 4_096 <= COMMAND_BYTES_MAX);
+    assert!(EXPIRY_MS_MIN <= CLAIM_TTL_MS_MIN && EXPIRY_MS_MIN < EXPIRY_MS_MAX);
+    assert!(COPIES_OF_NEW_IN_FLIGHT_MAX < COPIES_IN_FLIGHT_MAX);
+    assert!(COPIES_IN_FLIGHT_MAX <= CONNECTION_BLOCKS_IN_WORK_MAX);
+    assert!(REPAIR_TICK_MS <= REPAIR_RESCAN_MS && REPAIR_RESCAN_MS <= REPAIR_RESCAN_MS_MAX);
+    assert!(COPY_DELAY_MS < COPY_SETTLE_MS && COPY_PAUSE_MS < COPY_MS_MAX);
+    // A node that is silent is not yet down for as long; then it has the grace.
+    assert!(REPAIR_GRACE_MS > NODE_DOWN_AFTER_MS);
 };

@@ -92,6 +92,10 @@ struct Settings {
     /// (byte planes too: a seventh of bf16 data for much more CPU time). Default: fast.
     #[arg(long, env = "HEARTH_COMPRESSION", value_name = "MODE")]
     compression: Option<String>,
+    /// How long a node that is gone may take to come back before its replicas are made again, in
+    /// milliseconds. Default: 10000.
+    #[arg(long, env = "HEARTH_REPAIR_GRACE_MS", value_name = "MS", hide = true)]
+    repair_grace_ms: Option<u64>,
     /// Serves beyond loopback without TLS: anyone who reaches the port can read and write every block.
     #[arg(long, env = "HEARTH_INSECURE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     insecure: Option<bool>,
@@ -124,6 +128,8 @@ pub struct Config {
     pub nvme_capacity_bytes: u64,
     /// Where blocks lie on disk, what moves them, what is compressed.
     pub blocks: BlockConfig,
+    /// How long a node that is gone may take to come back, in milliseconds.
+    pub repair_grace_ms: u64,
     /// Whether serving beyond loopback without TLS was allowed.
     pub insecure: bool,
 }
@@ -210,6 +216,7 @@ impl Config {
             host_capacity_bytes: size("--host-capacity", s.host_capacity, 1 << 30)?,
             nvme_capacity_bytes: size("--nvme-capacity", s.nvme_capacity, 8 << 30)?,
             blocks: blocks.check()?,
+            repair_grace_ms: s.repair_grace_ms.unwrap_or(limits::REPAIR_GRACE_MS),
             insecure: s.insecure.unwrap_or(false),
         };
         if let Some(slab_bytes) = config.blocks.slab_bytes() {
@@ -281,6 +288,8 @@ impl Config {
             table.insert("directory_groups".into(), groups.count().into());
         }
         self.blocks.write_toml(&mut table);
+        let grace_ms = i64::try_from(self.repair_grace_ms).unwrap_or(i64::MAX);
+        table.insert("repair_grace_ms".into(), grace_ms.into());
         table.insert("insecure".into(), self.insecure.into());
         table.to_string()
     }
@@ -306,6 +315,7 @@ impl Settings {
             disk_sqpoll: self.disk_sqpoll.or(lower.disk_sqpoll),
             disk_iopoll: self.disk_iopoll.or(lower.disk_iopoll),
             compression: self.compression.or(lower.compression),
+            repair_grace_ms: self.repair_grace_ms.or(lower.repair_grace_ms),
             insecure: self.insecure.or(lower.insecure),
         }
     }

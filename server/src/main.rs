@@ -12,6 +12,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// Reports and log entries are large and short-lived: the system's allocator gives their pages back each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How long calls that block, such as a name lookup or a snapshot being written, may hold up the end.
 const EXIT_PATIENCE: Duration = Duration::from_secs(10);
 

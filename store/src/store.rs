@@ -1,5 +1,6 @@
 //! The store's handle and the plain answers it gives; puts and reads have files of their own.
 
+use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -189,6 +190,19 @@ impl Store {
     /// Changes that happen meanwhile are in the deltas: report the inventory first, then those.
     pub fn inventory(&self) -> Vec<BlockDelta> {
         let mut held = Vec::new();
+        let _ = self.for_each_held(|delta| {
+            held.push(delta);
+            ControlFlow::Continue(())
+        });
+        held
+    }
+
+    /// Visits everything that is held, as additions, without having all of it in memory twice. No part of the
+    /// store is held up by a visitor that takes long.
+    ///
+    /// Changes that happen meanwhile are in the deltas: report what was visited first, then those.
+    pub fn for_each_held(&self, mut visit: impl FnMut(BlockDelta) -> ControlFlow<()>) -> ControlFlow<()> {
+        let mut held = Vec::new();
         for shard in self.core().index.shards() {
             for node in shard.nodes() {
                 let (id, payload_len) = (node.id(), node.payload_len());
@@ -196,8 +210,10 @@ impl Store {
                 held.extend(node.is_in_arena().then(|| delta(Tier::Host)));
                 held.extend(matches!(node.nvme(), NvmeReplica::Stored(_)).then(|| delta(Tier::Nvme)));
             }
+            drop(shard);
+            held.drain(..).try_for_each(&mut visit)?;
         }
-        held
+        ControlFlow::Continue(())
     }
 
     /// The counters now.

@@ -5,6 +5,7 @@
 //! has applied the last. Both sync before they acknowledge, and both lie on the same disk. The machine's cores
 //! serve all processes of a side, so the rates for each second of processor time are the ones that carry over.
 
+mod directory;
 mod etcd;
 mod node;
 mod source;
@@ -16,8 +17,9 @@ use anyhow::Context;
 use clap::Args;
 use hearth_replay::{BenchReport, Figure, Goal};
 
+pub(crate) use self::directory::{DirectoryArgs, run as run_directory};
 use self::etcd::{Etcd, Run};
-use self::node::{Done, Node, Order};
+use self::node::{Done, Node, Order, Start};
 pub(crate) use self::node::{NodeArgs, run as run_node};
 use crate::ReportArgs;
 
@@ -133,7 +135,8 @@ async fn start_nodes(dir: &Path, groups: u32) -> anyhow::Result<Vec<Node>> {
     let mut nodes: Vec<Node> = Vec::new();
     for number in 0..NODES {
         let seed = nodes.first().map(|first| first.address.clone());
-        nodes.push(Node::start(dir.join(format!("node-{number}")), seed.as_deref(), groups).await?);
+        let dir = dir.join(format!("node-{number}"));
+        nodes.push(Node::start(&Start { dir, seed, directory_groups: groups, ..Start::default() }).await?);
     }
     all(&mut nodes, |_| Order::Ready { nodes: NODES }).await?;
     Ok(nodes)

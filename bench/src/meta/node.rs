@@ -22,7 +22,9 @@ use super::source::{NumberedSource, key};
 use crate::store::Clock;
 
 /// How long anything but the work itself may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
+/// Stands for the node in the keys of blocks that all hold.
+const SHARED: u64 = 0;
 /// How often a node looks whether everything was applied.
 const LOOK: Duration = Duration::from_millis(1);
 /// How often a probe looks for itself: no answer can be exact to less.
@@ -37,6 +39,31 @@ pub(crate) struct NodeArgs {
     join: Option<String>,
     #[arg(long, default_value_t = 1)]
     directory_groups: u32,
+    /// Holds the blocks that every node with this flag holds, not blocks of its own.
+    #[arg(long)]
+    shared: bool,
+    /// Blocks that it holds from the start.
+    #[arg(long, default_value_t = 0)]
+    holds: u64,
+}
+
+/// What a node keeps beside its folder, to come back as the same one.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    cluster_id: ClusterId,
+    node_id: NodeId,
+    directory_groups: DirectoryGroups,
+}
+
+/// How a node is started.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Start {
+    pub(crate) dir: PathBuf,
+    /// Whom to join at the first start; it founds a cluster otherwise.
+    pub(crate) seed: Option<String>,
+    pub(crate) directory_groups: u32,
+    pub(crate) shared: bool,
+    pub(crate) holds: u64,
 }
 
 /// What a node is to do.
@@ -48,6 +75,10 @@ pub(crate) enum Order {
     Fill { count: u64, total: u64 },
     /// Adds so many blocks at a rate; meanwhile adds single ones, evenly over the time, and times them.
     Probe { count: u64, per_s: f64, millis: u64, probes: u32 },
+    /// Writes snapshots of all groups.
+    Snapshot,
+    /// Waits until a chain of the shared blocks has so many replicas each.
+    Found { chain: u64, replicas: usize },
     /// Looks up chains of so many blocks of each node in turn.
     Lookup { rounds: u32, chain: u64, blocks: u64 },
 }
@@ -65,20 +96,21 @@ pub(crate) struct Done {
 
 /// A node as the one who started it sees it; ended when dropped.
 pub(crate) struct Node {
-    _child: Child,
+    child: Child,
     orders: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
     pub(crate) address: String,
 }
 
 impl Node {
-    /// Starts the process; it founds a cluster, or joins the one of `seed`.
-    pub(crate) async fn start(dir: PathBuf, seed: Option<&str>, groups: u32) -> anyhow::Result<Self> {
+    /// Starts the process.
+    pub(crate) async fn start(start: &Start) -> anyhow::Result<Self> {
         let mut command = tokio::process::Command::new(std::env::current_exe()?);
-        command.arg("meta-node").arg("--dir").arg(dir).arg(format!("--directory-groups={groups}"));
-        if let Some(seed) = seed {
-            command.arg("--join").arg(seed);
-        }
+        command.arg("meta-node").arg("--dir").arg(&start.dir);
+        command.arg(format!("--directory-groups={}", start.directory_groups.max(1)));
+        command.arg(format!("--holds={}", start.holds));
+        command.args(start.seed.iter().flat_map(|seed| ["--join", seed]));
+        command.args(start.shared.then_some("--shared"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("cannot start a node")?;
         let orders = child.stdin.take().context("the node's input is a pipe")?;
@@ -86,7 +118,21 @@ impl Node {
         let mut answers = BufReader::new(answers).lines();
         let address = tokio::time::timeout(PATIENCE, answers.next_line()).await??;
         let address = address.context("the node ended at once")?;
-        Ok(Self { _child: child, orders, answers, address })
+        Ok(Self { child, orders, answers, address })
+    }
+
+    /// Memory that the process holds, in bytes.
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let pid = self.child.id().context("the node has ended")?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib = line.split_whitespace().next().context("no number")?;
+        Ok(kib.parse::<u64>()? << 10)
+    }
+
+    /// Ends the process with SIGKILL.
+    pub(crate) async fn kill(mut self) -> anyhow::Result<()> {
+        Ok(self.child.kill().await?)
     }
 
     /// Has the node do something, and waits for that.
@@ -129,21 +175,16 @@ async fn start(
     // No blocks are served: the second address only has to be one.
     let addresses = NodeAddresses { control: address.to_string(), data: address.to_string() };
     let node_uuid = rand::rng().random();
-    let (cluster_id, node_id, directory_groups) = match &args.join {
-        None => (ClusterId(rand::rng().random()), NodeId(1), DirectoryGroups::new(args.directory_groups)?),
-        Some(seed) => {
-            let name = address.to_string();
-            let request = JoinRequest {
-                node_uuid,
-                name,
-                addresses: addresses.clone(),
-                expected_cluster: None,
-                expected_directory_groups: None,
-            };
-            let grant = request_join(seed, request, Instant::now() + PATIENCE).await?;
-            (grant.cluster_id, grant.node_id, grant.directory_groups)
-        }
+    let kept = args.dir.with_extension("json");
+    let is_first = !kept.exists();
+    let member = if is_first {
+        let member = become_member(args, &addresses, node_uuid).await?;
+        std::fs::write(&kept, serde_json::to_vec(&member)?)?;
+        member
+    } else {
+        serde_json::from_slice(&std::fs::read(&kept)?)?
     };
+    let Kept { cluster_id, node_id, directory_groups } = member;
     let cluster = Cluster::start(ClusterConfig {
         dir: args.dir.clone(),
         node_id,
@@ -156,14 +197,15 @@ async fn start(
         nvme_capacity_bytes: 1 << 40,
     })
     .await?;
-    let server = tonic::transport::Server::builder().add_routes(cluster.services());
+    let server = hearth_cluster::grpc_server().add_routes(cluster.services());
     // As hearthd serves: without this each answer may wait for the peer's delayed acknowledgement.
     let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
     tokio::spawn(server.serve_with_incoming(incoming));
-    if args.join.is_none() {
+    if is_first && args.join.is_none() {
         cluster.found(node_uuid).await?;
     }
-    let source = Arc::new(NumberedSource::new(node_id.0));
+    let source = Arc::new(NumberedSource::new(if args.shared { SHARED } else { node_id.0 }));
+    source.hold(args.holds);
     let (member, reported) = (cluster.clone(), Arc::clone(&source));
     tokio::spawn(async move {
         if let Err(error) = member.run_member(reported, CancellationToken::new()).await {
@@ -173,6 +215,33 @@ async fn start(
         }
     });
     Ok((cluster, source))
+}
+
+async fn become_member(
+    args: &NodeArgs,
+    addresses: &NodeAddresses,
+    node_uuid: [u8; 16],
+) -> anyhow::Result<Kept> {
+    let Some(seed) = &args.join else {
+        return Ok(Kept {
+            cluster_id: ClusterId(rand::rng().random()),
+            node_id: NodeId(1),
+            directory_groups: DirectoryGroups::new(args.directory_groups)?,
+        });
+    };
+    let request = JoinRequest {
+        node_uuid,
+        name: addresses.control.clone(),
+        addresses: addresses.clone(),
+        expected_cluster: None,
+        expected_directory_groups: None,
+    };
+    let grant = request_join(seed, request, Instant::now() + PATIENCE).await?;
+    Ok(Kept {
+        cluster_id: grant.cluster_id,
+        node_id: grant.node_id,
+        directory_groups: grant.directory_groups,
+    })
 }
 
 async fn obey(cluster: &Cluster, source: &Arc<NumberedSource>, order: Order) -> anyhow::Result<Done> {
@@ -195,6 +264,15 @@ async fn obey(cluster: &Cluster, source: &Arc<NumberedSource>, order: Order) -> 
             done.latencies_us = tokio::task::spawn_blocking(timed).await??;
             while source.is_busy() {
                 ensure!(clock.elapsed() < PATIENCE, "what was reported is not taken");
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        Order::Snapshot => cluster.write_snapshots().await?,
+        Order::Found { chain, replicas } => {
+            let keys: Vec<BlockKey> = (0..chain).map(|number| key(SHARED, number)).collect();
+            let found = |views: &hearth_cluster::ReplicaViews| views.len() == replicas;
+            while !cluster.lookup(NamespaceId::DEFAULT, &keys).replicas.iter().all(found) {
+                ensure!(clock.elapsed() < PATIENCE, "a block has not {replicas} replicas");
                 tokio::time::sleep(LOOK).await;
             }
         }

@@ -1,6 +1,7 @@
 //! A store of names alone: the changes of a node that fills up, at the speed that is asked for.
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -66,6 +67,12 @@ impl NumberedSource {
         Self { node, state: Mutex::new(state), changed: Notify::new() }
     }
 
+    /// Holds blocks that were reported before it started.
+    pub(crate) fn hold(&self, count: u64) {
+        let mut state = self.lock();
+        (state.told, state.until) = (count, count);
+    }
+
     /// Adds blocks all at once.
     pub(crate) fn add(&self, count: u64) {
         self.lock().until += count;
@@ -121,13 +128,13 @@ impl State {
 }
 
 impl BlockSource for NumberedSource {
-    fn inventory(&self) -> Vec<BlockDelta> {
+    fn for_each_held(&self, visit: &mut dyn FnMut(BlockDelta) -> ControlFlow<()>) -> ControlFlow<()> {
         let (until, probes) = {
             let state = self.lock();
             (state.until, state.probes)
         };
         let probes = PROBES_FROM..PROBES_FROM + probes;
-        (0..until).chain(probes).map(|number| self.delta(number)).collect()
+        (0..until).chain(probes).try_for_each(|number| visit(self.delta(number)))
     }
 
     fn take_deltas(&self, max: usize, out: &mut Vec<BlockDelta>) -> DeltaStatus {
@@ -185,7 +192,12 @@ mod tests {
         assert_eq!(taken(&source, 2), [probe, key(2, 3)]);
         assert_eq!(taken(&source, 9), [key(2, 4)]);
         assert!(!source.is_busy() && taken(&source, 9).is_empty());
-        assert_eq!(source.inventory().len(), 6);
+        let mut held = 0;
+        let _ = source.for_each_held(&mut |_| {
+            held += 1;
+            ControlFlow::Continue(())
+        });
+        assert_eq!(held, 6);
     }
 
     #[test]

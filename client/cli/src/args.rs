@@ -1,10 +1,16 @@
 //! The command line.
 
+mod tenancy;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use hearth_proto::{AckLevel, BlockKey, ClusterId, Layout, LayoutId, PrefixHash};
+
+pub(crate) use tenancy::{
+    NamespaceCommand, NamespacePutArgs, PinArgs, PinName, PolicyCommand, PolicySetArgs, RetainArgs,
+};
 
 /// Looks into a Hearth cluster, stores and fetches blocks, and replays workloads through it.
 #[derive(Debug, Parser)]
@@ -63,6 +69,34 @@ pub(crate) enum Command {
     Get(GetArgs),
     /// Shows which nodes and tiers hold each block.
     Locate(LocateArgs),
+    /// Keeps blocks from eviction on every node until a pin ends, within the namespace's quota.
+    Pin(PinArgs),
+    /// Ends a pin.
+    #[command(after_help = "Example:\n  hearth unpin 00112233445566778899aabbccddeeff")]
+    Unpin {
+        /// What the pin is called, as `pin` and `pins` print it.
+        #[arg(value_name = "ID")]
+        id: PinName,
+    },
+    /// Lists the pins and what they are charged with.
+    #[command(after_help = "Example:\n  hearth pins -o json | jq -r '.pins[].pin_id'")]
+    Pins,
+    /// Changes how much blocks are worth keeping, wherever they lie.
+    Retain(RetainArgs),
+    /// Makes, lists and removes namespaces.
+    #[command(after_help = "Example:\n  hearth namespace put team-a --pin-quota 200GiB")]
+    Namespace {
+        /// What to do.
+        #[command(subcommand)]
+        command: NamespaceCommand,
+    },
+    /// Shows and changes the policy of the cluster.
+    #[command(after_help = "Example:\n  hearth policy set --replicas 2")]
+    Policy {
+        /// What to do.
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// Replays a workload through the cluster, checks every byte and reports.
     Replay(Box<hearth_replay::ReplayArgs>),
     /// Prints the completion script of a shell.

@@ -50,6 +50,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Put(put) => commands::put(&client, output, put).await,
         Command::Get(get) => commands::get(&client, output, get).await,
         Command::Locate(locate) => commands::locate(&client, output, locate).await,
+        Command::Pin(pin) => commands::pin(&client, output, pin).await,
+        Command::Unpin { id } => commands::unpin(&client, output, id).await,
+        Command::Pins => commands::pins(&client, output).await,
+        Command::Retain(retain) => commands::retain(&client, output, retain).await,
+        Command::Namespace { command } => commands::namespace(&client, output, command).await,
+        Command::Policy { command } => commands::policy(&client, output, command).await,
         Command::Replay(replay) => commands::replay(&client, output, *replay).await,
         Command::Completion { .. } => Ok(Exit::Done),
     }

@@ -1,8 +1,8 @@
 //! The one RocksDB of a node: its column families, its format, and whose data it is.
 //!
 //! Column family `log` holds the entries of all groups, `vote` their votes and pointers; both go
-//! through the write-ahead log. `state` holds the applied state of all groups without it: the Raft
-//! log is its write-ahead log. Keys begin with the group's id, big-endian.
+//! through the write-ahead log. Keys begin with the group's id, big-endian. What was applied is in memory
+//! and in snapshot files.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,19 +11,26 @@ use hearth_proto::{ClusterId, GroupId, NodeId};
 use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Options, WriteBatch, WriteOptions};
 
 /// The on-disk format that this build writes and reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const MAGIC: &[u8; 8] = b"HEARTHMD";
 const IDENTITY_KEY: &[u8] = b"identity";
-const IDENTITY_BYTES: usize = 8 + 4 + 8 + 16 + 4;
+const IDENTITY_BYTES: usize = 8 + 4 + 8 + 16 + 4 + 4;
+/// A column family of format 1, whose identity is shorter.
+const FORMAT_1_FAMILY: &str = "state";
 /// Write-ahead log size at which RocksDB flushes column families so that old logs can go.
 const WAL_BYTES_MAX: u64 = 256 << 20;
-const WRITE_BUFFER_BYTES: usize = 32 << 20;
+const WRITE_BUFFER_BYTES: usize = 8 << 20;
+/// Under steady load a group's log is purged up to a snapshot before so much has come: then most entries are
+/// written once, to the write-ahead log.
+const LOG_BUFFER_BYTES: usize = 128 << 20;
 
 /// Whose data a folder holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) node: NodeId,
     pub(crate) cluster: ClusterId,
+    /// Groups that share the directory: blocks were reported to these and would not be found in others.
+    pub(crate) directory_groups: u32,
 }
 
 /// The folder cannot be opened, or must not be.
@@ -31,12 +38,18 @@ pub(crate) struct Identity {
 pub(crate) enum OpenError {
     #[error("the metadata folder has format {found}, this build knows up to {supported}")]
     NewerFormat { found: u32, supported: u32 },
+    #[error(
+        "the metadata folder is of a build before the first release; have the node join anew with an empty one"
+    )]
+    OlderFormat,
     #[error("the metadata folder is damaged: {0}")]
     Damaged(String),
     #[error("the metadata folder belongs to node {}, not to node {}", found.node, expected.node)]
     OtherNode { found: Identity, expected: Identity },
     #[error("the metadata folder belongs to cluster {}, not to {}", found.cluster, expected.cluster)]
     OtherCluster { found: Identity, expected: Identity },
+    #[error("the directory has {} groups, not {}", found.directory_groups, expected.directory_groups)]
+    OtherDirectoryGroups { found: Identity, expected: Identity },
     #[error("the metadata folder cannot be opened")]
     Io(#[source] io::Error),
 }
@@ -64,15 +77,18 @@ impl Database {
         options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
         options.set_max_total_wal_size(WAL_BYTES_MAX);
         options.set_keep_log_file_num(4);
-        let families = ["default", "log", "vote", "state"].map(|name| {
+        let families = ["default", "log", "vote"].map(|name| {
             let mut options = Options::default();
-            options.set_write_buffer_size(WRITE_BUFFER_BYTES);
-            if name == "log" || name == "state" {
-                options.set_compression_type(rocksdb::DBCompressionType::Lz4);
-            }
+            options.set_write_buffer_size(if name == "log" { LOG_BUFFER_BYTES } else { WRITE_BUFFER_BYTES });
+            // Digests do not get smaller.
+            options.set_compression_type(rocksdb::DBCompressionType::None);
             ColumnFamilyDescriptor::new(name, options)
         });
-        let db = DB::open_cf_descriptors(&options, dir.join("rocksdb"), families).map_err(open_error)?;
+        let path = dir.join("rocksdb");
+        if DB::list_cf(&options, &path).is_ok_and(|names| names.iter().any(|name| name == FORMAT_1_FAMILY)) {
+            return Err(OpenError::OlderFormat);
+        }
+        let db = DB::open_cf_descriptors(&options, path, families).map_err(open_error)?;
         let database = Self { db, snapshots };
         database.check_identity(identity)?;
         Ok(database)
@@ -95,6 +111,9 @@ impl Database {
         if found.node != expected.node {
             return Err(OpenError::OtherNode { found, expected });
         }
+        if found.directory_groups != expected.directory_groups {
+            return Err(OpenError::OtherDirectoryGroups { found, expected });
+        }
         Ok(())
     }
 
@@ -113,10 +132,6 @@ impl Database {
 
     pub(crate) fn vote(&self) -> &ColumnFamily {
         self.family("vote")
-    }
-
-    pub(crate) fn state(&self) -> &ColumnFamily {
-        self.family("state")
     }
 
     fn family(&self, name: &str) -> &ColumnFamily {
@@ -140,6 +155,7 @@ fn encode(identity: Identity) -> Vec<u8> {
     out.extend_from_slice(&FORMAT.to_le_bytes());
     out.extend_from_slice(&identity.node.0.to_le_bytes());
     out.extend_from_slice(&identity.cluster.0);
+    out.extend_from_slice(&identity.directory_groups.to_le_bytes());
     let crc = crc32fast::hash(&out);
     out.extend_from_slice(&crc.to_le_bytes());
     out
@@ -155,12 +171,14 @@ fn decode(bytes: &[u8]) -> Result<Identity, OpenError> {
         return Err(OpenError::NewerFormat { found, supported: FORMAT });
     }
     let (node, rest) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
-    let (cluster, crc) = rest.split_first_chunk::<16>().ok_or_else(damaged)?;
+    let (cluster, rest) = rest.split_first_chunk::<16>().ok_or_else(damaged)?;
+    let (groups, crc) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
     let crc: [u8; 4] = crc.try_into().map_err(|_| damaged())?;
     if crc32fast::hash(&bytes[..IDENTITY_BYTES - 4]) != u32::from_le_bytes(crc) {
         return Err(damaged());
     }
-    Ok(Identity { node: NodeId(u64::from_le_bytes(*node)), cluster: ClusterId(*cluster) })
+    let directory_groups = u32::from_le_bytes(*groups);
+    Ok(Identity { node: NodeId(u64::from_le_bytes(*node)), cluster: ClusterId(*cluster), directory_groups })
 }
 
 fn open_error(error: rocksdb::Error) -> OpenError {
@@ -175,7 +193,7 @@ mod tests {
     use super::*;
 
     fn identity(node: u64, cluster: u8) -> Identity {
-        Identity { node: NodeId(node), cluster: ClusterId([cluster; 16]) }
+        Identity { node: NodeId(node), cluster: ClusterId([cluster; 16]), directory_groups: 1 }
     }
 
     #[test]
@@ -186,9 +204,24 @@ mod tests {
         let error = Database::open(dir.path(), identity(2, 1)).unwrap_err();
         assert!(matches!(&error, OpenError::OtherNode { .. }), "{error}");
         assert!(error.to_string().contains("node 1, not to node 2"), "{error}");
+        let split = Identity { directory_groups: 2, ..identity(1, 1) };
+        let error = Database::open(dir.path(), split).unwrap_err();
+        assert!(matches!(&error, OpenError::OtherDirectoryGroups { .. }), "{error}");
         let error = Database::open(dir.path(), identity(1, 2)).unwrap_err();
         let [found, expected] = [1, 2].map(|cluster| ClusterId([cluster; 16]).to_string());
         assert!(error.to_string().contains(&found) && error.to_string().contains(&expected), "{error}");
+    }
+
+    #[test]
+    fn a_folder_of_before_the_first_release_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        let families = ["log", "vote", FORMAT_1_FAMILY];
+        drop(DB::open_cf(&options, dir.path().join("rocksdb"), families).unwrap());
+        let error = Database::open(dir.path(), identity(1, 1)).unwrap_err();
+        assert!(matches!(error, OpenError::OlderFormat), "{error}");
     }
 
     #[test]
@@ -201,15 +234,15 @@ mod tests {
             drop(database);
             let result = Database::open(dir.path(), identity(1, 1)).map(drop);
             let good = encode(identity(1, 1));
-            let db = DB::open_cf(&Options::default(), dir.path().join("rocksdb"), ["log", "vote", "state"]);
+            let db = DB::open_cf(&Options::default(), dir.path().join("rocksdb"), ["log", "vote"]);
             db.unwrap().put(IDENTITY_KEY, good).unwrap();
             result
         };
         let mut newer = bytes.clone();
-        newer[8] = 2;
+        newer[8] = 3;
         let error = open_with(&newer).unwrap_err();
-        assert!(matches!(error, OpenError::NewerFormat { found: 2, supported: 1 }), "{error}");
-        assert!(error.to_string().contains("format 2") && error.to_string().contains("up to 1"), "{error}");
+        assert!(matches!(error, OpenError::NewerFormat { found: 3, supported: 2 }), "{error}");
+        assert!(error.to_string().contains("format 3") && error.to_string().contains("up to 2"), "{error}");
         for at in [0, 12, 20, IDENTITY_BYTES - 1] {
             let mut bad = bytes.clone();
             bad[at] ^= 1;

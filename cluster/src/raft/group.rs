@@ -2,32 +2,35 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use hearth_proto::limits::{
-    RAFT_APPEND_ENTRIES_MAX, RAFT_ELECTION_MS_MAX, RAFT_ELECTION_MS_MIN, RAFT_HEARTBEAT_MS, SNAPSHOT_SEND_MS,
-    VOTER_LAG_ENTRIES_MAX,
+    RAFT_APPEND_ENTRIES_MAX, RAFT_ELECTION_MS_MAX, RAFT_ELECTION_MS_MIN, RAFT_HEARTBEAT_MS,
+    RAFT_LAG_ENTRIES_MAX, SNAPSHOT_SEND_MS, VOTER_LAG_ENTRIES_MAX,
 };
 use hearth_proto::{GroupId, LogIndex, NodeId, v1};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError};
 use openraft::impls::BasicNode;
-use openraft::raft::AppendEntriesResponse;
+use openraft::raft::{AppendEntriesResponse, WriteResult};
 use openraft::{ChangeMembers, Config, Instant as _, Raft, RaftMetrics, SnapshotPolicy};
 use prost::Message;
 
+use super::arrival::Arrival;
 use super::database::Database;
 use super::log_store::LogStore;
-use super::machine::{Replicated, StateMachine, read};
+use super::machine::{Replicated, SnapshotGauge, StateMachine, read};
 use super::network::Network;
 use super::peers::Peers;
-use super::snapshot::SnapshotFolder;
-use super::types::{Proposal, TypeConfig};
+use super::types::{CommandBytes, Proposal, TypeConfig};
 use super::wal_sync::WalSync;
 use crate::config::Tuning;
+use crate::news::NewsDesk;
 use crate::state::State;
 
 /// The group cannot do what was asked.
@@ -51,6 +54,31 @@ pub(crate) enum LocalProposal {
     Stopped(String),
 }
 
+/// A proposal whose fate is not known yet.
+pub(crate) struct Pending(Result<WriteResults, Fatal<TypeConfig>>);
+
+type WriteResults = BoxStream<'static, Result<WriteResult<TypeConfig>, Fatal<TypeConfig>>>;
+
+impl Pending {
+    /// Waits for it.
+    pub(crate) async fn outcome(self) -> LocalProposal {
+        let written = match self.0 {
+            Ok(mut results) => results.next().await,
+            Err(error) => Some(Err(error)),
+        };
+        match written {
+            Some(Ok(Ok(written))) => {
+                LocalProposal::Applied(LogIndex(written.log_id.index), written.response.0)
+            }
+            Some(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => {
+                LocalProposal::NotLeader(leader_of(&forward))
+            }
+            Some(Ok(Err(_))) | None => LocalProposal::Unknown,
+            Some(Err(error)) => LocalProposal::Stopped(error.to_string()),
+        }
+    }
+}
+
 /// Why a group no longer runs on this node, the gravest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub(crate) enum StopReason {
@@ -68,8 +96,9 @@ pub(crate) struct Group {
     id: GroupId,
     raft: Raft<TypeConfig, StateMachine>,
     replicated: Arc<RwLock<Replicated>>,
-    snapshots: Arc<SnapshotFolder>,
-    arrival: tokio::sync::Mutex<()>,
+    news: Arc<NewsDesk>,
+    gauge: SnapshotGauge,
+    arrival: tokio::sync::Mutex<Arrival>,
     started: Instant,
     /// Milliseconds from `started` to when a leader was last heard.
     heard_ms: AtomicU64,
@@ -104,8 +133,8 @@ impl Group {
         database: &Arc<Database>,
         sync: &WalSync,
     ) -> Result<Prepared, GroupError> {
-        let machine = StateMachine::open(id, database.clone())
-            .map_err(|source| GroupError::Store { group: id, source })?;
+        let machine =
+            StateMachine::open(id, database).map_err(|source| GroupError::Store { group: id, source })?;
         Ok(Prepared { id, log: LogStore::new(id, database.clone(), sync.clone()), machine })
     }
 
@@ -122,7 +151,8 @@ impl Group {
         let Prepared { id, log, machine } = prepared;
         let failed = |detail: String| GroupError::Raft { group: id, detail };
         let config = raft_config(id, tuning).map_err(failed)?;
-        let (replicated, snapshots) = (machine.replicated(), machine.snapshots());
+        let (replicated, snapshots, gauge) = (machine.replicated(), machine.snapshots(), machine.gauge());
+        let news = machine.news();
         let network = Network { group: id, node, peers };
         let raft = Raft::new(node.0, Arc::new(config), network, log, machine)
             .await
@@ -131,8 +161,9 @@ impl Group {
             id,
             raft,
             replicated,
-            snapshots,
-            arrival: tokio::sync::Mutex::new(()),
+            news,
+            gauge,
+            arrival: tokio::sync::Mutex::new(Arrival::new(snapshots.unfinished_path("arrival"))),
             started: Instant::now(),
             heard_ms: AtomicU64::new(0),
         })
@@ -147,16 +178,17 @@ impl Group {
         read(&self.replicated)
     }
 
+    /// What the entries applied here did.
+    pub(crate) fn news(&self) -> &NewsDesk {
+        &self.news
+    }
+
     pub(super) fn raft(&self) -> &Raft<TypeConfig, StateMachine> {
         &self.raft
     }
 
-    pub(super) fn arrival(&self) -> &tokio::sync::Mutex<()> {
+    pub(super) fn arrival(&self) -> &tokio::sync::Mutex<Arrival> {
         &self.arrival
-    }
-
-    pub(super) fn arrival_path(&self) -> PathBuf {
-        self.snapshots.unfinished_path("arrival")
     }
 
     /// Notes that a leader was heard, unless its append was refused as outdated.
@@ -220,16 +252,14 @@ impl Group {
     ///
     /// # Cancel safety
     /// A proposal that is dropped may still be committed.
-    pub(crate) async fn propose(&self, mut command: v1::Command, stamp_ms: u64) -> LocalProposal {
-        command.stamp_ms = stamp_ms;
-        match self.raft.client_write(Proposal(command.encode_to_vec().into())).await {
-            Ok(written) => LocalProposal::Applied(LogIndex(written.log_id.index), written.data.0),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                LocalProposal::NotLeader(leader_of(&forward))
-            }
-            Err(RaftError::APIError(_)) => LocalProposal::Unknown,
-            Err(RaftError::Fatal(error)) => LocalProposal::Stopped(error.to_string()),
-        }
+    pub(crate) async fn propose(&self, command: &v1::Command, stamp_ms: u64) -> LocalProposal {
+        self.begin_propose(command.encode_to_vec().into(), stamp_ms).await.outcome().await
+    }
+
+    /// Gives the group an encoded command. Those that are given one after the other stand in the log in that
+    /// order, if they come to stand there at all.
+    pub(crate) async fn begin_propose(&self, command: Bytes, stamp_ms: u64) -> Pending {
+        Pending(self.raft.client_write_many([Proposal { stamp_ms, command: CommandBytes(command) }]).await)
     }
 
     /// Adds a member that gets the log and does not vote.
@@ -245,6 +275,35 @@ impl Group {
     pub(crate) async fn add_voter(&self, node: NodeId) -> Result<(), GroupError> {
         let change = ChangeMembers::AddVoterIds(BTreeSet::from([node.0]));
         self.raft.change_membership(change, true).await.map(drop).map_err(|error| self.failed(&error))
+    }
+
+    /// Begins a snapshot if one is due.
+    pub(crate) async fn snapshot_if_due(&self) {
+        if self.gauge.is_due()
+            && let Err(error) = self.raft.trigger().snapshot().await
+        {
+            tracing::debug!(group = %self.id, %error, "no snapshot was begun");
+        }
+    }
+
+    /// Writes a snapshot of what is applied now.
+    ///
+    /// # Cancel safety
+    /// Dropping it does not stop the writing.
+    pub(crate) async fn write_snapshot(&self) -> Result<(), GroupError> {
+        let index = self.replicated().applied_index();
+        self.raft.trigger().snapshot().await.map_err(|error| self.failed(&error))?;
+        let mut metrics = self.raft.metrics();
+        let is_done = |metrics: &RaftMetrics<TypeConfig>| {
+            metrics.snapshot.is_some_and(|snapshot| snapshot.index >= index) || metrics.running_state.is_err()
+        };
+        while !is_done(&metrics.borrow_watched()) {
+            metrics.changed().await.map_err(|error| self.failed(&error))?;
+        }
+        match self.failure() {
+            None => Ok(()),
+            Some(detail) => Err(GroupError::Raft { group: self.id, detail }),
+        }
     }
 
     /// The members as this node knows them: voters, then learners.
@@ -338,8 +397,7 @@ fn raft_config(id: GroupId, tuning: &Tuning) -> Result<Config, String> {
         max_payload_entries: RAFT_APPEND_ENTRIES_MAX,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(tuning.snapshot_every_entries),
         max_in_snapshot_log_to_keep: tuning.snapshot_keep_entries,
-        // A follower that is too far behind for the kept log gets a snapshot.
-        replication_lag_threshold: tuning.snapshot_every_entries,
+        replication_lag_threshold: RAFT_LAG_ENTRIES_MAX,
         enable_pre_vote: Some(true),
         ..Config::default()
     };

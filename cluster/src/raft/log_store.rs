@@ -1,15 +1,16 @@
 //! The Raft log, vote and pointers of one group, in the shared database.
 
+use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hearth_proto::GroupId;
-use hearth_proto::limits::RAFT_APPEND_BYTES_MAX;
-use openraft::OptionalSend;
+use hearth_proto::limits::{RAFT_APPEND_BYTES_MAX, RAFT_RECENT_BYTES_MAX};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::{EntryPayload, OptionalSend};
 use rocksdb::{ReadOptions, WriteBatch};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,6 +22,8 @@ use super::wal_sync::WalSync;
 const VOTE: u8 = b'V';
 const COMMITTED: u8 = b'C';
 const PURGED: u8 = b'P';
+/// What an entry of the log takes in memory besides its command, about.
+const RECENT_ENTRY_BYTES: usize = 128;
 
 /// One group's log. Clones read and write the same log.
 #[derive(Clone, Debug)]
@@ -28,11 +31,85 @@ pub(crate) struct LogStore {
     group: GroupId,
     database: Arc<Database>,
     sync: WalSync,
+    recent: Arc<Mutex<Recent>>,
+}
+
+/// The last entries of the log, as they were appended: replication and the state machine want nearly always
+/// these, and need not read and decode them.
+#[derive(Debug, Default)]
+struct Recent {
+    /// Without a gap, and up to the end of the log.
+    entries: VecDeque<Entry>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn append(&mut self, entry: Entry) {
+        let index = entry.log_id().index;
+        if self.entries.back().is_some_and(|last| last.log_id().index + 1 != index) {
+            self.clear();
+        }
+        self.bytes += cost(&entry);
+        self.entries.push_back(entry);
+        while self.bytes > RAFT_RECENT_BYTES_MAX
+            && let Some(oldest) = self.entries.pop_front()
+        {
+            self.bytes -= cost(&oldest);
+        }
+    }
+
+    fn purge(&mut self, index: u64) {
+        while self.entries.front().is_some_and(|first| first.log_id().index <= index)
+            && let Some(oldest) = self.entries.pop_front()
+        {
+            self.bytes -= cost(&oldest);
+        }
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Entries from `start` up to `end`, exclusive, until there are so many bytes. `None` if the first of
+    /// them is not here.
+    fn read(&self, start: u64, end: u64, bytes_max: usize) -> Option<Vec<Entry>> {
+        let first = self.entries.front()?.log_id().index;
+        let from =
+            usize::try_from(start.checked_sub(first)?).ok().filter(|from| *from < self.entries.len())?;
+        let mut bytes = 0;
+        let mut read = Vec::new();
+        for entry in self.entries.range(from..).take_while(|entry| entry.log_id().index < end) {
+            bytes += cost(entry);
+            read.push(entry.clone());
+            if bytes >= bytes_max {
+                break;
+            }
+        }
+        Some(read)
+    }
+}
+
+/// Memory that an entry takes, about.
+fn cost(entry: &Entry) -> usize {
+    let command = match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.command.0.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    };
+    command + RECENT_ENTRY_BYTES
 }
 
 impl LogStore {
     pub(crate) fn new(group: GroupId, database: Arc<Database>, sync: WalSync) -> Self {
-        Self { group, database, sync }
+        Self { group, database, sync, recent: Arc::default() }
+    }
+
+    fn remember(&self, entries: Vec<Entry>) {
+        let mut recent = self.recent();
+        entries.into_iter().for_each(|entry| recent.append(entry));
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn entry_key(&self, index: u64) -> [u8; 12] {
@@ -68,6 +145,9 @@ impl LogStore {
     fn read_entries(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         if start >= end {
             return Ok(Vec::new());
+        }
+        if let Some(recent) = self.recent().read(start, end, bytes_max) {
+            return Ok(recent);
         }
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(self.entry_key(end).to_vec());
@@ -170,11 +250,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let mut batch = WriteBatch::default();
-        for entry in entries {
-            batch.put_cf(self.database.log(), self.entry_key(entry.log_id().index), encode(&entry)?);
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        for entry in &entries {
+            batch.put_cf(self.database.log(), self.entry_key(entry.log_id().index), encode(entry)?);
         }
         // Readable now; acknowledged only after the sync (INV-ACK).
         self.database.write_unsynced(batch)?;
+        self.remember(entries);
         self.sync.notify(callback).await;
         Ok(())
     }
@@ -184,6 +266,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let mut batch = WriteBatch::default();
         batch.delete_range_cf(self.database.log(), self.entry_key(from), self.entry_key(u64::MAX));
         // Later appends follow it in the same write-ahead log, so it cannot be lost before them.
+        self.recent().clear();
         self.database.write_unsynced(batch)
     }
 
@@ -191,6 +274,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let mut batch = WriteBatch::default();
         self.write_pointer(&mut batch, PURGED, &log_id)?;
         batch.delete_range_cf(self.database.log(), self.entry_key(0), self.entry_key(log_id.index + 1));
+        self.recent().purge(log_id.index);
         self.database.write_unsynced(batch)
     }
 }

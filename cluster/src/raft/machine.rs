@@ -1,31 +1,28 @@
-//! The state machine of one group: the pure [`State`] in memory, its records in the `state` column
-//! family, and its snapshots.
+//! The state machine of one group: the pure [`State`] in memory, and its snapshots.
+//!
+//! The state is nowhere else: after a stop it is the last snapshot and the log behind it.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use futures::{Stream, TryStreamExt};
+use hearth_proto::limits::{SNAPSHOT_EVERY_BYTES, SNAPSHOT_PIECE_SLOTS};
 use hearth_proto::{GroupId, v1};
 use openraft::entry::RaftEntry;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend};
 use prost::Message;
-use rocksdb::{ReadOptions, WriteBatch};
 use tokio::task::JoinHandle;
 
-use super::database::{Database, group_key};
-use super::log_store::{decode, encode};
+use super::database::Database;
 use super::snapshot::{Reader, SnapshotFile, SnapshotFolder, Writer};
 use super::types::{Entry, LogId, Proposal, Reply, SnapshotMeta, StoredMembership, TypeConfig};
-use crate::state::{RecordKey, State, command};
+use crate::news::NewsDesk;
+use crate::state::{RecordKey, State, Walk, command};
 
-/// Follows the group's prefix in the key of the record that says how far the log was applied. The
-/// keys of [`RecordKey`] never begin with it.
-const APPLIED: u8 = 0;
-/// Touched records that are written in one batch.
-const BATCH_RECORDS_MAX: usize = 16_384;
-/// Batches above this are written off the async threads.
-const INLINE_RECORDS_MAX: usize = 256;
+/// What an entry counts for besides its command, in bytes: applying even an empty one takes its time.
+const ENTRY_BYTES: u64 = 128;
 
 /// The state of a group and how much of the log it reflects; they change together.
 #[derive(Debug)]
@@ -46,29 +43,55 @@ impl Replicated {
 #[derive(Debug)]
 pub(crate) struct StateMachine {
     group: GroupId,
-    database: Arc<Database>,
     replicated: Arc<RwLock<Replicated>>,
     snapshots: Arc<SnapshotFolder>,
+    /// What was applied since the last snapshot was begun, in bytes of the log.
+    unsaved: Arc<AtomicU64>,
+    news: Arc<NewsDesk>,
+}
+
+/// Says when a group is to be snapshotted.
+#[derive(Clone, Debug)]
+pub(crate) struct SnapshotGauge {
+    snapshots: Arc<SnapshotFolder>,
+    unsaved: Arc<AtomicU64>,
+}
+
+impl SnapshotGauge {
+    /// Whether as much was applied since the last snapshot as that one holds: so a start takes at most twice
+    /// as long as reading a snapshot does, and writing them costs no more than the log.
+    pub(crate) fn is_due(&self) -> bool {
+        let saved = self.snapshots.current().map_or(0, |(_, file)| file.size_bytes);
+        self.unsaved.load(Ordering::Relaxed) >= saved.max(SNAPSHOT_EVERY_BYTES)
+    }
 }
 
 impl StateMachine {
-    /// Loads what was applied before the last stop; openraft applies the rest of the log after it.
+    /// Loads the last snapshot; openraft applies the log behind it.
     ///
     /// # Errors
-    /// `InvalidData` if a stored record is damaged, else the disk's error.
-    pub(crate) fn open(group: GroupId, database: Arc<Database>) -> io::Result<Self> {
-        let mut replicated =
-            Replicated { state: State::new(group), applied: None, membership: StoredMembership::default() };
-        for_each_record(&database, group, None, |key, value| {
-            if key == [APPLIED] {
-                (replicated.applied, replicated.membership) = decode(value)?;
-                Ok(())
-            } else {
-                replicated.state.restore(key, value).map_err(invalid_data)
-            }
-        })?;
+    /// `InvalidData` if the snapshot is damaged, else the disk's error.
+    pub(crate) fn open(group: GroupId, database: &Database) -> io::Result<Self> {
         let snapshots = Arc::new(SnapshotFolder::open(database.snapshot_dir(), group)?);
-        Ok(Self { group, database, replicated: Arc::new(RwLock::new(replicated)), snapshots })
+        let replicated = match snapshots.current() {
+            Some((meta, file)) => load(group, &meta, &file)?,
+            None => Replicated {
+                state: State::new(group),
+                applied: None,
+                membership: StoredMembership::default(),
+            },
+        };
+        let replicated = Arc::new(RwLock::new(replicated));
+        Ok(Self { group, replicated, snapshots, unsaved: Arc::default(), news: Arc::default() })
+    }
+
+    pub(super) fn gauge(&self) -> SnapshotGauge {
+        SnapshotGauge { snapshots: self.snapshots.clone(), unsaved: self.unsaved.clone() }
+    }
+
+    /// Where what is applied is told.
+    pub(super) fn news(&self) -> Arc<NewsDesk> {
+        self.news.clone()
     }
 
     /// The state for readers.
@@ -82,55 +105,37 @@ impl StateMachine {
     }
 
     fn apply_entry(&self, entry: Entry) -> io::Result<Reply> {
+        self.unsaved.fetch_add(ENTRY_BYTES, Ordering::Relaxed);
         let log_id = entry.log_id();
-        let mut replicated = write(&self.replicated);
-        let outcome = match entry.payload {
-            EntryPayload::Blank => v1::Outcome::default(),
-            EntryPayload::Normal(Proposal(bytes)) => {
-                let command = v1::Command::decode(bytes).map_err(invalid_data)?;
-                // Skipping what a newer build applies would make this replica differ from the others (INV-WIRE).
-                if command.version > command::VERSION {
-                    let version = command.version;
-                    let detail = format!(
-                        "the log of group {} holds a command of version {version}, this build knows {}",
-                        self.group,
-                        command::VERSION
-                    );
-                    return Err(io::Error::new(io::ErrorKind::Unsupported, detail));
-                }
-                replicated.state.apply(&command)
-            }
-            EntryPayload::Membership(membership) => {
-                replicated.membership = StoredMembership::new(Some(log_id), membership);
-                v1::Outcome::default()
-            }
+        let command = match &entry.payload {
+            EntryPayload::Normal(proposal) => Some(self.read_command(proposal)?),
+            EntryPayload::Blank | EntryPayload::Membership(_) => None,
         };
+        let mut replicated = write(&self.replicated);
+        if let EntryPayload::Membership(membership) = entry.payload {
+            replicated.membership = StoredMembership::new(Some(log_id), membership);
+        }
+        let outcome = command.map(|command| replicated.state.apply(&command)).unwrap_or_default();
         replicated.applied = Some(log_id);
+        self.news.post(replicated.state.take_news());
         Ok(Reply(outcome))
     }
 
-    /// Writes touched records and the applied log id in one batch, so that a crash keeps both or neither.
-    async fn persist(&self, touched: Vec<RecordKey>) -> io::Result<()> {
-        let write_batch = {
-            let database = self.database.clone();
-            let replicated = self.replicated.clone();
-            let group = self.group;
-            let inline = touched.len() <= INLINE_RECORDS_MAX;
-            let work = move || {
-                // Only this state machine writes, so what it reads here is what it applied.
-                let batch = record_batch(&database, group, &read(&replicated), &touched)?;
-                database.db().write_without_wal(batch).map_err(io::Error::other)
-            };
-            if inline {
-                return work();
-            }
-            work
-        };
-        tokio::task::spawn_blocking(write_batch).await.map_err(io::Error::other)?
-    }
-
-    fn take_touched(&self, into: &mut Vec<RecordKey>) {
-        into.extend(write(&self.replicated).state.take_touched());
+    fn read_command(&self, proposal: &Proposal) -> io::Result<v1::Command> {
+        let bytes = &proposal.command.0;
+        self.unsaved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let command = v1::Command::decode(bytes.clone()).map_err(invalid_data)?;
+        // Skipping what a newer build applies would make this replica differ from the others (INV-WIRE).
+        if command.version > command::VERSION {
+            let detail = format!(
+                "the log of group {} holds a command of version {}, this build knows {}",
+                self.group,
+                command.version,
+                command::VERSION
+            );
+            return Err(io::Error::new(io::ErrorKind::Unsupported, detail));
+        }
+        Ok(v1::Command { stamp_ms: proposal.stamp_ms, ..command })
     }
 }
 
@@ -147,42 +152,37 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
-        let mut touched = Vec::new();
         while let Some((entry, responder)) = entries.try_next().await? {
             let reply = self.apply_entry(entry)?;
-            self.take_touched(&mut touched);
             if let Some(responder) = responder {
-                // Committed is enough: after a crash the log is applied again from where the records end.
+                // Committed is enough: after a crash the log is applied again from the last snapshot on.
                 responder.send(reply);
             }
-            if touched.len() >= BATCH_RECORDS_MAX {
-                self.persist(std::mem::take(&mut touched)).await?;
-            }
         }
-        self.persist(touched).await
+        Ok(())
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuild {
-        let (database, snapshots, group) = (self.database.clone(), self.snapshots.clone(), self.group);
-        let (taken, view_taken) = tokio::sync::oneshot::channel();
-        let build = move || {
-            build(&database, &snapshots, group, || {
-                taken.send(()).ok();
-            })
-        };
-        let task = tokio::task::spawn_blocking(build);
-        // Entries that are applied from here on must not show in the snapshot. If the task fails before
-        // it has its view, the failure comes out of `build_snapshot`.
-        view_taken.await.ok();
-        SnapshotBuild { task: Some(task) }
+        self.unsaved.store(0, Ordering::Relaxed);
+        // Entries that are applied from here on must not show in the snapshot.
+        let build = Build::begin(self.group, self.replicated.clone(), self.snapshots.clone());
+        SnapshotBuild { task: Some(tokio::task::spawn_blocking(move || build.write())) }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
-        let (database, snapshots, group) = (self.database.clone(), self.snapshots.clone(), self.group);
+        let (snapshots, group) = (self.snapshots.clone(), self.group);
         let meta = meta.clone();
-        let install = move || install(&database, &snapshots, group, &meta, &snapshot);
+        let install = move || {
+            let _exclusive = snapshots.exclusive.lock().unwrap_or_else(PoisonError::into_inner);
+            let replicated = load(group, &meta, &snapshot)?;
+            snapshots.adopt(&meta, &snapshot.path)?;
+            Ok::<_, io::Error>(replicated)
+        };
         let installed = tokio::task::spawn_blocking(install).await.map_err(io::Error::other)??;
-        *write(&self.replicated) = installed;
+        let replaced = std::mem::replace(&mut *write(&self.replicated), installed);
+        // Millions of blocks are given back, which readers need not wait for.
+        tokio::task::spawn_blocking(move || drop(replaced));
+        self.news.replaced();
         Ok(())
     }
 
@@ -212,121 +212,73 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuild {
     }
 }
 
-fn build(
-    database: &Database,
-    snapshots: &SnapshotFolder,
+/// A snapshot of the moment at which it was begun.
+struct Build {
     group: GroupId,
-    view_taken: impl FnOnce(),
-) -> io::Result<(SnapshotMeta, SnapshotFile)> {
-    let view = database.db().snapshot();
-    view_taken();
-    let _exclusive = snapshots.exclusive.lock().unwrap_or_else(PoisonError::into_inner);
-    // openraft purges the log up to this snapshot, so the records must be on disk by themselves.
-    database.db().flush_cf(database.state()).map_err(io::Error::other)?;
-    let mut applied_key = group_key(group).to_vec();
-    applied_key.push(APPLIED);
-    let meta = match view.get_cf(database.state(), applied_key).map_err(io::Error::other)? {
-        Some(bytes) => {
-            let (last_log_id, last_membership): (Option<LogId>, StoredMembership) = decode(&bytes)?;
-            SnapshotMeta { last_log_id, last_membership }
-        }
-        None => SnapshotMeta::default(),
-    };
-    let path = snapshots.unfinished_path("build");
-    let mut writer = Writer::create(&path, group, &meta)?;
-    for_each_record(database, group, Some(&view), |key, value| {
-        if key == [APPLIED] { Ok(()) } else { writer.record(key, value) }
-    })?;
-    writer.finish()?;
-    let file = snapshots.adopt(&meta, &path)?;
-    Ok((meta, file))
+    replicated: Arc<RwLock<Replicated>>,
+    snapshots: Arc<SnapshotFolder>,
+    meta: SnapshotMeta,
+    records: Vec<(RecordKey, Vec<u8>)>,
+    walk: Option<Walk>,
 }
 
-fn install(
-    database: &Database,
-    snapshots: &SnapshotFolder,
-    group: GroupId,
-    meta: &SnapshotMeta,
-    snapshot: &SnapshotFile,
-) -> io::Result<Replicated> {
-    let _exclusive = snapshots.exclusive.lock().unwrap_or_else(PoisonError::into_inner);
+impl Build {
+    fn begin(group: GroupId, replicated: Arc<RwLock<Replicated>>, snapshots: Arc<SnapshotFolder>) -> Self {
+        let (meta, (records, walk)) = {
+            let mut replicated = write(&replicated);
+            let last_membership = replicated.membership.clone();
+            let meta = SnapshotMeta { last_log_id: replicated.applied, last_membership };
+            (meta, replicated.state.begin_snapshot())
+        };
+        Self { group, replicated, snapshots, meta, records, walk }
+    }
+
+    fn write(mut self) -> io::Result<(SnapshotMeta, SnapshotFile)> {
+        let snapshots = self.snapshots.clone();
+        let _exclusive = snapshots.exclusive.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.snapshots.unfinished_path("build");
+        let mut writer = Writer::create(&path, self.group, &self.meta)?;
+        for (key, value) in std::mem::take(&mut self.records) {
+            writer.record(&key.encode(), &value)?;
+        }
+        let key = RecordKey::Blocks.encode();
+        let mut piece = Vec::new();
+        while let Some(walk) = &mut self.walk {
+            piece.clear();
+            // Entries wait only as long as one piece takes.
+            let more = read(&self.replicated)
+                .state
+                .write_snapshot(walk, SNAPSHOT_PIECE_SLOTS, &mut piece)
+                .map_err(io::Error::other)?;
+            if !piece.is_empty() {
+                writer.record(&key, &piece)?;
+            }
+            if !more {
+                break;
+            }
+        }
+        writer.finish()?;
+        let file = self.snapshots.adopt(&self.meta, &path)?;
+        Ok((self.meta.clone(), file))
+    }
+}
+
+impl Drop for Build {
+    /// What was kept for the snapshot is let go of, whatever became of it.
+    fn drop(&mut self) {
+        if let Some(walk) = &self.walk {
+            write(&self.replicated).state.end_snapshot(walk);
+        }
+    }
+}
+
+fn load(group: GroupId, meta: &SnapshotMeta, snapshot: &SnapshotFile) -> io::Result<Replicated> {
     let mut reader = Reader::open(snapshot, group)?;
     let mut state = State::new(group);
-    let mut batch = WriteBatch::default();
-    let from = group_key(group);
-    let to = group_key(GroupId(group.0 + 1));
-    batch.delete_range_cf(database.state(), from, to);
     while let Some((key, value)) = reader.next_record()? {
         state.restore(&key, &value).map_err(invalid_data)?;
-        batch.put_cf(database.state(), [&from[..], &key].concat(), value);
     }
-    let replicated =
-        Replicated { state, applied: meta.last_log_id, membership: meta.last_membership.clone() };
-    put_applied(&mut batch, database, group, &replicated)?;
-    // One batch, then a flush: the log below is purged after this, and nothing else holds the state.
-    database.db().write_without_wal(batch).map_err(io::Error::other)?;
-    database.db().flush_cf(database.state()).map_err(io::Error::other)?;
-    snapshots.adopt(meta, &snapshot.path)?;
-    Ok(replicated)
-}
-
-fn record_batch(
-    database: &Database,
-    group: GroupId,
-    replicated: &Replicated,
-    touched: &[RecordKey],
-) -> io::Result<WriteBatch> {
-    let mut batch = WriteBatch::default();
-    let family = database.state();
-    let (mut key, mut value) = (Vec::with_capacity(64), Vec::with_capacity(64));
-    for record in touched {
-        key.clear();
-        value.clear();
-        key.extend_from_slice(&group_key(group));
-        record.encode_to(&mut key);
-        if replicated.state.read_record(record, &mut value) {
-            batch.put_cf(family, &key, &value);
-        } else {
-            batch.delete_cf(family, &key);
-        }
-    }
-    put_applied(&mut batch, database, group, replicated)?;
-    Ok(batch)
-}
-
-fn put_applied(
-    batch: &mut WriteBatch,
-    database: &Database,
-    group: GroupId,
-    replicated: &Replicated,
-) -> io::Result<()> {
-    let mut key = group_key(group).to_vec();
-    key.push(APPLIED);
-    batch.put_cf(database.state(), key, encode(&(&replicated.applied, &replicated.membership))?);
-    Ok(())
-}
-
-/// Walks the group's records in key order, without the group's prefix, as of `view` if one is given.
-fn for_each_record(
-    database: &Database,
-    group: GroupId,
-    view: Option<&rocksdb::Snapshot<'_>>,
-    mut visit: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut options = ReadOptions::default();
-    options.set_iterate_upper_bound(group_key(GroupId(group.0 + 1)).to_vec());
-    if let Some(view) = view {
-        options.set_snapshot(view);
-    }
-    let mut iterator = database.db().raw_iterator_cf_opt(database.state(), options);
-    let prefix = group_key(group);
-    iterator.seek(prefix);
-    while let Some((key, value)) = iterator.item() {
-        let key = key.strip_prefix(&prefix[..]).ok_or_else(|| invalid_data("a record outside its group"))?;
-        visit(key, value)?;
-        iterator.next();
-    }
-    iterator.status().map_err(io::Error::other)
+    Ok(Replicated { state, applied: meta.last_log_id, membership: meta.last_membership.clone() })
 }
 
 /// A poisoned lock is taken over: the panic that poisoned it has already stopped the group.

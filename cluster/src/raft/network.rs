@@ -2,11 +2,12 @@
 
 use std::future::Future;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
-use hearth_proto::limits::{RAFT_ELECTION_MS_MAX, RAFT_HEARTBEAT_MS, SNAPSHOT_CHUNK_BYTES};
+use hearth_proto::limits::{
+    RAFT_ELECTION_MS_MAX, RAFT_HEARTBEAT_MS, SNAPSHOT_BYTES_PER_SECOND, SNAPSHOT_CHUNK_BYTES,
+};
 use hearth_proto::{GroupId, NodeId, v1};
 use openraft::OptionalSend;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
@@ -20,6 +21,7 @@ use serde::de::DeserializeOwned;
 use tonic::{Code, Response, Status};
 
 use super::log_store::{decode, encode};
+use super::pace::Pace;
 use super::peers::Peers;
 use super::snapshot::SnapshotFile;
 use super::types::{LogId, SnapshotMeta, TypeConfig, Vote};
@@ -236,18 +238,27 @@ impl RaftNetworkV2<TypeConfig> for Link {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let payload: (Vote, SnapshotMeta) = (vote, snapshot.meta);
         let payload = encode(&payload).map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
+        let file = snapshot.snapshot;
+        let checksum = file.checksum().map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
         let header = v1::SnapshotHeader {
             cluster_id: self.network.peers.cluster().0.to_vec().into(),
             group_id: self.network.group.0,
             target: self.target.0,
             payload: payload.into(),
-            size_bytes: snapshot.snapshot.size_bytes,
+            size_bytes: file.size_bytes,
             payload_version: PAYLOAD_VERSION,
+            checksum,
+            offset: 0,
         };
-        let first = v1::SnapshotChunk { header: Some(header), data: bytes::Bytes::new() };
-        let chunks = futures::stream::iter([first]).chain(chunks(snapshot.snapshot));
-        let install =
-            |mut client: v1::raft_client::RaftClient<_>| async move { client.install_snapshot(chunks).await };
+        let install = |mut client: v1::raft_client::RaftClient<_>| async move {
+            // What an earlier transfer brought is not sent again.
+            let offset = client.snapshot_offset(header.clone()).await?.into_inner().offset;
+            let offset = offset.min(header.size_bytes);
+            let header = v1::SnapshotHeader { offset, ..header };
+            let first = v1::SnapshotChunk { header: Some(header), data: bytes::Bytes::new() };
+            let chunks = futures::stream::iter([first]).chain(chunks(file, offset));
+            client.install_snapshot(chunks).await
+        };
         let send = self.call(RPCTypes::InstallSnapshot, option.soft_ttl(), install);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
@@ -261,24 +272,26 @@ impl RaftNetworkV2<TypeConfig> for Link {
     }
 }
 
-/// The file's bytes in order. A file that cannot be read ends the stream early, and the receiver
-/// refuses what it got because the size is wrong.
-fn chunks(snapshot: SnapshotFile) -> impl Stream<Item = v1::SnapshotChunk> + Send {
-    let file: Arc<std::fs::File> = snapshot.file;
-    futures::stream::unfold((file, 0, snapshot.size_bytes), |(file, offset, size)| async move {
-        if offset >= size {
+/// The file's bytes from there on, at a pace that leaves room for others. A file that cannot be read ends the
+/// stream early, and the receiver refuses what it got because the size is wrong.
+fn chunks(snapshot: SnapshotFile, offset: u64) -> impl Stream<Item = v1::SnapshotChunk> + Send {
+    let pace = Pace::new(SNAPSHOT_BYTES_PER_SECOND, Instant::now());
+    futures::stream::unfold((snapshot, offset, pace), |(snapshot, offset, mut pace)| async move {
+        if offset >= snapshot.size_bytes {
             return None;
         }
-        let wanted = usize::try_from(size - offset).unwrap_or(usize::MAX).min(SNAPSHOT_CHUNK_BYTES);
-        let reader = file.clone();
+        let left = usize::try_from(snapshot.size_bytes - offset).unwrap_or(usize::MAX);
+        let wanted = left.min(SNAPSHOT_CHUNK_BYTES);
+        let reader = snapshot.file.clone();
         let read = tokio::task::spawn_blocking(move || {
             let mut data = vec![0; wanted];
             reader.read_exact_at(&mut data, offset).map(|()| data)
         });
         match read.await {
             Ok(Ok(data)) => {
+                tokio::time::sleep(pace.moved(wanted, Instant::now())).await;
                 let chunk = v1::SnapshotChunk { header: None, data: data.into() };
-                Some((chunk, (file, offset + wanted as u64, size)))
+                Some((chunk, (snapshot, offset + wanted as u64, pace)))
             }
             Ok(Err(error)) => {
                 tracing::error!(%error, "a snapshot file cannot be read");

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use hearth_proto::limits::{
-    GRPC_MESSAGE_BYTES_MAX, NODES_MAX, RAFT_ELECTION_MS_MAX, RAFT_ELECTION_MS_MIN, RAFT_HEARTBEAT_MS,
+    GRPC_CONNECTION_WINDOW_BYTES, GRPC_MESSAGE_BYTES_MAX, GRPC_STREAM_WINDOW_BYTES, NODES_MAX,
+    RAFT_ELECTION_MS_MAX, RAFT_ELECTION_MS_MIN, RAFT_HEARTBEAT_MS,
 };
 use hearth_proto::v1::cluster_client::ClusterClient;
 use hearth_proto::v1::raft_client::RaftClient;
@@ -93,6 +94,6 @@ pub(crate) fn endpoint(address: &str) -> Result<Endpoint, AddressError> {
         .http2_keep_alive_interval(Duration::from_millis(RAFT_HEARTBEAT_MS * 4))
         .keep_alive_timeout(Duration::from_millis(RAFT_ELECTION_MS_MAX))
         .keep_alive_while_idle(true)
-        .initial_connection_window_size(16 << 20)
-        .initial_stream_window_size(8 << 20))
+        .initial_connection_window_size(GRPC_CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(GRPC_STREAM_WINDOW_BYTES))
 }

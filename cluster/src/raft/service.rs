@@ -5,20 +5,17 @@ use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
-use hearth_proto::limits::SNAPSHOT_CHUNK_BYTES;
 use hearth_proto::v1::raft_server::Raft;
 use hearth_proto::{ClusterId, GroupId, NodeId, v1};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::group::Group;
 use super::log_store::{decode, encode};
 use super::network::PAYLOAD_VERSION;
-use super::snapshot::SnapshotFile;
 use super::types::{SnapshotMeta, TypeConfig, Vote};
 
 /// Serves the Raft calls of every group of this node.
@@ -160,36 +157,23 @@ impl Raft for RaftService {
         let group = self.group(&header.cluster_id, header.group_id, header.target, header.payload_version)?;
         let (vote, meta): (Vote, SnapshotMeta) =
             decode(&header.payload).map_err(|_| Status::invalid_argument("an unreadable payload"))?;
-        // One at a time (INV-BOUND); the lock also owns the file that the chunks go to.
         let arrival = group.arrival().try_lock();
-        let _arrival = arrival.map_err(|_| Status::resource_exhausted("another snapshot is arriving"))?;
-        let snapshot = receive(group, &mut chunks, header.size_bytes).await?;
+        let mut arrival = arrival.map_err(|_| Status::resource_exhausted("another snapshot is arriving"))?;
+        let snapshot = arrival.receive(&header, chunks).await?;
         let snapshot = openraft::storage::Snapshot { meta, snapshot };
         respond(&group.raft().install_full_snapshot(vote, snapshot).await.map_err(stopped)?)
     }
-}
 
-async fn receive(
-    group: &Group,
-    chunks: &mut Streaming<v1::SnapshotChunk>,
-    size_bytes: u64,
-) -> Result<SnapshotFile, Status> {
-    let path = group.arrival_path();
-    let failed = |error: std::io::Error| Status::internal(format!("the snapshot cannot be stored: {error}"));
-    let mut file = tokio::fs::File::create(&path).await.map_err(failed)?;
-    let mut received = 0;
-    while let Some(chunk) = chunks.message().await? {
-        received += chunk.data.len() as u64;
-        if received > size_bytes || chunk.data.len() > SNAPSHOT_CHUNK_BYTES {
-            return Err(Status::invalid_argument("the snapshot is larger than its header says"));
-        }
-        file.write_all(&chunk.data).await.map_err(failed)?;
+    async fn snapshot_offset(
+        &self,
+        request: Request<v1::SnapshotHeader>,
+    ) -> Result<Response<v1::SnapshotOffsetResponse>, Status> {
+        let header = request.into_inner();
+        let group = self.group(&header.cluster_id, header.group_id, header.target, header.payload_version)?;
+        let arrival = group.arrival().try_lock();
+        let arrival = arrival.map_err(|_| Status::resource_exhausted("another snapshot is arriving"))?;
+        Ok(Response::new(v1::SnapshotOffsetResponse { offset: arrival.offset(&header) }))
     }
-    if received != size_bytes {
-        return Err(Status::data_loss("the snapshot ended early"));
-    }
-    file.sync_all().await.map_err(failed)?;
-    SnapshotFile::open(path).map_err(failed)
 }
 
 fn respond<T: Serialize>(answer: &T) -> Result<Response<v1::RaftResponse>, Status> {

@@ -1,4 +1,4 @@
-//! Snapshots as files: the records of one group's state in the order of their keys.
+//! Snapshots as files: the records of one group's state in the order in which they are put back.
 //!
 //! Layout, little-endian: magic, format u32, group u32, length u32 and postcard of the metadata; then
 //! for each record the lengths u32 of key and value and both; then `u32::MAX`, the number of records
@@ -6,16 +6,20 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use hearth_proto::GroupId;
+use hearth_proto::limits::SNAPSHOT_BYTES_PER_SECOND;
 
 use super::log_store::{decode, encode};
+use super::pace::Pace;
 use super::types::SnapshotMeta;
 
 const MAGIC: &[u8; 8] = b"HEARTHSN";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const END: u32 = u32::MAX;
 /// No key, value or metadata is larger; a length beyond it is damage.
 const PART_BYTES_MAX: u32 = 16 << 20;
@@ -34,6 +38,14 @@ impl SnapshotFile {
         let file = File::open(&path)?;
         let size_bytes = file.metadata()?.len();
         Ok(Self { path, file: Arc::new(file), size_bytes })
+    }
+
+    /// The checksum that ends the file.
+    pub(super) fn checksum(&self) -> io::Result<u32> {
+        let mut bytes = [0; 4];
+        let at = self.size_bytes.checked_sub(4).ok_or_else(|| damaged("it is too short"))?;
+        self.file.read_exact_at(&mut bytes, at)?;
+        Ok(u32::from_le_bytes(bytes))
     }
 }
 
@@ -128,6 +140,7 @@ impl SnapshotFolder {
 /// Writes a snapshot file record by record.
 pub(super) struct Writer {
     out: BufWriter<File>,
+    pace: Pace,
     crc: crc32fast::Hasher,
     records: u64,
 }
@@ -135,7 +148,8 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn create(path: &Path, group: GroupId, meta: &SnapshotMeta) -> io::Result<Self> {
         let out = BufWriter::with_capacity(1 << 20, File::create(path)?);
-        let mut writer = Self { out, crc: crc32fast::Hasher::new(), records: 0 };
+        let pace = Pace::new(SNAPSHOT_BYTES_PER_SECOND, Instant::now());
+        let mut writer = Self { out, pace, crc: crc32fast::Hasher::new(), records: 0 };
         let meta = encode(meta)?;
         writer.write(MAGIC)?;
         writer.write(&FORMAT.to_le_bytes())?;
@@ -151,6 +165,7 @@ impl Writer {
         self.write(key)?;
         self.write(value)?;
         self.records += 1;
+        std::thread::sleep(self.pace.moved(key.len() + value.len(), Instant::now()));
         Ok(())
     }
 

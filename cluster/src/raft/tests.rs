@@ -18,10 +18,10 @@ use super::database::{Database, Identity};
 use super::group::Group;
 use super::log_store::LogStore;
 use super::machine::StateMachine;
-use super::types::{Entry, Proposal, TypeConfig};
+use super::types::{CommandBytes, Entry, Proposal, TypeConfig};
 use crate::state::{State, command};
 
-const IDENTITY: Identity = Identity { node: NodeId(1), cluster: ClusterId([7; 16]) };
+const IDENTITY: Identity = Identity { node: NodeId(1), cluster: ClusterId([7; 16]), directory_groups: 1 };
 
 struct Builder(GroupId);
 
@@ -36,7 +36,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
 fn open(dir: &TempDir, group: GroupId) -> (LogStore, StateMachine) {
     let database = Arc::new(Database::open(dir.path(), IDENTITY).unwrap());
     let sync = Group::sync(&database).unwrap();
-    (LogStore::new(group, database.clone(), sync), StateMachine::open(group, database).unwrap())
+    (LogStore::new(group, database.clone(), sync), StateMachine::open(group, &database).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,16 +62,19 @@ fn report(index: u64, sequence: u64, blocks: std::ops::Range<u32>) -> Entry {
             }
         })
         .collect();
-    let mut command = command::new(Body::BlockReport(v1::BlockReport {
+    let command = command::new(Body::BlockReport(v1::BlockReport {
         node_id: 1,
         incarnation: 1,
         sequence,
         reset: sequence == 1,
-        deltas: command::pack_deltas(&deltas),
+        deltas: command::pack_deltas(deltas.iter().copied()),
     }));
-    command.stamp_ms = index;
-    let payload = EntryPayload::Normal(Proposal(command.encode_to_vec().into()));
+    let payload = EntryPayload::Normal(proposal(&command));
     Entry::new(log_id::<TypeConfig>(1, 1, index), payload)
+}
+
+fn proposal(command: &v1::Command) -> Proposal {
+    Proposal { stamp_ms: 1, command: CommandBytes(command.encode_to_vec().into()) }
 }
 
 fn records(machine: &StateMachine) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -211,9 +214,9 @@ async fn a_committed_command_of_the_future_stops_the_machine() {
     let dir = tempfile::tempdir().unwrap();
     let (_log, mut machine) = open(&dir, GroupId::DIRECTORY);
     let future = v1::Command { version: command::VERSION + 1, ..Default::default() };
-    let payload = EntryPayload::Normal(Proposal(future.encode_to_vec().into()));
+    let payload = EntryPayload::Normal(proposal(&future));
     let entry = Entry::new(log_id::<TypeConfig>(1, 1, 1), payload);
     let error = machine.apply(futures::stream::iter([Ok((entry, None))])).await.unwrap_err();
-    assert!(error.to_string().contains("version 3, this build knows 2"), "{error}");
+    assert!(error.to_string().contains("version 4, this build knows 3"), "{error}");
     assert!(matches!(&machine.replicated().read().unwrap().state, State::Directory(_)));
 }

@@ -25,9 +25,17 @@ pub(crate) type Entry = openraft::alias::EntryOf<TypeConfig>;
 pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
 pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 
-/// A command as the log carries it: the bytes of a [`v1::Command`], decoded when it is applied.
+/// A command as the log carries it, decoded when it is applied.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Proposal {
+    /// The leader's time, which stands for that in the command.
+    pub(crate) stamp_ms: u64,
+    pub(crate) command: CommandBytes,
+}
+
+/// The bytes of a [`v1::Command`], as they came.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Proposal(pub(crate) Bytes);
+pub(crate) struct CommandBytes(pub(crate) Bytes);
 
 /// What a command did, for whoever waits for it.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,7 +43,7 @@ pub(crate) struct Reply(pub(crate) v1::Outcome);
 
 impl fmt::Debug for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Proposal({} bytes)", self.0.len())
+        write!(f, "Proposal({} bytes)", self.command.0.len())
     }
 }
 
@@ -45,13 +53,13 @@ impl fmt::Display for Proposal {
     }
 }
 
-impl Serialize for Proposal {
+impl Serialize for CommandBytes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(&self.0)
     }
 }
 
-impl<'de> Deserialize<'de> for Proposal {
+impl<'de> Deserialize<'de> for CommandBytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_bytes(BytesVisitor).map(Self)
     }

@@ -1,14 +1,19 @@
 //! Builds commands, and packs and unpacks the deltas of a block report.
 
 use bytes::Bytes;
+use hearth_proto::limits::CHAIN_BLOCKS_MAX;
 use hearth_proto::{BlockDelta, BlockId, BlockKey, NamespaceId, Tier, v1};
 use v1::command::Body;
 
 /// The newest command format that this build applies.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// The first that knows of several directory groups.
 pub(crate) const SPLIT_SINCE: u32 = 2;
+
+/// The first that moves the replicated time. Builds of before kept none, so what they may have applied must
+/// not move it either: all replicas have to agree on it.
+pub(crate) const TIME_SINCE: u32 = 3;
 
 /// Bytes of one packed delta.
 pub(crate) const DELTA_BYTES: usize = 42;
@@ -17,20 +22,33 @@ pub(crate) const DELTA_BYTES: usize = 42;
 pub(crate) fn new(body: Body) -> v1::Command {
     let version = match &body {
         Body::FoundCluster(found) if found.directory_groups > 1 => SPLIT_SINCE,
+        Body::ResyncHolder(_) | Body::DrainNode(_) => 3,
+        Body::PutNamespace(_)
+        | Body::DeleteNamespace(_)
+        | Body::PinBlocks(_)
+        | Body::UnpinBlocks(_)
+        | Body::PutPolicy(_)
+        | Body::ClaimPrefill(_)
+        | Body::RenewClaim(_)
+        | Body::ReleaseClaim(_)
+        | Body::SetRetention(_)
+        | Body::AdvanceTime(_) => TIME_SINCE,
         _ => 1,
     };
     v1::Command { version, stamp_ms: 0, body: Some(body) }
 }
 
 /// Packs deltas in the order given.
-pub(crate) fn pack_deltas(deltas: &[BlockDelta]) -> Bytes {
+pub(crate) fn pack_deltas(deltas: impl ExactSizeIterator<Item = BlockDelta>) -> Bytes {
     let mut out = Vec::with_capacity(deltas.len() * DELTA_BYTES);
     for delta in deltas {
-        out.extend_from_slice(&delta.id.namespace.0.to_le_bytes());
-        out.extend_from_slice(&delta.id.key.0);
-        out.push(delta.tier as u8);
-        out.push(u8::from(delta.added));
-        out.extend_from_slice(&delta.payload_len.to_le_bytes());
+        let mut record = [0; DELTA_BYTES];
+        record[..4].copy_from_slice(&delta.id.namespace.0.to_le_bytes());
+        record[4..36].copy_from_slice(&delta.id.key.0);
+        record[36] = delta.tier as u8;
+        record[37] = u8::from(delta.added);
+        record[38..].copy_from_slice(&delta.payload_len.to_le_bytes());
+        out.extend_from_slice(&record);
     }
     out.into()
 }
@@ -42,6 +60,18 @@ pub(crate) fn unpack_deltas(bytes: &[u8]) -> Option<impl Iterator<Item = BlockDe
         return None;
     }
     Some(records.iter().filter_map(unpack))
+}
+
+/// Reads block keys that lie one after the other; `None` if there are too many or one is cut.
+pub(crate) fn unpack_keys(bytes: &[u8]) -> Option<Vec<BlockKey>> {
+    let (keys, rest) = bytes.as_chunks::<32>();
+    (rest.is_empty() && keys.len() <= CHAIN_BLOCKS_MAX).then(|| keys.iter().copied().map(BlockKey).collect())
+}
+
+/// Lays block keys one after the other.
+pub(crate) fn pack_keys<'a>(keys: impl IntoIterator<Item = &'a BlockKey>) -> Bytes {
+    let packed: Vec<u8> = keys.into_iter().flat_map(|key| key.0).collect();
+    packed.into()
 }
 
 fn unpack(record: &[u8; DELTA_BYTES]) -> Option<BlockDelta> {

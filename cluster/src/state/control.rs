@@ -11,6 +11,7 @@ use v1::{NodeState, RefusalReason};
 
 use super::outcome::{self, refused};
 use super::record::{RecordError, RecordKey};
+use super::tenancy::Tenancy;
 
 /// Bytes of a node's uuid and of a boot id.
 const ID_BYTES: usize = 16;
@@ -24,7 +25,7 @@ pub(crate) struct Control {
     nodes: BTreeMap<NodeId, v1::NodeRecord>,
     /// Derived: the nodes whose replicas count, with the one incarnation that they count under.
     serving: FxHashMap<NodeId, Incarnation>,
-    touched: Vec<RecordKey>,
+    tenancy: Tenancy,
 }
 
 impl Control {
@@ -36,6 +37,11 @@ impl Control {
     /// The groups that share the directory, once the cluster is founded.
     pub(crate) fn directory_groups(&self) -> Option<DirectoryGroups> {
         self.cluster.as_ref().and_then(|cluster| DirectoryGroups::from_wire(cluster.directory_groups).ok())
+    }
+
+    /// What holds for all nodes; the default until somebody says otherwise.
+    pub(crate) fn policy(&self) -> v1::ClusterPolicy {
+        self.cluster.as_ref().and_then(|cluster| cluster.policy).unwrap_or_default()
     }
 
     /// Every node that was ever admitted, by id.
@@ -56,14 +62,45 @@ impl Control {
     pub(super) fn apply(&mut self, stamp_ms: u64, body: &Body) -> v1::Outcome {
         match body {
             Body::FoundCluster(found) => self.found(stamp_ms, found),
-            Body::AdmitNode(_) | Body::RegisterNode(_) | Body::NodeDown(_) if self.cluster.is_none() => {
+            Body::AdmitNode(_) | Body::RegisterNode(_) | Body::NodeDown(_) | Body::DrainNode(_)
+                if self.cluster.is_none() =>
+            {
                 refused(RefusalReason::NotFounded, "the cluster is not founded yet")
             }
             Body::AdmitNode(admit) => self.admit(stamp_ms, admit),
             Body::RegisterNode(register) => self.register(stamp_ms, register),
             Body::NodeDown(down) => self.mark_down(stamp_ms, down),
-            _ => outcome::wrong_group(),
+            Body::DrainNode(drain) => self.drain(stamp_ms, drain),
+            _ => match &mut self.cluster {
+                Some(cluster) => self.tenancy.apply(cluster, body),
+                None => outcome::wrong_group(),
+            },
         }
+    }
+
+    pub(super) fn advance(&mut self, stamp_ms: u64) {
+        if let Some(cluster) = &mut self.cluster {
+            self.tenancy.advance(cluster, stamp_ms);
+        }
+    }
+
+    /// The latest stamp that was applied.
+    pub(crate) fn time_ms(&self) -> u64 {
+        self.cluster.as_ref().map_or(0, |cluster| cluster.time_ms)
+    }
+
+    /// What the cluster record says, once there is a cluster.
+    pub(crate) fn cluster_record(&self) -> Option<&v1::ClusterRecord> {
+        self.cluster.as_ref()
+    }
+
+    /// Namespaces and pins.
+    pub(crate) fn tenancy(&self) -> &Tenancy {
+        &self.tenancy
+    }
+
+    pub(super) fn tenancy_mut(&mut self) -> &mut Tenancy {
+        &mut self.tenancy
     }
 
     fn found(&mut self, stamp_ms: u64, found: &v1::FoundCluster) -> v1::Outcome {
@@ -94,7 +131,6 @@ impl Control {
                     directory_groups: found.directory_groups,
                     ..Default::default()
                 });
-                self.touched.push(RecordKey::Cluster);
             }
         }
         self.admit(stamp_ms, first)
@@ -114,7 +150,6 @@ impl Control {
                 known.name = admit.name.clone();
                 known.control_address = admit.control_address.clone();
                 known.data_address = admit.data_address.clone();
-                self.touched.push(RecordKey::Node(id));
             }
             return outcome::admitted(id);
         }
@@ -138,7 +173,6 @@ impl Control {
             ..Default::default()
         };
         self.nodes.insert(id, record);
-        self.touched.extend([RecordKey::Cluster, RecordKey::Node(id)]);
         outcome::admitted(id)
     }
 
@@ -182,7 +216,6 @@ impl Control {
         node.nvme_capacity_bytes = register.nvme_capacity_bytes;
         let incarnation = node.incarnation;
         self.serving.insert(id, Incarnation(incarnation));
-        self.touched.push(RecordKey::Node(id));
         outcome::registered(incarnation)
     }
 
@@ -197,22 +230,32 @@ impl Control {
         node.set_state(NodeState::Down);
         node.changed_at_ms = stamp_ms;
         self.serving.remove(&id);
-        self.touched.push(RecordKey::Node(id));
         outcome::marked(true)
     }
 
-    pub(super) fn take_touched(&mut self) -> Vec<RecordKey> {
-        let mut touched = std::mem::take(&mut self.touched);
-        touched.sort_unstable();
-        touched.dedup();
-        touched
+    fn drain(&mut self, stamp_ms: u64, drain: &v1::DrainNode) -> v1::Outcome {
+        let id = NodeId(drain.node_id);
+        let Some(node) = self.nodes.get_mut(&id) else {
+            return refused(RefusalReason::UnknownNode, format!("node {id} was never admitted"));
+        };
+        let (from, to) = if drain.undo {
+            (NodeState::Draining, NodeState::Up)
+        } else {
+            (NodeState::Up, NodeState::Draining)
+        };
+        let changed = node.state() == from;
+        if changed {
+            node.set_state(to);
+            node.changed_at_ms = stamp_ms;
+        }
+        outcome::done(changed)
     }
 
     pub(super) fn read_record(&self, key: &RecordKey, out: &mut Vec<u8>) -> bool {
         match key {
             RecordKey::Cluster => self.cluster.as_ref().map(|cluster| cluster.encode_raw(out)).is_some(),
             RecordKey::Node(id) => self.nodes.get(id).map(|node| node.encode_raw(out)).is_some(),
-            RecordKey::Holder(_) | RecordKey::Block(_) => false,
+            _ => self.tenancy.read_record(key, out),
         }
     }
 
@@ -242,17 +285,16 @@ impl Control {
                 }
                 self.nodes.insert(id, record);
             }
-            RecordKey::Holder(_) | RecordKey::Block(_) => {
-                return Err(RecordError("a directory record in the control group"));
-            }
+            _ => self.tenancy.restore(key, value)?,
         }
         Ok(())
     }
 
-    #[cfg(test)]
+    /// Every record.
     pub(super) fn record_keys(&self) -> Vec<RecordKey> {
         let cluster = self.cluster.iter().map(|_| RecordKey::Cluster);
-        cluster.chain(self.nodes.keys().map(|id| RecordKey::Node(*id))).collect()
+        let nodes = self.nodes.keys().map(|id| RecordKey::Node(*id));
+        cluster.chain(nodes).chain(self.tenancy.record_keys()).collect()
     }
 }
 

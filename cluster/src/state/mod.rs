@@ -2,25 +2,46 @@
 //!
 //! Pure: no clock, randomness, files, sockets or tasks. Time enters as the stamp of a command. The
 //! same commands in the same order give the same bytes on every replica, which is what
-//! [`State::encode`] lets a test check. Every change is also known as a set of touched records, so
-//! that a store can persist it without writing everything again.
+//! [`State::encode`] lets a test check.
 
-mod block_table;
+mod claims;
 pub(crate) mod command;
 mod control;
 mod directory;
+mod ends;
+mod held;
+mod holder;
+mod namespaces;
 mod outcome;
+mod pins;
 #[cfg(test)]
 mod property_tests;
 mod record;
+mod retentions;
+mod shard;
+mod tenancy;
 #[cfg(test)]
 mod tests;
+mod timed;
+#[cfg(test)]
+mod timed_property_tests;
+#[cfg(test)]
+mod timed_tests;
 
-use hearth_proto::{GroupId, v1};
+use hearth_proto::{BlockId, GroupId, v1};
 
 pub(crate) use control::Control;
-pub(crate) use directory::{Directory, Replica, tier_bit};
+pub(crate) use directory::{Digests, Directory, Overtaken, Replica, Walk, tier_bit};
 pub(crate) use record::{RecordError, RecordKey};
+
+/// What commands did that somebody on this node waits for.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// Blocks whose claims ended.
+    pub(crate) unclaimed: Vec<BlockId>,
+    /// Blocks that are pinned or kept otherwise than before.
+    pub(crate) kept: Vec<BlockId>,
+}
 
 /// The state of one group: the control group has one shape, the directory groups another.
 #[derive(Debug)]
@@ -47,29 +68,98 @@ impl State {
         let Some(body) = &command.body else {
             return outcome::refused(v1::RefusalReason::Malformed, "the command has no body");
         };
+        if command.version >= command::TIME_SINCE {
+            self.advance(command.stamp_ms);
+        }
         match self {
             Self::Control(control) => control.apply(command.stamp_ms, body),
             Self::Directory(directory) => directory.apply(body),
         }
     }
 
-    /// The records that changed since the last call, each named once.
-    pub(crate) fn take_touched(&mut self) -> Vec<RecordKey> {
+    /// Moves the replicated time on and ends what has expired, before anything else is done.
+    fn advance(&mut self, stamp_ms: u64) {
         match self {
-            Self::Control(control) => control.take_touched(),
-            Self::Directory(directory) => directory.take_touched(),
+            Self::Control(control) => control.advance(stamp_ms),
+            Self::Directory(directory) => directory.timed_mut().advance(stamp_ms),
         }
     }
 
-    /// Writes the value of a record to `out`; false when there is no such record any more.
-    pub(crate) fn read_record(&self, key: &RecordKey, out: &mut Vec<u8>) -> bool {
+    /// The replicated time: the latest stamp of a command that moves it.
+    pub(crate) fn time_ms(&self) -> u64 {
         match self {
-            Self::Control(control) => control.read_record(key, out),
-            Self::Directory(directory) => directory.read_record(key, out),
+            Self::Control(control) => control.time_ms(),
+            Self::Directory(directory) => directory.timed().time_ms(),
         }
     }
 
-    /// Puts back one record that [`Self::read_record`] gave.
+    /// When the next thing ends by replicated time.
+    pub(crate) fn first_end_ms(&self) -> Option<u64> {
+        match self {
+            Self::Control(control) => control.tenancy().pins().first_end_ms(),
+            Self::Directory(directory) => directory.timed().first_end_ms(),
+        }
+    }
+
+    /// What happened since the last call.
+    pub(crate) fn take_news(&mut self) -> News {
+        match self {
+            Self::Control(control) => {
+                News { unclaimed: Vec::new(), kept: control.tenancy_mut().pins_mut().take_changed() }
+            }
+            Self::Directory(directory) => News {
+                unclaimed: directory.timed_mut().claims_mut().take_ended(),
+                kept: directory.timed_mut().retentions_mut().take_changed(),
+            },
+        }
+    }
+
+    /// Begins a snapshot of this moment: its first records, and what is left to be written while commands
+    /// go on. An earlier one that is not written yet cannot be any more.
+    pub(crate) fn begin_snapshot(&mut self) -> (Vec<(RecordKey, Vec<u8>)>, Option<Walk>) {
+        let (mut keys, walk) = match self {
+            Self::Control(control) => (control.record_keys(), None),
+            Self::Directory(directory) => (directory.record_keys(), Some(directory.begin_snapshot())),
+        };
+        keys.sort_unstable();
+        (keys.into_iter().map(|key| (key, self.record(&key))).collect(), walk)
+    }
+
+    /// Appends more of the snapshot to `out`, the value of a record of [`RecordKey::Blocks`], from so many
+    /// slots at the most. False if there is no more.
+    ///
+    /// # Errors
+    /// [`Overtaken`] if another one was begun.
+    pub(crate) fn write_snapshot(
+        &self,
+        walk: &mut Walk,
+        slots_max: u32,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, Overtaken> {
+        match self {
+            Self::Control(_) => Ok(false),
+            Self::Directory(directory) => directory.write_snapshot(walk, slots_max, out),
+        }
+    }
+
+    /// Ends the snapshot, whether it was written or not.
+    pub(crate) fn end_snapshot(&mut self, walk: &Walk) {
+        if let Self::Directory(directory) = self {
+            directory.end_snapshot(walk);
+        }
+    }
+
+    fn record(&self, key: &RecordKey) -> Vec<u8> {
+        let mut value = Vec::new();
+        let is_there = match self {
+            Self::Control(control) => control.read_record(key, &mut value),
+            Self::Directory(directory) => directory.read_record(key, &mut value),
+        };
+        assert!(is_there, "{key:?} is listed and absent");
+        value
+    }
+
+    /// Puts back one record of a snapshot; they come in the order of their keys.
     ///
     /// # Errors
     /// [`RecordError`] if the record is not one of this group or is damaged; the state is then unusable.
@@ -81,20 +171,15 @@ impl State {
         }
     }
 
-    /// Every record in the order of its key: the canonical bytes of this state.
+    /// Every record: the canonical bytes of this state.
     #[cfg(test)]
     pub(crate) fn encode(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let mut keys = match self {
-            Self::Control(control) => control.record_keys(),
-            Self::Directory(directory) => directory.record_keys(),
+        let (mut keys, blocks) = match self {
+            Self::Control(control) => (control.record_keys(), Vec::new()),
+            Self::Directory(directory) => (directory.record_keys(), directory.blocks()),
         };
         keys.sort_unstable();
-        keys.into_iter()
-            .map(|key| {
-                let mut value = Vec::new();
-                assert!(self.read_record(&key, &mut value), "{key:?} is listed and absent");
-                (key.encode(), value)
-            })
-            .collect()
+        let records = keys.into_iter().map(|key| (key.encode(), self.record(&key)));
+        records.chain(blocks.into_iter().map(|block| (RecordKey::Blocks.encode(), block))).collect()
     }
 }

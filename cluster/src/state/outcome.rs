@@ -1,6 +1,7 @@
 //! Short ways to write outcomes.
 
-use hearth_proto::{Incarnation, NodeId, v1};
+use bytes::Bytes;
+use hearth_proto::{Incarnation, NodeId, Tier, v1};
 use v1::outcome::Kind;
 
 use super::command;
@@ -41,6 +42,10 @@ pub(super) fn marked(changed: bool) -> v1::Outcome {
     of(Kind::Marked(v1::NodeMarked { changed }))
 }
 
+pub(super) fn done(changed: bool) -> v1::Outcome {
+    of(Kind::Done(v1::Done { changed }))
+}
+
 pub(super) fn report_applied(next_sequence: u64) -> v1::Outcome {
     of(Kind::ReportApplied(v1::ReportApplied { next_sequence }))
 }
@@ -49,6 +54,34 @@ pub(super) fn report_gap(next_sequence: u64) -> v1::Outcome {
     of(Kind::ReportGap(v1::ReportGap { next_sequence }))
 }
 
-pub(super) fn purged(blocks: u64) -> v1::Outcome {
-    of(Kind::ClaimsPurged(v1::ClaimsPurged { blocks, more: false }))
+pub(super) fn purged(claims: u64, more: bool) -> v1::Outcome {
+    of(Kind::ClaimsPurged(v1::ClaimsPurged { claims, more }))
+}
+
+/// For each tier, by position, the ranges that differ.
+pub(super) fn resynced(next_sequence: u64, differing: Vec<Vec<u32>>) -> v1::Outcome {
+    let tiers = Tier::ALL.into_iter().zip(differing).filter(|(_, ranges)| !ranges.is_empty());
+    let differing =
+        tiers.map(|(tier, ranges)| v1::TierRanges { tier: i32::from(tier as u8), ranges }).collect();
+    of(Kind::HolderResynced(v1::HolderResynced { next_sequence, differing }))
+}
+
+pub(super) fn pinned(expires_at_ms: u64, pinned_bytes: u64) -> v1::Outcome {
+    of(Kind::Pinned(v1::Pinned { expires_at_ms, pinned_bytes }))
+}
+
+pub(super) fn claim_granted(token: u64, expires_at_ms: u64) -> v1::Outcome {
+    of(Kind::ClaimGranted(v1::ClaimGranted { token, expires_at_ms }))
+}
+
+pub(super) fn claim_held(claimant: Bytes, expires_at_ms: u64) -> v1::Outcome {
+    of(Kind::ClaimHeld(v1::ClaimHeld { claimant, expires_at_ms }))
+}
+
+pub(super) fn claim_gone() -> v1::Outcome {
+    of(Kind::ClaimGone(v1::ClaimGone {}))
+}
+
+pub(super) fn block_present() -> v1::Outcome {
+    of(Kind::BlockPresent(v1::BlockPresent {}))
 }

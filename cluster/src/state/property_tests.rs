@@ -7,9 +7,11 @@ use proptest::prelude::*;
 use v1::command::Body;
 use v1::outcome::Kind;
 
-use super::State;
 use super::directory::tier_bit;
-use super::tests::{CLUSTER, admit, apply, as_control, control, delta, down, found, held, register, report};
+use super::tests::{
+    CLUSTER, admit, apply, as_control, control, delta, differing, down, found, held, register, report, resync,
+};
+use super::{RecordKey, State};
 
 /// Block numbers and tiers that a node holds.
 type Held = BTreeSet<(u8, u8)>;
@@ -57,15 +59,23 @@ impl Reporter {
         self.queue.push(delta(number, tier, added));
     }
 
+    fn inventory(&self) -> Vec<BlockDelta> {
+        let holds = self.holds.iter();
+        holds.map(|(number, tier)| delta(*number, Tier::from_wire(*tier).unwrap(), true)).collect()
+    }
+
     fn report(&mut self, state: &mut State, sent: &mut Vec<Body>) {
-        for _ in 0..2 {
+        for _ in 0..3 {
+            if !self.synced && self.node > 1 {
+                if !self.resync(state, sent) {
+                    continue;
+                }
+                self.synced = true;
+            }
             self.sequence += 1;
             let reset = !self.synced;
             if reset {
-                let holds = self.holds.iter();
-                self.queue = holds
-                    .map(|(number, tier)| delta(*number, Tier::from_wire(*tier).unwrap(), true))
-                    .collect();
+                self.queue = self.inventory();
             }
             let body = report(self.node, self.incarnation, self.sequence, reset, &self.queue);
             sent.push(body.clone());
@@ -75,15 +85,46 @@ impl Reporter {
                     self.synced = true;
                     return;
                 }
-                Kind::ReportGap(_) => self.synced = false,
-                Kind::Superseded(newer) => {
-                    // It was purged: it registers again, above whatever fenced it.
-                    self.incarnation = newer.incarnation.max(self.incarnation + 1);
-                    self.sequence = 0;
-                    self.synced = false;
-                }
-                other => panic!("{other:?}"),
+                other => self.refused(other),
             }
+        }
+        panic!("nothing is taken");
+    }
+
+    /// Leaves in the queue what is to be told. False if it is to be tried again.
+    fn resync(&mut self, state: &mut State, sent: &mut Vec<Body>) -> bool {
+        let inventory = self.inventory();
+        let mut told = Vec::new();
+        for first in [0, 64, 192] {
+            self.sequence += 1;
+            let ranges = first..(first * 3).max(64).min(256);
+            let body = resync(self.node, self.incarnation, self.sequence, ranges, &inventory);
+            sent.push(body.clone());
+            match apply(state, 1, body) {
+                kind @ Kind::HolderResynced(_) => told.extend(differing(kind)),
+                other => {
+                    self.refused(other);
+                    return false;
+                }
+            }
+        }
+        let is_told = |delta: &BlockDelta| {
+            told.contains(&(delta.tier as i32, super::Digests::range_of(&delta.id) as u32))
+        };
+        self.queue = inventory.into_iter().filter(is_told).collect();
+        true
+    }
+
+    fn refused(&mut self, kind: Kind) {
+        self.synced = false;
+        match kind {
+            Kind::ReportGap(_) => {}
+            Kind::Superseded(newer) => {
+                // It was purged: it registers again, above whatever fenced it.
+                self.incarnation = newer.incarnation.max(self.incarnation + 1);
+                self.sequence = 0;
+            }
+            other => panic!("{other:?}"),
         }
     }
 }
@@ -150,7 +191,7 @@ fn claims(state: &State) -> BTreeMap<u64, Held> {
     claims
 }
 
-fn restored(group: GroupId, records: &[(Vec<u8>, Vec<u8>)]) -> State {
+pub(super) fn restored(group: GroupId, records: &[(Vec<u8>, Vec<u8>)]) -> State {
     let mut state = State::new(group);
     for (key, value) in records {
         state.restore(key, value).unwrap();
@@ -177,34 +218,48 @@ proptest! {
         prop_assert_eq!(again.encode(), state.encode());
     }
 
-    /// What is written record by record, entry by entry, is what the state is; and what is restored
-    /// from it goes on exactly like the original.
+    /// A snapshot that is written while commands go on is of the moment at which it was begun, and what is
+    /// restored from it goes on exactly like the original.
     #[test]
-    fn touched_records_and_restored_states_are_complete(
+    fn snapshots_are_of_their_moment_and_restored_whole(
         acts in prop::collection::vec((0..3u8, act()), 0..120),
         cut in 0..200usize,
+        slots in 1..3u32,
+        pieces in 0..40usize,
     ) {
         let (_, log, _) = simulate(&acts);
         let cut = cut.min(log.len());
         let mut state = State::new(GroupId::DIRECTORY);
-        let mut stored: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
         for body in &log[..cut] {
             apply(&mut state, 1, body.clone());
-            for key in state.take_touched() {
+        }
+        let at_cut = state.encode();
+        let (records, walk) = state.begin_snapshot();
+        let mut walk = walk.unwrap();
+        let mut stored: Vec<_> = records.into_iter().map(|(key, value)| (key.encode(), value)).collect();
+        let mut write = |state: &State, pieces: usize| {
+            let mut more = true;
+            for _ in 0..pieces {
                 let mut value = Vec::new();
-                match state.read_record(&key, &mut value) {
-                    true => stored.insert(key.encode(), value),
-                    false => stored.remove(&key.encode()),
-                };
+                more = state.write_snapshot(&mut walk, slots, &mut value).unwrap();
+                stored.push((RecordKey::Blocks.encode(), value));
+                if !more {
+                    break;
+                }
             }
-        }
-        let stored: Vec<_> = stored.into_iter().collect();
-        prop_assert_eq!(&stored, &state.encode());
-        let mut copy = restored(GroupId::DIRECTORY, &stored);
-        prop_assert_eq!(copy.encode(), stored);
+            more
+        };
+        let mut rest = Vec::new();
         for body in &log[cut..] {
-            prop_assert_eq!(apply(&mut copy, 1, body.clone()), apply(&mut state, 1, body.clone()));
+            rest.push(apply(&mut state, 1, body.clone()));
+            write(&state, pieces);
         }
+        prop_assert!(!write(&state, usize::MAX));
+        state.end_snapshot(&walk);
+        let mut copy = restored(GroupId::DIRECTORY, &stored);
+        prop_assert_eq!(copy.encode(), at_cut);
+        let again: Vec<_> = log[cut..].iter().map(|body| apply(&mut copy, 1, body.clone())).collect();
+        prop_assert_eq!(again, rest);
         prop_assert_eq!(copy.encode(), state.encode());
     }
 

@@ -1,12 +1,14 @@
 //! The pure state machines: tables of transitions.
 
+use std::ops::Range;
+
 use hearth_proto::{BlockDelta, BlockId, BlockKey, GroupId, Incarnation, NamespaceId, NodeId, Tier, v1};
 use v1::command::Body;
 use v1::outcome::Kind;
 use v1::{NodeState, RefusalReason};
 
 use super::directory::tier_bit;
-use super::{Control, Directory, RecordKey, State, command};
+use super::{Control, Digests, Directory, RecordKey, State, command};
 
 pub(super) const CLUSTER: [u8; 16] = [9; 16];
 
@@ -67,7 +69,7 @@ pub(super) fn as_control(state: &State) -> &Control {
     control
 }
 
-fn as_directory(state: &State) -> &Directory {
+pub(super) fn as_directory(state: &State) -> &Directory {
     let State::Directory(directory) = state else { panic!("not a directory state") };
     directory
 }
@@ -80,7 +82,7 @@ fn superseded(incarnation: u64) -> Kind {
     Kind::Superseded(v1::NodeSuperseded { incarnation })
 }
 
-fn refusal(kind: &Kind) -> RefusalReason {
+pub(super) fn refusal(kind: &Kind) -> RefusalReason {
     let Kind::Refused(refused) = kind else { panic!("not refused: {kind:?}") };
     refused.reason()
 }
@@ -211,7 +213,7 @@ pub(super) fn report(node: u64, incarnation: u64, sequence: u64, reset: bool, de
         incarnation,
         sequence,
         reset,
-        deltas: command::pack_deltas(deltas),
+        deltas: command::pack_deltas(deltas.iter().copied()),
     })
 }
 
@@ -223,13 +225,14 @@ fn gap(next_sequence: u64) -> Kind {
     Kind::ReportGap(v1::ReportGap { next_sequence })
 }
 
-/// (node, tiers) of each replica of a block.
+/// (node, tiers) of each replica of a block, in the order of the nodes.
 pub(super) fn held(state: &State, number: u8) -> Vec<(u64, u8)> {
+    let BlockId { namespace, key } = block(number);
+    let mut held = Vec::new();
     as_directory(state)
-        .replicas(&block(number))
-        .iter()
-        .map(|replica| (replica.node.0, replica.tiers))
-        .collect()
+        .find(namespace, [key].iter(), |_, replica| held.push((replica.node.0, replica.tiers)));
+    held.sort_unstable();
+    held
 }
 
 #[test]
@@ -273,7 +276,7 @@ fn a_purge_drops_and_fences_up_to_its_incarnation_only() {
     let mut state = State::new(GroupId::DIRECTORY);
     let add = [delta(1, Tier::Host, true), delta(2, Tier::Nvme, true)];
     let purge = |incarnation| Body::PurgeClaims(v1::PurgeClaims { node_id: 2, incarnation });
-    let purged = |blocks| Kind::ClaimsPurged(v1::ClaimsPurged { blocks, more: false });
+    let purged = |claims| Kind::ClaimsPurged(v1::ClaimsPurged { claims, more: false });
     assert_eq!(apply(&mut state, 1, purge(1)), purged(0));
     apply(&mut state, 1, report(2, 2, 1, true, &add));
     assert_eq!(apply(&mut state, 1, purge(1)), purged(0));
@@ -286,10 +289,116 @@ fn a_purge_drops_and_fences_up_to_its_incarnation_only() {
     assert_eq!(as_directory(&state).block_count(), 2);
 }
 
+/// The digests of an inventory, as one resync of these ranges carries them.
+pub(super) fn resync(
+    node: u64,
+    incarnation: u64,
+    sequence: u64,
+    ranges: Range<usize>,
+    held: &[BlockDelta],
+) -> Body {
+    Body::ResyncHolder(v1::ResyncHolder {
+        node_id: node,
+        incarnation,
+        sequence,
+        first_range: ranges.start as u32,
+        ranges: ranges.len() as u32,
+        tiers: held.iter().copied().collect::<Digests>().tiers(ranges),
+    })
+}
+
+/// The tiers and ranges that are to be reported anew.
+pub(super) fn differing(kind: Kind) -> Vec<(i32, u32)> {
+    let Kind::HolderResynced(resynced) = kind else { panic!("not resynced: {kind:?}") };
+    let tiers = resynced.differing.into_iter();
+    tiers.flat_map(|tier| tier.ranges.into_iter().map(move |range| (tier.tier, range))).collect()
+}
+
+#[test]
+fn a_returning_node_is_told_what_differs_and_keeps_the_rest() {
+    let (host, nvme) = (tier_bit(Tier::Host), tier_bit(Tier::Nvme));
+    let mut state = State::new(GroupId::DIRECTORY);
+    let blocks = 0..40_u8;
+    let before: Vec<_> =
+        blocks.clone().flat_map(|n| [delta(n, Tier::Host, true), delta(n, Tier::Nvme, true)]).collect();
+    apply(&mut state, 1, report(2, 1, 1, true, &before));
+    // The memory is lost, one block went from the disk and another one came.
+    let came = delta(99, Tier::Nvme, true);
+    let holds: Vec<_> = (1..40).map(|n| delta(n, Tier::Nvme, true)).chain([came]).collect();
+    let half = Digests::RANGES / 2;
+    let lower = resync(2, 2, 1, 0..half, &holds);
+    let mut told = differing(apply(&mut state, 1, lower.clone()));
+    for number in blocks.clone().skip(1) {
+        let is_compared = Digests::range_of(&block(number)) < half;
+        let lost = Digests::range_of(&block(number)) == Digests::range_of(&block(0));
+        let expected: &[_] = if is_compared && !lost { &[(2, nvme)] } else { &[] };
+        assert_eq!(held(&state, number), expected, "block {number}: what is not compared yet does not count");
+    }
+    assert_eq!(differing(apply(&mut state, 1, lower)), told, "repeated");
+    assert_eq!(apply(&mut state, 1, report(2, 2, 2, false, &[came])), gap(0), "half is not all");
+    assert_eq!(apply(&mut state, 1, resync(2, 2, 3, half..half * 2, &holds)), gap(0), "one was lost");
+    told.extend(differing(apply(&mut state, 1, resync(2, 2, 2, half..half * 2, &holds))));
+    let range = |number| (Tier::Nvme as i32, Digests::range_of(&block(number)) as u32);
+    assert!(told.contains(&range(99)) && told.len() <= 2, "{told:?}");
+    let news: Vec<_> = holds
+        .iter()
+        .filter(|delta| told.contains(&(delta.tier as i32, Digests::range_of(&delta.id) as u32)))
+        .copied()
+        .collect();
+    assert_eq!(apply(&mut state, 1, report(2, 2, 3, false, &news)), next(4));
+    for number in blocks.chain([99]) {
+        let expected: &[_] = if number == 0 { &[] } else { &[(2, nvme)] };
+        assert_eq!(held(&state, number), expected, "block {number}");
+    }
+    assert_eq!(host & nvme, 0);
+    assert!(matches!(apply(&mut state, 1, resync(2, 1, 9, 0..256, &holds)), Kind::Superseded(_)));
+}
+
+#[test]
+fn malformed_resyncs_are_refused() {
+    let mut state = State::new(GroupId::DIRECTORY);
+    let good = v1::ResyncHolder { node_id: 1, incarnation: 1, sequence: 1, ranges: 2, ..Default::default() };
+    let tier = |tier, bytes| vec![v1::TierDigests { tier, digests: vec![0; bytes].into() }];
+    for bad in [
+        v1::ResyncHolder { ranges: 0, ..good.clone() },
+        v1::ResyncHolder { ranges: 257, ..good.clone() },
+        v1::ResyncHolder { first_range: u32::MAX, ..good.clone() },
+        v1::ResyncHolder { sequence: 0, ..good.clone() },
+        v1::ResyncHolder { tiers: tier(0, 16), ..good.clone() },
+        v1::ResyncHolder { tiers: tier(5, 16), ..good.clone() },
+        v1::ResyncHolder { tiers: tier(2, 15), ..good.clone() },
+        v1::ResyncHolder { tiers: tier(2, 24), ..good.clone() },
+    ] {
+        assert_eq!(refusal(&apply(&mut state, 1, Body::ResyncHolder(bad))), RefusalReason::Malformed);
+    }
+    assert_eq!(as_directory(&state).holders().count(), 0);
+}
+
+/// A block that is everywhere takes room beside those that are in a few places, and gives it back.
+#[test]
+fn a_block_may_have_any_number_of_holders() {
+    let mut state = State::new(GroupId::DIRECTORY);
+    let host = tier_bit(Tier::Host);
+    for node in 1..=40 {
+        apply(
+            &mut state,
+            1,
+            report(node, 1, 1, true, &[delta(1, Tier::Host, true), delta(2, Tier::Nvme, true)]),
+        );
+        assert_eq!(held(&state, 1), (1..=node).map(|node| (node, host)).collect::<Vec<_>>());
+    }
+    for node in (1..=40).rev() {
+        assert_eq!(held(&state, 1).len(), node as usize);
+        apply(&mut state, 1, report(node, 1, 2, false, &[delta(1, Tier::Host, false)]));
+    }
+    assert_eq!(held(&state, 1), []);
+    assert_eq!(held(&state, 2).len(), 40);
+}
+
 #[test]
 fn malformed_reports_are_refused() {
     let mut state = State::new(GroupId::DIRECTORY);
-    let good = command::pack_deltas(&[delta(1, Tier::Host, true)]);
+    let good = command::pack_deltas([delta(1, Tier::Host, true)].into_iter());
     let with = |deltas: Vec<u8>, sequence| {
         Body::BlockReport(v1::BlockReport {
             node_id: 1,
@@ -323,22 +432,69 @@ fn records_of_another_group_or_shape_are_refused() {
     for (bad_key, value) in [
         (key(RecordKey::Node(id)), vec![]),
         (key(RecordKey::Cluster), vec![]),
-        (key(RecordKey::Holder(id)), vec![0; 15]),
-        (key(RecordKey::Block(block(1))), vec![]),
-        (key(RecordKey::Block(block(1))), vec![0; 14]),
+        (key(RecordKey::Holder(0)), vec![0; 25]),
+        // The second holder before the first, and more ranges than there are.
+        (key(RecordKey::Holder(1)), vec![0; 26]),
+        (key(RecordKey::Holder(0)), [&[0; 24][..], &[1, 1]].concat()),
+        (key(RecordKey::Blocks), vec![0; 41]),
+        (key(RecordKey::Blocks), vec![0; 42]),
+        // A claim of a holder that is not there.
+        (key(RecordKey::Blocks), [&[0; 40][..], &[1, 0, 1, 0]].concat()),
         (vec![], vec![]),
         (vec![77], vec![]),
         (vec![3, 0], vec![0; 16]),
-        (vec![4, 0, 0, 0, 0], vec![0; 13]),
+        (vec![5, 0], vec![]),
     ] {
         assert!(directory.restore(&bad_key, &value).is_err(), "{bad_key:?} {value:?}");
     }
     for (bad_key, value) in [
-        (key(RecordKey::Holder(id)), vec![0; 16]),
+        (key(RecordKey::Holder(0)), vec![0; 26]),
         (key(RecordKey::Node(id)), vec![]),
         (key(RecordKey::Cluster), vec![]),
         (key(RecordKey::Node(id)), vec![0xff; 4]),
     ] {
         assert!(control.restore(&bad_key, &value).is_err(), "{bad_key:?} {value:?}");
     }
+}
+
+#[test]
+fn a_drain_begins_and_ends_and_repeating_it_changes_nothing() {
+    let mut state = control();
+    register(&mut state, 1, 0xa);
+    let drain = |node_id, undo| Body::DrainNode(v1::DrainNode { node_id, undo });
+    let done = |changed| Kind::Done(v1::Done { changed });
+    assert_eq!(apply(&mut state, 9, drain(1, true)), done(false), "there is nothing to undo");
+    for (undo, changed, expected) in [
+        (false, true, NodeState::Draining),
+        (false, false, NodeState::Draining),
+        (true, true, NodeState::Up),
+        (true, false, NodeState::Up),
+    ] {
+        assert_eq!(apply(&mut state, 9, drain(1, undo)), done(changed));
+        assert_eq!(as_control(&state).node(NodeId(1)).unwrap().state(), expected);
+        assert_eq!(
+            as_control(&state).serving_incarnation(NodeId(1)),
+            Some(Incarnation(1)),
+            "it still serves"
+        );
+    }
+    assert_eq!(refusal(&apply(&mut state, 9, drain(7, false))), RefusalReason::UnknownNode);
+}
+
+#[test]
+fn a_policy_is_replaced_whole_and_bounded() {
+    let mut state = State::new(GroupId::CONTROL);
+    let policy = |replicas| v1::ClusterPolicy { replicas, ..Default::default() };
+    let put = |policy| Body::PutPolicy(v1::PutPolicy { policy });
+    assert_eq!(refusal(&apply(&mut state, 1, put(Some(policy(2))))), RefusalReason::NotFounded);
+    let mut state = control();
+    assert_eq!(as_control(&state).policy(), policy(0));
+    for changed in [true, false] {
+        assert_eq!(apply(&mut state, 9, put(Some(policy(2)))), Kind::Done(v1::Done { changed }));
+        assert_eq!(as_control(&state).policy(), policy(2));
+    }
+    let beyond = hearth_proto::limits::REPLICAS_MAX + 1;
+    assert_eq!(refusal(&apply(&mut state, 9, put(Some(policy(beyond))))), RefusalReason::Limit);
+    assert_eq!(refusal(&apply(&mut state, 9, put(None))), RefusalReason::Malformed);
+    assert_eq!(as_control(&state).policy(), policy(2));
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -98,8 +99,9 @@ impl Source {
 }
 
 impl BlockSource for Source {
-    fn inventory(&self) -> Vec<BlockDelta> {
-        self.held.lock().unwrap().blocks.iter().map(|entry| delta(*entry, true)).collect()
+    fn for_each_held(&self, visit: &mut dyn FnMut(BlockDelta) -> ControlFlow<()>) -> ControlFlow<()> {
+        let held: Vec<_> = self.held.lock().unwrap().blocks.iter().copied().collect();
+        held.into_iter().try_for_each(|entry| visit(delta(entry, true)))
     }
 
     fn take_deltas(&self, max: usize, out: &mut Vec<BlockDelta>) -> DeltaStatus {
@@ -189,7 +191,7 @@ impl Member {
                 Err(error) => assert!(Instant::now() < until, "{error}"),
             }
         };
-        let server = tonic::transport::Server::builder().add_routes(cluster.services());
+        let server = crate::grpc_server().add_routes(cluster.services());
         runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         self.process = Some(Process { runtime, cluster, shutdown: CancellationToken::new(), work: None });
         if works {
@@ -224,7 +226,7 @@ impl Member {
 
     /// Changes the folder of the stopped member.
     pub(super) fn damage(&self, change: impl Fn(&Database)) {
-        let identity = Identity { node: self.id, cluster: CLUSTER };
+        let identity = Identity { node: self.id, cluster: CLUSTER, directory_groups: 1 };
         change(&Database::open(self.dir.path(), identity).unwrap());
     }
 

@@ -1,0 +1,479 @@
+//! One of the 256 parts of a directory group: an array of blocks and a table of where each one is.
+//!
+//! A block takes 48 bytes and four in the table, whatever the number of its replicas up to four. Parts keep
+//! what must not take long short: growing a table, comparing or dropping what a node holds in a range.
+//!
+//! While a snapshot is being written, blocks that it has not come to yet are kept as they were when it began.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use hearth_proto::{BlockId, BlockKey, NamespaceId};
+use rustc_hash::FxHashMap;
+
+use super::held::Held;
+use super::record::RecordError;
+
+/// Parts of a directory group; a block's hash says which.
+pub(super) const SHARDS: usize = 256;
+/// Claims that lie beside the block.
+const NEAR_MAX: usize = 4;
+/// The low bits of a place hold the block's slot, counted from one; the rest is a tag from its hash.
+const SLOT_BITS: u32 = 24;
+const SLOTS_MAX: usize = (1 << SLOT_BITS) - 2;
+const EMPTY: u32 = 0;
+/// Where a block was: those that were put behind it are still to be found.
+const GRAVE: u32 = u32::MAX;
+const PLACES_MIN: usize = 16;
+/// Bytes of a block in a snapshot, without its claims.
+const ENCODED_BYTES: usize = 4 + 32 + 4 + 2;
+
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    key: [u8; 32],
+    namespace: u32,
+    payload_len: u32,
+    /// In the order of their holders; [`Held::SPILLED`] and then two halves of an index if there are more.
+    held: [Held; NEAR_MAX],
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Shard {
+    /// A power of two of them, never full; linear probing.
+    places: Vec<u32>,
+    graves: usize,
+    /// Without a claim: a slot that is free.
+    blocks: Vec<Block>,
+    free: Vec<u32>,
+    /// Claims of blocks with more than lie beside them.
+    spilled: Vec<Vec<Held>>,
+    spilled_free: Vec<usize>,
+    shadow: Option<Shadow>,
+}
+
+/// The blocks of a snapshot that is being written.
+#[derive(Debug)]
+struct Shadow {
+    /// Slots below it are written.
+    from: AtomicU32,
+    /// Slots from here on were taken later.
+    until: u32,
+    /// What is no longer as it was: the bytes that it had, none if it was free.
+    saved: FxHashMap<u32, Vec<u8>>,
+}
+
+/// What a change did to one node's claim on a block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Changed {
+    pub(super) before: u8,
+    pub(super) after: u8,
+    /// Length of the payload, as the first that held the block said it.
+    pub(super) payload_len: u32,
+    /// The block has its first claim now, or lost its last.
+    pub(super) is_new: bool,
+    pub(super) is_gone: bool,
+}
+
+impl Shard {
+    /// Blocks with at least one claim.
+    pub(super) fn len(&self) -> usize {
+        self.blocks.len() - self.free.len()
+    }
+
+    /// The place that is looked at first. Reading it early lets the memory of many lookups overlap.
+    pub(super) fn first_place(&self, hash: u64) -> u32 {
+        if self.places.is_empty() { EMPTY } else { self.places[hash as usize & (self.places.len() - 1)] }
+    }
+
+    /// Some byte of the block that this place leads to.
+    pub(super) fn first_byte(&self, place: u32) -> u8 {
+        self.blocks.get(slot_in(place)).map_or(0, |block| block.key[0])
+    }
+
+    pub(super) fn find(&self, hash: u64, id: &BlockId) -> Option<u32> {
+        let mask = self.places.len().checked_sub(1)?;
+        let mut at = hash as usize & mask;
+        loop {
+            let place = self.places[at];
+            if place == EMPTY {
+                return None;
+            }
+            if place != GRAVE && place >> SLOT_BITS == tag(hash) {
+                let slot = slot_in(place);
+                let block = &self.blocks[slot];
+                if block.key == id.key.0 && block.namespace == id.namespace.0 {
+                    return Some(slot as u32);
+                }
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    /// The claims on the block in this slot, in the order of their holders.
+    pub(super) fn held(&self, slot: u32) -> &[Held] {
+        self.held_by(&self.blocks[slot as usize])
+    }
+
+    pub(super) fn payload_len(&self, slot: u32) -> u32 {
+        self.blocks[slot as usize].payload_len
+    }
+
+    /// Changes the tiers on which a holder claims a block, from those that it does now.
+    pub(super) fn change(
+        &mut self,
+        hash: u64,
+        id: &BlockId,
+        holder: u16,
+        payload_len: u32,
+        tiers: impl FnOnce(u8) -> u8,
+    ) -> Changed {
+        let Some(slot) = self.find(hash, id) else {
+            let after = tiers(0);
+            if after != 0 {
+                self.insert(hash, id, payload_len, Held::new(holder, after));
+            }
+            return Changed { after, payload_len, is_new: after != 0, ..Changed::default() };
+        };
+        let payload_len = self.payload_len(slot);
+        let held = self.held(slot).iter().find(|held| held.holder() == holder);
+        let before = held.map_or(0, |held| held.tiers());
+        let after = tiers(before);
+        let mut is_gone = false;
+        if after != before {
+            self.preserve(slot);
+            is_gone = !self.set(slot, holder, after);
+            if is_gone {
+                self.remove(hash, slot);
+            }
+        }
+        Changed { before, after, payload_len, is_new: false, is_gone }
+    }
+
+    /// Drops tiers of a holder's claims, wherever there are any, and tells of each block: what the holder
+    /// had of them, the payload's length, and whether no claim is left.
+    pub(super) fn drop_tiers(&mut self, holder: u16, tiers: u8, mut dropped: impl FnMut(&BlockId, Changed)) {
+        for slot in 0..self.blocks.len() as u32 {
+            let Some(before) = self.held(slot).iter().find(|held| held.holder() == holder) else { continue };
+            let before = before.tiers();
+            if before & tiers == 0 {
+                continue;
+            }
+            let (id, after) = (self.id(slot), before & !tiers);
+            self.preserve(slot);
+            let is_gone = !self.set(slot, holder, after);
+            let payload_len = self.payload_len(slot);
+            if is_gone {
+                self.remove(hash(&id), slot);
+            }
+            dropped(&id, Changed { before, after, payload_len, is_new: false, is_gone });
+        }
+    }
+
+    /// Every block with its claims, in no order that means anything.
+    pub(super) fn for_each(&self, mut visit: impl FnMut(&BlockId, u32, &[Held])) {
+        for block in &self.blocks {
+            let held = self.held_by(block);
+            if !held.is_empty() {
+                visit(&id_of(block), block.payload_len, held);
+            }
+        }
+    }
+
+    /// Begins a snapshot of what is here now.
+    pub(super) fn begin_shadow(&mut self) {
+        let until = self.blocks.len() as u32;
+        self.shadow = Some(Shadow { from: AtomicU32::new(0), until, saved: FxHashMap::default() });
+    }
+
+    /// Ends it, whether it was written or not.
+    pub(super) fn end_shadow(&mut self) {
+        self.shadow = None;
+    }
+
+    /// Appends the next slots of the snapshot, at the most so many. False if there are no more.
+    pub(super) fn write_shadow(&self, slots_max: u32, out: &mut Vec<u8>) -> bool {
+        let Some(shadow) = &self.shadow else { return false };
+        let from = shadow.from.load(Ordering::Relaxed);
+        let to = shadow.until.min(from.saturating_add(slots_max));
+        for slot in from..to {
+            match shadow.saved.get(&slot) {
+                Some(saved) => out.extend_from_slice(saved),
+                None => self.encode(slot, out),
+            }
+        }
+        // Only writers read it, and none is at work while a reader is.
+        shadow.from.store(to, Ordering::Relaxed);
+        to < shadow.until
+    }
+
+    /// Puts back one block of what [`Self::write_shadow`] wrote.
+    pub(super) fn restore(&mut self, hash: u64, encoded: &Encoded<'_>) -> Result<(), RecordError> {
+        if self.find(hash, &encoded.id).is_some() {
+            return Err(RecordError("a block that is there twice"));
+        }
+        let mut held = encoded.held();
+        let first = held.next().flatten().ok_or(RecordError("a block without a claim"))?;
+        let slot = self.insert(hash, &encoded.id, encoded.payload_len, first);
+        let mut last = first;
+        for held in held {
+            let held = held.ok_or(RecordError("a claim that is none"))?;
+            if held.holder() <= last.holder() {
+                return Err(RecordError("claims out of order"));
+            }
+            last = held;
+            self.set(slot, held.holder(), held.tiers());
+        }
+        Ok(())
+    }
+
+    fn id(&self, slot: u32) -> BlockId {
+        id_of(&self.blocks[slot as usize])
+    }
+
+    fn held_by<'a>(&'a self, block: &'a Block) -> &'a [Held] {
+        if block.held[0] == Held::SPILLED {
+            return &self.spilled[spill_of(block)];
+        }
+        let count = block.held.iter().position(|held| *held == Held::NONE).unwrap_or(NEAR_MAX);
+        &block.held[..count]
+    }
+
+    /// Sets a holder's claim; one without tiers goes away. False when none is left.
+    fn set(&mut self, slot: u32, holder: u16, tiers: u8) -> bool {
+        let block = self.blocks[slot as usize];
+        let mut held = smallvec::SmallVec::<[Held; NEAR_MAX + 1]>::from_slice(self.held_by(&block));
+        match held.binary_search_by_key(&holder, |held| held.holder()) {
+            Ok(at) if tiers == 0 => drop(held.remove(at)),
+            Ok(at) => held[at] = Held::new(holder, tiers),
+            Err(at) if tiers != 0 => held.insert(at, Held::new(holder, tiers)),
+            Err(_) => {}
+        }
+        if block.held[0] == Held::SPILLED {
+            let spill = spill_of(&block);
+            if held.len() > NEAR_MAX {
+                self.spilled[spill] = held.into_vec();
+                return true;
+            }
+            self.spilled[spill] = Vec::new();
+            self.spilled_free.push(spill);
+        }
+        let mut near = [Held::NONE; NEAR_MAX];
+        if held.len() > NEAR_MAX {
+            near = self.spill(held.into_vec());
+        } else {
+            near[..held.len()].copy_from_slice(&held);
+        }
+        self.blocks[slot as usize].held = near;
+        near[0] != Held::NONE
+    }
+
+    fn spill(&mut self, held: Vec<Held>) -> [Held; NEAR_MAX] {
+        let spill = match self.spilled_free.pop() {
+            Some(spill) => {
+                self.spilled[spill] = held;
+                spill
+            }
+            None => {
+                self.spilled.push(held);
+                self.spilled.len() - 1
+            }
+        };
+        let [low, high] = [spill & 0xffff, spill >> 16].map(|half| Held::raw(half as u16));
+        [Held::SPILLED, low, high, Held::NONE]
+    }
+
+    fn insert(&mut self, hash: u64, id: &BlockId, payload_len: u32, held: Held) -> u32 {
+        self.make_room();
+        let mut near = [Held::NONE; NEAR_MAX];
+        near[0] = held;
+        let block = Block { key: id.key.0, namespace: id.namespace.0, payload_len, held: near };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.preserve(slot);
+                self.blocks[slot as usize] = block;
+                slot
+            }
+            None => {
+                let len = self.blocks.len();
+                assert!(len < SLOTS_MAX, "a directory group holds under 2^32 blocks");
+                if len == self.blocks.capacity() {
+                    // Not doubled: there may be tens of millions of them.
+                    self.blocks.reserve_exact((len / 8).max(64));
+                }
+                self.blocks.push(block);
+                len as u32
+            }
+        };
+        let mask = self.places.len() - 1;
+        let mut at = hash as usize & mask;
+        while self.places[at] != EMPTY && self.places[at] != GRAVE {
+            at = (at + 1) & mask;
+        }
+        if self.places[at] == GRAVE {
+            self.graves -= 1;
+        }
+        self.places[at] = place_of(hash, slot);
+        slot
+    }
+
+    fn remove(&mut self, hash: u64, slot: u32) {
+        let mask = self.places.len() - 1;
+        let mut at = hash as usize & mask;
+        while self.places[at] != place_of(hash, slot) {
+            debug_assert_ne!(self.places[at], EMPTY, "the block is in the table");
+            at = (at + 1) & mask;
+        }
+        self.places[at] = GRAVE;
+        self.graves += 1;
+        // At the end of a run nobody looks further: it and the graves before it are no use.
+        if self.places[(at + 1) & mask] == EMPTY {
+            while self.places[at] == GRAVE {
+                self.places[at] = EMPTY;
+                self.graves -= 1;
+                at = at.wrapping_sub(1) & mask;
+            }
+        }
+        self.blocks[slot as usize].held = [Held::NONE; NEAR_MAX];
+        self.free.push(slot);
+    }
+
+    /// Keeps a quarter of the places empty.
+    fn make_room(&mut self) {
+        let needed = self.len() + 1;
+        if (needed + self.graves) * 4 <= self.places.len() * 3 {
+            return;
+        }
+        // Twice as many if blocks are the cause, as many if graves are.
+        let count = (needed * 2).next_power_of_two().max(PLACES_MIN);
+        self.places.clear();
+        self.places.resize(count, EMPTY);
+        self.places.shrink_to_fit();
+        self.graves = 0;
+        for (slot, block) in self.blocks.iter().enumerate() {
+            if block.held[0] == Held::NONE {
+                continue;
+            }
+            let hash = hash(&id_of(block));
+            let mut at = hash as usize & (count - 1);
+            while self.places[at] != EMPTY {
+                at = (at + 1) & (count - 1);
+            }
+            self.places[at] = place_of(hash, slot as u32);
+        }
+    }
+
+    /// Keeps the slot as it is for the snapshot that has not come to it yet.
+    fn preserve(&mut self, slot: u32) {
+        let Some(shadow) = &self.shadow else { return };
+        if slot >= shadow.until
+            || slot < shadow.from.load(Ordering::Relaxed)
+            || shadow.saved.contains_key(&slot)
+        {
+            return;
+        }
+        let mut bytes = Vec::new();
+        self.encode(slot, &mut bytes);
+        if let Some(shadow) = &mut self.shadow {
+            shadow.saved.insert(slot, bytes);
+        }
+    }
+
+    /// Appends the block in this slot, nothing if it is free.
+    fn encode(&self, slot: u32, out: &mut Vec<u8>) {
+        let block = &self.blocks[slot as usize];
+        let held = self.held_by(block);
+        if !held.is_empty() {
+            encode_to(&id_of(block), block.payload_len, held, out);
+        }
+    }
+}
+
+/// A block as a snapshot has it: namespace u32, key, payload length u32, number u16 of claims and those,
+/// little-endian.
+fn encode_to(id: &BlockId, payload_len: u32, held: &[Held], out: &mut Vec<u8>) {
+    out.extend_from_slice(&id.namespace.0.to_le_bytes());
+    out.extend_from_slice(&id.key.0);
+    out.extend_from_slice(&payload_len.to_le_bytes());
+    out.extend_from_slice(&(held.len() as u16).to_le_bytes());
+    out.extend(held.iter().flat_map(|held| held.to_bytes()));
+}
+
+#[cfg(test)]
+pub(super) fn encode(id: &BlockId, payload_len: u32, held: &[Held]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_to(id, payload_len, held, &mut out);
+    out
+}
+
+/// A block that [`encode_to`] wrote.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Encoded<'a> {
+    pub(super) id: BlockId,
+    pub(super) payload_len: u32,
+    held: &'a [[u8; 2]],
+}
+
+impl<'a> Encoded<'a> {
+    /// The first block of these bytes, and the bytes behind it.
+    pub(super) fn read(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), RecordError> {
+        let cut = RecordError("a block that is cut");
+        let (head, rest) = bytes.split_first_chunk::<ENCODED_BYTES>().ok_or(cut.clone())?;
+        let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let mut key = [0; 32];
+        key.copy_from_slice(&head[4..36]);
+        let count = usize::from(u16::from_le_bytes([head[40], head[41]]));
+        let (held, rest) = rest.split_at_checked(count * 2).ok_or(cut)?;
+        let id = BlockId { namespace: NamespaceId(number(0)), key: BlockKey(key) };
+        Ok((Self { id, payload_len: number(36), held: held.as_chunks().0 }, rest))
+    }
+
+    /// The claims; `None` for bytes that are none.
+    pub(super) fn held(&self) -> impl Iterator<Item = Option<Held>> + 'a {
+        self.held.iter().map(|bytes| Held::from_bytes(*bytes))
+    }
+}
+
+/// A key is a digest already: eight of its bytes and the namespace, mixed.
+pub(super) fn hash(id: &BlockId) -> u64 {
+    let mixed = (word(id, 0) ^ u64::from(id.namespace.0).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 32)
+}
+
+/// The part of the group that a block with this hash is in.
+pub(super) fn shard_of(hash: u64) -> usize {
+    (hash >> 56) as usize
+}
+
+/// The digest of one block in the sum of those that a node holds in a range. It is part of the protocol.
+pub(super) fn digest(hash: u64, id: &BlockId) -> u64 {
+    let mixed =
+        (hash ^ word(id, 8).rotate_left(17) ^ 0x2545_f491_4f6c_dd1d).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    (mixed ^ (mixed >> 29) ^ word(id, 16)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+fn word(id: &BlockId, from: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&id.key.0[from..from + 8]);
+    u64::from_le_bytes(bytes)
+}
+
+fn id_of(block: &Block) -> BlockId {
+    BlockId { namespace: NamespaceId(block.namespace), key: BlockKey(block.key) }
+}
+
+fn tag(hash: u64) -> u32 {
+    (hash >> 48) as u32 & 0xff
+}
+
+fn place_of(hash: u64, slot: u32) -> u32 {
+    tag(hash) << SLOT_BITS | (slot + 1)
+}
+
+/// The slot that a place leads to; for an empty one a slot that no shard has.
+fn slot_in(place: u32) -> usize {
+    (place as usize & ((1 << SLOT_BITS) - 1)).wrapping_sub(1)
+}
+
+fn spill_of(block: &Block) -> usize {
+    usize::from(block.held[1].to_raw()) | usize::from(block.held[2].to_raw()) << 16
+}
