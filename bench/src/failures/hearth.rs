@@ -46,7 +46,7 @@ pub(crate) async fn run(plan: &Plan, case: Case) -> anyhow::Result<Ran> {
             store(&cluster, plan, &[0, 1, 2]).await?;
             reader.wait_copies(plan, replicas).await?;
             cluster.nodes[victim].kill()?;
-            let found = reader.watch(plan, plan.kill_watch, replicas, async { Ok(()) }).await?;
+            let found = reader.watch(plan, plan.node_watch(replicas), replicas, async { Ok(()) }).await?;
             Ok(Ok(vec![(case.failures()[0], found)]))
         }
         Case::LeaderKilled => {

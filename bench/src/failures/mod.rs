@@ -66,6 +66,8 @@ pub(crate) struct Plan {
     block_bytes: usize,
     /// How long a system is watched after a node was killed.
     kill_watch: Duration,
+    /// How long if it has replicas to make again.
+    repair_watch: Duration,
     /// How long after the leader was.
     leader_watch: Duration,
     /// How long after it was started again.
@@ -246,6 +248,10 @@ impl Found {
 }
 
 impl Plan {
+    fn node_watch(&self, replicas: u32) -> Duration {
+        if replicas > 1 { self.repair_watch } else { self.kill_watch }
+    }
+
     /// Of all keys, once.
     fn bytes(&self) -> u64 {
         u64::from(self.keys) * self.block_bytes as u64
@@ -259,6 +265,7 @@ impl FailuresArgs {
             keys: if quick { self.keys.min(300) } else { self.keys },
             block_bytes: usize::try_from(self.block_bytes)?,
             kill_watch: Duration::from_secs(if quick { 12 } else { 14 }),
+            repair_watch: Duration::from_secs(22),
             leader_watch: Duration::from_secs(if quick { 6 } else { 14 }),
             restart_watch: Duration::from_secs(if quick { 5 } else { 8 }),
         })

@@ -68,7 +68,7 @@ pub(crate) async fn run(
     match case {
         Case::NodeKilled { .. } => {
             deployment.kill_node().await?;
-            let found = clients.watch(plan, plan.kill_watch, async { Ok(()) }).await?;
+            let found = clients.watch(plan, plan.node_watch(replicas), async { Ok(()) }).await?;
             Ok(vec![(case.failures()[0], found)])
         }
         Case::LeaderKilled => {
