@@ -29,6 +29,9 @@ command -v cmake >/dev/null || needed+=(cmake)
 have_libclang || needed+=(libclang-dev)
 if [ -n "${WITH_PEERS:-}" ]; then
   command -v fio >/dev/null || needed+=(fio)
+  command -v etcd >/dev/null || needed+=(etcd-server)
+  # Mooncake comes from PyPI into an environment of its own, which hearth-bench makes.
+  python3 -c 'import ensurepip' 2>/dev/null || needed+=(python3-venv)
 fi
 
 if [ ${#needed[@]} -gt 0 ]; then

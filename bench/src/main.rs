@@ -3,6 +3,7 @@
 mod demo;
 mod fabric;
 mod failover;
+mod failures;
 mod meta;
 mod peer;
 mod policy;
@@ -37,6 +38,8 @@ enum Command {
     Replay(Box<replay::RunningArgs>),
     /// Gets from the Host tier over loopback TCP, beside a bare TCP stream between two processes.
     Fabric(fabric::FabricArgs),
+    /// A node or the leader killed, everything restarted, bytes flipped on disk; beside Mooncake.
+    Failures(failures::FailuresArgs),
     /// Memory, snapshot and restart of a directory of ten million blocks with three replicas each.
     Directory(meta::DirectoryArgs),
     /// How long writes stand still after the leader of the metadata plane was killed or stopped.
@@ -116,6 +119,7 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Demo(args) => demo::run(*args).await,
         Command::Replay(args) => replay::run(*args).await,
         Command::Fabric(args) => fabric::run(args).await,
+        Command::Failures(args) => failures::run(args).await,
         Command::Directory(args) => meta::run_directory(args).await,
         Command::Failover(args) => failover::run(args).await,
         Command::Meta(args) => meta::run(args).await,
