@@ -91,6 +91,29 @@ impl Classified for DiscoverError {
     }
 }
 
+/// A lookup that asked for an answer of a certain age got none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LookupError {
+    /// A router answered that it cannot make its copy new enough in time, and why. Ask again, or for an
+    /// answer of any age.
+    #[error("{address} gave no answer that is new enough: {problem}")]
+    NotFresh {
+        /// The router that was asked last.
+        address: String,
+        /// What it said.
+        problem: String,
+    },
+    /// No router answered in time.
+    #[error("no node of the cluster answered the lookup in time; see `hearth status`")]
+    Unanswered,
+}
+
+impl Classified for LookupError {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Retry
+    }
+}
+
 /// A node did not tell its status.
 #[derive(Debug, thiserror::Error)]
 #[error("{address} did not answer: {problem}")]

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use hearth_proto::limits::CALL_ATTEMPTS_MAX;
 use hearth_proto::v1::directory_client::DirectoryClient;
 use hearth_proto::{BlockKey, GroupId, Incarnation, LogIndex, NodeId, Tier, v1};
+use tonic::Code;
 
 use crate::chain::Chain;
 use crate::client::{Client, cause_of, share_of};
+use crate::error::LookupError;
 
 /// One stored copy of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +20,36 @@ pub struct Replica {
     pub incarnation: Incarnation,
     /// The tier it lies on.
     pub tier: Tier,
+}
+
+/// How new the answer to a lookup must be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Freshness {
+    /// What the router has; [`LookupSource::staleness`] says how old that may be.
+    #[default]
+    Any,
+    /// At least this far in the log of each of these groups, such as [`LookupSource::applied`] of an earlier
+    /// answer.
+    AtLeast(Vec<(GroupId, LogIndex)>),
+    /// No older than anything that was acknowledged before the question was asked.
+    Linearizable,
+}
+
+impl Freshness {
+    fn to_wire(&self) -> Option<v1::Freshness> {
+        let kind = match self {
+            Self::Any => return None,
+            Self::AtLeast(indexes) => {
+                let index = |(group, index): &(GroupId, LogIndex)| v1::GroupIndex {
+                    group_id: group.0,
+                    index: index.0,
+                };
+                v1::freshness::Kind::AtLeast(v1::AtLeast { indexes: indexes.iter().map(index).collect() })
+            }
+            Self::Linearizable => v1::freshness::Kind::Linearizable(v1::Linearizable {}),
+        };
+        Some(v1::Freshness { kind: Some(kind) })
+    }
 }
 
 /// The locations of a chain's blocks, as one router knew them.
@@ -72,12 +104,37 @@ impl Client {
         self.lookup_by(chain, self.deadline(patience)).await
     }
 
+    /// As [`Self::lookup`], with an answer that is as new as asked, or none.
+    ///
+    /// # Errors
+    /// [`LookupError`], by the deadline: read `any`, or ask again. For an engine, which needs an answer on
+    /// time more than a new one, [`Self::lookup`] is the call.
+    pub async fn lookup_fresh(
+        &self,
+        chain: &Chain,
+        freshness: &Freshness,
+        patience: Option<Duration>,
+    ) -> Result<Lookup, LookupError> {
+        self.ask_routers(chain, freshness, self.deadline(patience)).await
+    }
+
     pub(crate) async fn lookup_by(&self, chain: &Chain, deadline: Instant) -> Lookup {
+        let answered = self.ask_routers(chain, &Freshness::Any, deadline).await;
+        answered.unwrap_or_else(|_| Lookup::unanswered(chain))
+    }
+
+    async fn ask_routers(
+        &self,
+        chain: &Chain,
+        freshness: &Freshness,
+        deadline: Instant,
+    ) -> Result<Lookup, LookupError> {
         self.refresh_nodes_if_old();
         let routers = self.inner.topology.routers();
         let mut attempts = CALL_ATTEMPTS_MAX as usize;
         let keys = chain.keys().iter().map(|key| key.0.to_vec().into()).collect();
-        let request = v1::LookupRequest { keys, freshness: None };
+        let message = v1::LookupRequest { keys, freshness: freshness.to_wire() };
+        let mut refused = None;
         for (position, router) in routers.iter().enumerate() {
             // Asked only when it is this router's turn: being admitted may be the one try of a pause.
             let asked = Instant::now();
@@ -91,7 +148,12 @@ impl Client {
             attempts -= 1;
             let mut service = DirectoryClient::new(router.channel.clone())
                 .max_decoding_message_size(hearth_proto::limits::GRPC_MESSAGE_BYTES_MAX);
-            match tokio::time::timeout_at(until.into(), service.lookup(request.clone())).await {
+            let mut request = tonic::Request::new(message.clone());
+            if *freshness != Freshness::Any {
+                // Until then the router waits for its copy to be as new as asked.
+                request.set_timeout(until.saturating_duration_since(asked));
+            }
+            match tokio::time::timeout_at(until.into(), service.lookup(request)).await {
                 Ok(Ok(answer)) => {
                     let answer = answer.into_inner();
                     if let Err(error) = self.refuse_other_cluster(router, &answer.cluster_id) {
@@ -103,9 +165,17 @@ impl Client {
                     self.inner.topology.learn(&answer.nodes);
                     self.inner.topology.learn_home(router, NodeId(answer.node_id));
                     if answer.blocks.len() == chain.len() {
-                        return parse(chain, answer);
+                        return Ok(parse(chain, answer));
                     }
                     tracing::warn!(router = %router.address, "a lookup was answered for another number of blocks");
+                }
+                // The router is well, and could not make its answer new enough.
+                Ok(Err(status)) if status.code() == Code::Aborted => {
+                    router.succeeded();
+                    refused = Some(LookupError::NotFresh {
+                        address: router.address.clone(),
+                        problem: status.message().to_owned(),
+                    });
                 }
                 Ok(Err(status)) => {
                     router.failed();
@@ -117,7 +187,7 @@ impl Client {
                 }
             }
         }
-        Lookup::unanswered(chain)
+        Err(refused.unwrap_or(LookupError::Unanswered))
     }
 
     /// The same lookup for some positions of a chain, as a list in the order of `positions`; `None` if

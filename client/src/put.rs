@@ -259,6 +259,7 @@ impl Put<'_> {
             ack: self.ack,
             retention: block.retention,
             depth: self.chain.depth(block.index),
+            copy_of: None,
         }
     }
 }

@@ -31,6 +31,8 @@ struct KnownNode {
     incarnation: Incarnation,
     /// False also for a node that was removed: it is remembered, so that what came before stays past.
     up: bool,
+    /// It gives its blocks away: what is put there has to be moved.
+    draining: bool,
     router: Option<Arc<Router>>,
     data: Arc<DataPeer>,
 }
@@ -47,13 +49,14 @@ impl Topology {
         for node in nodes {
             let id = NodeId(node.node_id);
             let incarnation = Incarnation(node.incarnation);
-            let up = matches!(node.state(), v1::NodeState::Up | v1::NodeState::Draining);
+            let draining = node.state() == v1::NodeState::Draining;
+            let up = draining || node.state() == v1::NodeState::Up;
             match known.nodes.get_mut(&id) {
                 Some(old) if incarnation < old.incarnation => {}
                 Some(old)
                     if old.data.address == node.data_address && old.is_router_at(&node.control_address) =>
                 {
-                    old.up = up;
+                    (old.up, old.draining) = (up, draining);
                     old.incarnation = incarnation;
                 }
                 old => {
@@ -63,7 +66,7 @@ impl Topology {
                     }
                     let router = self.router_at(&node.control_address);
                     let data = Arc::new(DataPeer::new(id, node.data_address.clone()));
-                    known.nodes.insert(id, KnownNode { incarnation, up, router, data });
+                    known.nodes.insert(id, KnownNode { incarnation, up, draining, router, data });
                 }
             }
         }
@@ -110,11 +113,12 @@ impl Topology {
         self.known.read().unwrap_or_else(PoisonError::into_inner).home
     }
 
-    /// Nodes that may take new blocks: home first, then the others in an order that `spread` turns.
+    /// Nodes that may take new blocks: home first, then the others in an order that `spread` turns. Those that
+    /// are being drained come last, home among them.
     pub(crate) fn writable(&self, spread: u64) -> Vec<Arc<DataPeer>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let mut peers: Vec<_> =
-            known.nodes.values().filter(|node| node.up).map(|node| node.data.clone()).collect();
+        let up = || known.nodes.values().filter(|node| node.up);
+        let mut peers: Vec<_> = up().filter(|node| !node.draining).map(|node| node.data.clone()).collect();
         if !peers.is_empty() {
             let turn = (spread % peers.len() as u64) as usize;
             peers.rotate_left(turn);
@@ -123,6 +127,7 @@ impl Topology {
             let home = peers.remove(position);
             peers.insert(0, home);
         }
+        peers.extend(up().filter(|node| node.draining).map(|node| node.data.clone()));
         peers
     }
 
@@ -198,6 +203,18 @@ mod tests {
         assert!(topology.data(NodeId(2)).is_none() && topology.data(NodeId(3)).is_none());
         topology.learn(&[node(2, v1::NodeState::Up, 7410)]);
         assert!(topology.data(NodeId(2)).is_some(), "a node that is up again is used again");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_drained_is_read_from_and_written_to_last() {
+        let topology = topology();
+        topology.learn(&[node(1, v1::NodeState::Draining, 7400)]);
+        assert_eq!(ids(&topology.writable(0)), [2, 3, 1], "also the caller's own");
+        assert!(topology.data(NodeId(1)).is_some());
+        topology.learn(&[node(2, v1::NodeState::Down, 7410), node(3, v1::NodeState::Down, 7420)]);
+        assert_eq!(ids(&topology.writable(0)), [1], "rather there than nowhere");
+        topology.learn(&[node(1, v1::NodeState::Up, 7400), node(2, v1::NodeState::Up, 7410)]);
+        assert_eq!(ids(&topology.writable(1)), [1, 2]);
     }
 
     #[tokio::test]

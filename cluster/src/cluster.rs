@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::config::{ClusterConfig, Tuning};
-use crate::error::{FoundError, StartError};
+use crate::duties::Absences;
+use crate::error::{FoundError, ProposeError, StartError};
 use crate::liveness::Liveness;
 use crate::lookup::{self, LookupAnswer};
 use crate::offload::spawn_blocking;
@@ -41,6 +42,7 @@ pub(crate) struct Inner {
     pub(crate) directories: Vec<Arc<Group>>,
     pub(crate) peers: Peers,
     pub(crate) liveness: Liveness,
+    pub(crate) absences: Absences,
     /// The incarnation under which this process is registered.
     pub(crate) registered: watch::Sender<Option<Incarnation>>,
     /// The number of the last block report to each directory group; it only grows, whatever the incarnation.
@@ -56,7 +58,8 @@ impl Cluster {
     /// # Errors
     /// [`StartError`]; none of them goes away by itself.
     pub async fn start(config: ClusterConfig) -> Result<Self, StartError> {
-        Self::start_tuned(config, Tuning::default()).await
+        let voter_lost_after_ms = config.voter_lost_after_ms;
+        Self::start_tuned(config, Tuning { voter_lost_after_ms, ..Tuning::default() }).await
     }
 
     pub(crate) async fn start_tuned(config: ClusterConfig, tuning: Tuning) -> Result<Self, StartError> {
@@ -91,6 +94,7 @@ impl Cluster {
             directories,
             peers,
             liveness: Liveness::default(),
+            absences: Absences::default(),
             registered: watch::Sender::new(None),
             stopping: CancellationToken::new(),
         })))
@@ -124,8 +128,28 @@ impl Cluster {
             directory_groups: Some(config.directory_groups.count()).filter(|count| *count > 1).unwrap_or(0),
         };
         let command = command::new(Body::FoundCluster(found));
-        self.propose(GroupId::CONTROL, command, Instant::now() + FOUND_DEADLINE).await?;
+        match self.propose(GroupId::CONTROL, command, Instant::now() + FOUND_DEADLINE).await {
+            Ok(_) => {}
+            // It is founded, and goes on without its founder: registering says so too, and what to do.
+            Err(ProposeError::Refused { reason: v1::RefusalReason::NodeRemoved, .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        if self.is_new() {
+            // Nobody else has to know it: a new cluster begins with all that its founder can say.
+            let finalize = v1::FinalizeVersion { version: self.newest_version() };
+            let command = command::new(Body::FinalizeVersion(finalize));
+            if self.newest_version() >= command.version {
+                self.propose(GroupId::CONTROL, command, Instant::now() + FOUND_DEADLINE).await?;
+            }
+        }
         Ok(())
+    }
+
+    /// Whether the cluster was founded just now: its founder is alone and has not registered yet.
+    fn is_new(&self) -> bool {
+        let replicated = self.0.control.replicated();
+        let State::Control(control) = &replicated.state else { return false };
+        control.nodes().count() == 1 && control.nodes().all(|node| node.incarnation == 0)
     }
 
     /// The gRPC services that other members call, to be mounted on the node's listener.

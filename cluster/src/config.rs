@@ -2,8 +2,12 @@
 
 use std::path::PathBuf;
 
-use hearth_proto::limits::{NODE_DOWN_AFTER_MS, SNAPSHOT_EVERY_ENTRIES, SNAPSHOT_KEEP_ENTRIES};
+use hearth_proto::limits::{
+    NODE_DOWN_AFTER_MS, SNAPSHOT_EVERY_ENTRIES, SNAPSHOT_KEEP_ENTRIES, VOTER_LOST_AFTER_MS,
+};
 use hearth_proto::{ClusterId, DirectoryGroups, NodeId};
+
+use crate::state::command;
 
 /// Where a node's services are reached, each as `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +31,12 @@ pub struct ClusterConfig {
     pub directory_groups: DirectoryGroups,
     /// Its name in listings.
     pub name: String,
+    /// What it fails together with, such as a rack or a room; empty is one zone as well.
+    pub zone: String,
+    /// True for an observer: it holds the log and never votes.
+    pub never_votes: bool,
+    /// How long a voter may be down before another node votes in its place.
+    pub voter_lost_after_ms: u64,
     /// Random bytes of this process, to tell it from another one with the same folder.
     pub boot_id: [u8; 16],
     /// Where others reach it.
@@ -43,6 +53,9 @@ pub(crate) struct Tuning {
     pub(crate) snapshot_every_entries: u64,
     pub(crate) snapshot_keep_entries: u64,
     pub(crate) node_down_after_ms: u64,
+    pub(crate) voter_lost_after_ms: u64,
+    /// The newest command version that the node says it knows.
+    pub(crate) command_version: u32,
 }
 
 impl Default for Tuning {
@@ -51,6 +64,8 @@ impl Default for Tuning {
             snapshot_every_entries: SNAPSHOT_EVERY_ENTRIES,
             snapshot_keep_entries: SNAPSHOT_KEEP_ENTRIES,
             node_down_after_ms: NODE_DOWN_AFTER_MS,
+            voter_lost_after_ms: VOTER_LOST_AFTER_MS,
+            command_version: command::VERSION,
         }
     }
 }

@@ -1,34 +1,20 @@
 //! What the leaders do: declare silent nodes down, place members and voters, purge what dead nodes claimed.
 
+mod members;
+mod placement;
+
 use std::time::{Duration, Instant};
 
-use hearth_proto::limits::{HEARTBEAT_MS, PROPOSE_ATTEMPT_MS, VOTERS_TARGET};
+use hearth_proto::limits::{HEARTBEAT_MS, PROPOSE_ATTEMPT_MS};
 use hearth_proto::v1::command::Body;
 use hearth_proto::{GroupId, Incarnation, NodeId, v1};
 
 use crate::cluster::{Cluster, now_ms};
 use crate::error::MemberError;
 use crate::lookup::dead_holders;
-use crate::raft::{Group, GroupError, LocalProposal};
+use crate::raft::{Group, LocalProposal};
 use crate::state::{State, command};
-
-/// How long one change of members may hold up the other duties.
-const MEMBER_CHANGE_LIMIT: Duration = Duration::from_millis(PROPOSE_ATTEMPT_MS);
-
-/// A node as placement sees it.
-#[derive(Debug, Clone)]
-struct Candidate {
-    node: NodeId,
-    address: String,
-    serving: bool,
-}
-
-/// The next step towards the members that a group should have.
-#[derive(Debug, PartialEq, Eq)]
-enum Step {
-    AddLearner(NodeId, String),
-    AddVoter(NodeId),
-}
+pub(crate) use members::Absences;
 
 impl Cluster {
     /// Does the duties of whatever this node leads, for ever. The failure detector runs by itself, so
@@ -38,6 +24,7 @@ impl Cluster {
         tokio::select! {
             error = self.watch_nodes() => error,
             () = self.keep_order() => MemberError::Stopped { detail: "the duties ended".into() },
+            () = self.end_what_is_due() => MemberError::Stopped { detail: "the duties ended".into() },
         }
     }
 
@@ -63,6 +50,7 @@ impl Cluster {
         let mut ticks = ticks();
         loop {
             ticks.tick().await;
+            self.note_absences();
             // One that cannot change its members now holds up no other.
             futures::future::join_all(self.all_groups().map(async |group| {
                 if group.leading_term().is_some() {
@@ -114,40 +102,6 @@ impl Cluster {
             propose_here(group, Body::PurgeClaims(purge)).await;
         }
     }
-
-    async fn place_members(&self, group: &Group) {
-        let candidates: Vec<Candidate> = {
-            let replicated = self.0.control.replicated();
-            let State::Control(control) = &replicated.state else { return };
-            let kept = control.nodes().filter(|node| node.state() != v1::NodeState::Removed);
-            kept.map(|node| Candidate {
-                node: NodeId(node.node_id),
-                address: node.control_address.clone(),
-                serving: control.serving_incarnation(NodeId(node.node_id)).is_some(),
-            })
-            .collect()
-        };
-        let (voters, learners) = group.members();
-        let step = next_step(&candidates, &voters, &learners, |node| group.is_caught_up(node));
-        let Some(step) = step else { return };
-        let change = async {
-            match &step {
-                Step::AddLearner(node, address) => group.add_learner(*node, address).await,
-                Step::AddVoter(node) => group.add_voter(*node).await,
-            }
-        };
-        let result: Result<(), GroupError> = match tokio::time::timeout(MEMBER_CHANGE_LIMIT, change).await {
-            Ok(result) => result,
-            Err(_) => {
-                tracing::debug!(group = %group.id(), ?step, "a change of members takes long");
-                return;
-            }
-        };
-        match result {
-            Ok(()) => tracing::info!(group = %group.id(), ?step, "members changed"),
-            Err(error) => tracing::debug!(group = %group.id(), ?step, %error, "members not changed yet"),
-        }
-    }
 }
 
 /// A duty that fails is done at the next tick, by whoever leads then.
@@ -165,57 +119,4 @@ fn ticks() -> tokio::time::Interval {
     let mut ticks = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     ticks
-}
-
-/// One change at a time: every node is a learner first, and votes once it is up and has the log.
-fn next_step(
-    candidates: &[Candidate],
-    voters: &[NodeId],
-    learners: &[NodeId],
-    is_caught_up: impl Fn(NodeId) -> bool,
-) -> Option<Step> {
-    let stranger = candidates.iter().find(|candidate| {
-        !voters.contains(&candidate.node)
-            && !learners.contains(&candidate.node)
-            && !candidate.address.is_empty()
-    });
-    if let Some(stranger) = stranger {
-        return Some(Step::AddLearner(stranger.node, stranger.address.clone()));
-    }
-    if voters.len() >= VOTERS_TARGET {
-        return None;
-    }
-    let fit = candidates.iter().find(|candidate| {
-        learners.contains(&candidate.node) && candidate.serving && is_caught_up(candidate.node)
-    });
-    fit.map(|candidate| Step::AddVoter(candidate.node))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn candidate(node: u64, serving: bool) -> Candidate {
-        Candidate { node: NodeId(node), address: format!("h:{node}"), serving }
-    }
-
-    #[test]
-    fn nodes_become_learners_then_voters_up_to_the_target() {
-        let nodes: Vec<_> = (1..=5).map(|node| candidate(node, true)).collect();
-        let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<Vec<_>>();
-        let step =
-            |voters: &[u64], learners: &[u64]| next_step(&nodes, &ids(voters), &ids(learners), |_| true);
-        assert_eq!(step(&[1], &[]), Some(Step::AddLearner(NodeId(2), "h:2".into())));
-        assert_eq!(step(&[1], &[2, 3, 4, 5]), Some(Step::AddVoter(NodeId(2))));
-        assert_eq!(step(&[1, 2], &[3, 4, 5]), Some(Step::AddVoter(NodeId(3))));
-        assert_eq!(step(&[1, 2, 3], &[4, 5]), None);
-    }
-
-    #[test]
-    fn a_node_that_is_down_or_behind_does_not_vote() {
-        let nodes = [candidate(1, true), candidate(2, false), candidate(3, true)];
-        let (voters, learners) = ([NodeId(1)], [NodeId(2), NodeId(3)]);
-        assert_eq!(next_step(&nodes, &voters, &learners, |_| true), Some(Step::AddVoter(NodeId(3))));
-        assert_eq!(next_step(&nodes, &voters, &learners, |_| false), None);
-    }
 }

@@ -1,9 +1,10 @@
 //! What can go wrong, one type per operation.
 
-use std::io;
+use std::{fmt, io};
 
-use hearth_proto::{Classified, ClusterId, ErrorKind, GroupId, Incarnation, NodeId};
+use hearth_proto::{Classified, ClusterId, ErrorKind, GroupId, Incarnation, NodeId, v1};
 
+use crate::fresh::ReadError;
 use crate::raft::{GroupError, OpenError};
 
 /// Why a node could not start from its folder.
@@ -17,13 +18,24 @@ pub enum StartError {
         /// The newest format this build knows.
         supported: u32,
     },
+    /// A later build applied what this one does not know: start that build.
+    #[error("the metadata folder needs a newer build: {detail}")]
+    NewerCommands {
+        /// What is not known.
+        detail: String,
+    },
     /// The folder was written by a build of before the first release: empty it and join anew.
     #[error(
         "the metadata folder is of a build before the first release; have the node join anew with an empty one"
     )]
     OlderFormat,
-    /// What the folder holds is not what was written: restore it, or join anew with an empty one.
-    #[error("the metadata folder is damaged: {detail}")]
+    /// What the folder holds is not what was written. The node must not vote from what is left of it: remove
+    /// it and let it join anew with an empty folder.
+    #[error(
+        "the metadata folder is damaged: {detail}; this node must not vote any more, since it may have forgotten \
+         what it promised: remove it from the cluster (hearth node remove --force) and start it with an empty \
+         --data-dir and --join"
+    )]
     Damaged {
         /// What is wrong.
         detail: String,
@@ -96,9 +108,26 @@ impl From<GroupError> for StartError {
             GroupError::Store { group, source } if source.kind() == io::ErrorKind::InvalidData => {
                 Self::Damaged { detail: format!("group {group}: {source}") }
             }
+            GroupError::Store { group, source } if source.kind() == io::ErrorKind::Unsupported => {
+                Self::NewerCommands { detail: format!("group {group}: {source}") }
+            }
             GroupError::Store { source, .. } => Self::Io(source),
             GroupError::Raft { .. } => Self::Raft { detail: error.to_string() },
         }
+    }
+}
+
+/// Voters that a node cannot reach, as the end of a sentence; empty when it knows of none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Silent(pub Vec<NodeId>);
+
+impl fmt::Display for Silent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, node) in self.0.iter().enumerate() {
+            f.write_str(if position == 0 { "; of its voters it cannot reach: node " } else { ", node " })?;
+            node.fmt(f)?;
+        }
+        Ok(())
     }
 }
 
@@ -106,21 +135,27 @@ impl From<GroupError> for StartError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
     /// No leader took the command before the deadline; it is certainly not committed.
-    #[error("no leader of group {group} was reached in time")]
+    #[error("no leader of group {group} was reached in time{silent}")]
     NoLeader {
         /// The group without a reachable leader.
         group: GroupId,
+        /// Its voters that this node cannot reach.
+        silent: Silent,
     },
     /// The command went out and no answer came back: it may or may not be committed. Repeating the
     /// same command is harmless (INV-IDEMPOTENT).
-    #[error("it is unknown whether the command to group {group} was committed")]
+    #[error("it is unknown whether the command to group {group} was committed{silent}")]
     Unknown {
         /// The group that was asked.
         group: GroupId,
+        /// Its voters that this node cannot reach.
+        silent: Silent,
     },
     /// The state refused the command, and always will.
     #[error("the command was refused: {detail}")]
     Refused {
+        /// What kind of reason.
+        reason: v1::RefusalReason,
         /// The reason, as every replica gives it.
         detail: String,
     },
@@ -140,6 +175,33 @@ impl Classified for ProposeError {
             Self::NoLeader { .. } | Self::Unknown { .. } => ErrorKind::Retry,
             Self::Refused { .. } => ErrorKind::FixRequest,
             Self::Stopped { .. } => ErrorKind::Stop,
+        }
+    }
+}
+
+/// Why what an operator asked for was not done, or is not known to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OperateError {
+    /// It was refused, or could not be committed.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// The cluster as it is now could not be looked at first.
+    #[error("the state of the cluster could not be read: {0}")]
+    Read(#[from] ReadError),
+    /// The leader answered something else.
+    #[error("the leader gave the outcome of another command: {detail}")]
+    Unexpected {
+        /// What it gave.
+        detail: String,
+    },
+}
+
+impl Classified for OperateError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Propose(error) => error.kind(),
+            Self::Read(error) => error.kind(),
+            Self::Unexpected { .. } => ErrorKind::Stop,
         }
     }
 }
@@ -243,7 +305,17 @@ pub enum MemberError {
         /// The incarnation of the other process.
         newer: Incarnation,
     },
-    /// The cluster does not know this node, or removed it.
+    /// The node was removed for good and votes nowhere any more. It must serve nothing; to come in again it
+    /// joins with an empty folder.
+    #[error(
+        "node {node} was removed from the cluster: it serves nothing any more; to come in again, start it with \
+         an empty --data-dir and --join"
+    )]
+    Removed {
+        /// This node.
+        node: NodeId,
+    },
+    /// The cluster does not know this node, or not its build.
     #[error("the cluster refused node {node}: {detail}")]
     Refused {
         /// This node.

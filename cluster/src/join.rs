@@ -21,6 +21,8 @@ pub struct JoinRequest {
     pub node_uuid: [u8; 16],
     /// Its name in listings.
     pub name: String,
+    /// What it fails together with.
+    pub zone: String,
     /// Where others reach it. The leader connects there, so the services must be mounted soon.
     pub addresses: NodeAddresses,
     /// The cluster that it belongs to, if it has one already.
@@ -60,7 +62,7 @@ pub async fn request_join(
         expected_cluster_id: expected.map(|id| id.0.to_vec()).unwrap_or_default().into(),
         command_version: command::VERSION,
         expected_directory_groups: request.expected_directory_groups.map_or(0, DirectoryGroups::count),
-        ..Default::default()
+        zone: request.zone,
     };
     let mut last = JoinError::Unreachable { seed: seed.to_owned(), detail: "no time was left".into() };
     loop {

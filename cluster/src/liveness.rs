@@ -18,15 +18,34 @@ struct Heard {
     /// Nodes are silent since then, unless heard later.
     since: Option<Instant>,
     last_tick: Option<Instant>,
-    nodes: FxHashMap<NodeId, (Incarnation, Instant)>,
+    nodes: FxHashMap<NodeId, Heartbeat>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Heartbeat {
+    of: Incarnation,
+    at: Instant,
+    command_version: u32,
 }
 
 impl Liveness {
     /// Notes a heartbeat that arrived while this node leads in `term`.
-    pub(crate) fn hear(&self, term: u64, node: NodeId, incarnation: Incarnation, now: Instant) {
+    pub(crate) fn hear(
+        &self,
+        term: u64,
+        node: NodeId,
+        incarnation: Incarnation,
+        command_version: u32,
+        now: Instant,
+    ) {
         let mut heard = self.lock();
         heard.lead(term, now);
-        heard.nodes.insert(node, (incarnation, now));
+        heard.nodes.insert(node, Heartbeat { of: incarnation, at: now, command_version });
+    }
+
+    /// The newest command version that this incarnation of the node said it knows, if it was heard.
+    pub(crate) fn command_version(&self, node: NodeId, incarnation: Incarnation) -> Option<u32> {
+        self.lock().nodes.get(&node).filter(|beat| beat.of == incarnation).map(|beat| beat.command_version)
     }
 
     /// Called at each tick of the duties; without `term` this node does not lead.
@@ -48,7 +67,7 @@ impl Liveness {
     /// How long this incarnation of the node has been silent, as far as this leader can tell.
     pub(crate) fn silence(&self, node: NodeId, incarnation: Incarnation, now: Instant) -> Duration {
         let heard = self.lock();
-        let last = heard.nodes.get(&node).filter(|(of, _)| *of == incarnation).map(|(_, at)| *at);
+        let last = heard.nodes.get(&node).filter(|beat| beat.of == incarnation).map(|beat| beat.at);
         last.max(heard.since).map_or(Duration::ZERO, |last| now.saturating_duration_since(last))
     }
 
@@ -81,7 +100,7 @@ mod tests {
         let (liveness, start) = (Liveness::default(), Instant::now());
         liveness.tick(Some(1), start);
         assert_eq!(liveness.silence(NODE, FIRST, start + ms(400)), ms(400));
-        liveness.hear(1, NODE, FIRST, start + ms(500));
+        liveness.hear(1, NODE, FIRST, 3, start + ms(500));
         assert_eq!(liveness.silence(NODE, FIRST, start + ms(600)), ms(100));
         assert_eq!(liveness.silence(NODE, Incarnation(2), start + ms(600)), ms(600));
     }
@@ -90,7 +109,7 @@ mod tests {
     fn a_new_term_gives_every_node_the_full_time() {
         let (liveness, start) = (Liveness::default(), Instant::now());
         liveness.tick(Some(1), start);
-        liveness.hear(1, NODE, FIRST, start);
+        liveness.hear(1, NODE, FIRST, 3, start);
         liveness.tick(Some(2), start + ms(900));
         assert_eq!(liveness.silence(NODE, FIRST, start + ms(1_000)), ms(100));
         liveness.tick(None, start + ms(1_100));
@@ -101,7 +120,7 @@ mod tests {
     fn a_leader_that_was_stopped_accuses_nobody() {
         let (liveness, start) = (Liveness::default(), Instant::now());
         liveness.tick(Some(1), start);
-        liveness.hear(1, NODE, FIRST, start);
+        liveness.hear(1, NODE, FIRST, 3, start);
         liveness.tick(Some(1), start + ms(60_000));
         assert_eq!(liveness.silence(NODE, FIRST, start + ms(60_500)), ms(500));
     }

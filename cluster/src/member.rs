@@ -9,12 +9,13 @@ use hearth_proto::v1::outcome::Kind;
 use hearth_proto::{GroupId, Incarnation, NodeId, v1};
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
+use v1::RefusalReason;
 use v1::heartbeat_response::Result as Beat;
 
 use crate::cluster::Cluster;
 use crate::error::{MemberError, ProposeError};
 use crate::source::BlockSource;
-use crate::state::command;
+use crate::state::{State, command};
 
 impl Cluster {
     /// Does a member's work until `shutdown`: registers (again, whenever it was declared down), sends
@@ -58,8 +59,13 @@ impl Cluster {
             };
             tracing::info!(node = %self.node_id(), %incarnation, "registered");
             self.0.registered.send_replace(Some(incarnation));
-            if let Some(newer) = self.beat_until_down(incarnation).await {
-                return MemberError::Superseded { node: self.node_id(), newer };
+            match self.beat_until_down(incarnation).await {
+                Beaten::Superseded(newer) => {
+                    return MemberError::Superseded { node: self.node_id(), newer };
+                }
+                Beaten::Removed => return MemberError::Removed { node: self.node_id() },
+                Beaten::Changed => continue,
+                Beaten::Down => {}
             }
             tracing::warn!(node = %self.node_id(), %incarnation, "was declared down, registers again");
             self.0.registered.send_replace(None);
@@ -68,6 +74,18 @@ impl Cluster {
 
     async fn register(&self) -> Result<Incarnation, MemberError> {
         let config = &self.0.config;
+        let mut says_all = self.can_say_all().await;
+        if !says_all && config.never_votes {
+            tracing::warn!(
+                "this cluster does not know observers yet: this node registers once every node runs a build that \
+                 does and `hearth upgrade finalize` was run"
+            );
+        }
+        // One that said less than all of itself might be made a voter.
+        while !says_all && config.never_votes {
+            pause().await;
+            says_all = self.can_say_all().await;
+        }
         let register = v1::RegisterNode {
             node_id: config.node_id.0,
             boot_id: config.boot_id.to_vec().into(),
@@ -76,7 +94,9 @@ impl Cluster {
             data_address: config.addresses.data.clone(),
             host_capacity_bytes: config.host_capacity_bytes,
             nvme_capacity_bytes: config.nvme_capacity_bytes,
-            ..Default::default()
+            zone: if says_all { config.zone.clone() } else { String::new() },
+            command_version: self.newest_version(),
+            never_votes: says_all && config.never_votes,
         };
         let command = command::new(Body::RegisterNode(register));
         let node = config.node_id;
@@ -91,37 +111,95 @@ impl Cluster {
                     let detail = "a registration had the outcome of another command".into();
                     return Err(MemberError::Refused { node, detail });
                 }
-                Err(ProposeError::Refused { detail }) => return Err(MemberError::Refused { node, detail }),
+                Err(ProposeError::Refused { reason: RefusalReason::NodeRemoved, .. }) => {
+                    self.await_release().await;
+                    return Err(MemberError::Removed { node });
+                }
+                Err(ProposeError::Refused { detail, .. }) => {
+                    return Err(MemberError::Refused { node, detail });
+                }
                 Err(ProposeError::Stopped { detail, .. }) => return Err(MemberError::Stopped { detail }),
                 Err(error) => tracing::debug!(%node, %error, "not registered yet"),
             }
         }
     }
 
-    /// Sends heartbeats until the cluster no longer counts this incarnation as up. Gives the newer
-    /// incarnation if another process took over.
-    async fn beat_until_down(&self, incarnation: Incarnation) -> Option<Incarnation> {
-        let mut ticks = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS));
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let beat = v1::HeartbeatRequest {
-            cluster_id: self.cluster_id().0.to_vec().into(),
-            node_id: self.node_id().0,
-            incarnation: incarnation.0,
-            boot_id: self.0.config.boot_id.to_vec().into(),
-        };
+    /// Whether the cluster can be told zones and observers, for a node with one to tell.
+    async fn can_say_all(&self) -> bool {
+        let config = &self.0.config;
+        let nothing_to_tell = config.zone.is_empty() && !config.never_votes;
+        nothing_to_tell || self.may_say(command::MEMBERSHIP_SINCE).await
+    }
+
+    /// Sends heartbeats until the cluster no longer counts this incarnation as up, or knows it wrongly.
+    async fn beat_until_down(&self, incarnation: Incarnation) -> Beaten {
+        let mut ticks = ticks();
+        let beat = self.beat(incarnation);
+        let mut asked = 0;
         loop {
             ticks.tick().await;
-            match self.send_beat(&beat).await {
-                Some(Beat::Superseded(by)) => return Some(Incarnation(by.incarnation)),
-                Some(Beat::RegisterAgain(_)) => return None,
+            match self.send_beat(&beat, &mut asked).await {
+                Some(Beat::Superseded(by)) => return Beaten::Superseded(Incarnation(by.incarnation)),
+                Some(Beat::RegisterAgain(_)) => return Beaten::Down,
+                Some(Beat::Removed(_)) => return Beaten::Removed,
                 Some(Beat::Heard(_) | Beat::NotLeader(_)) | None => {}
+            }
+            if self.is_known_wrongly(incarnation) {
+                return Beaten::Changed;
             }
         }
     }
 
+    /// Whether the cluster could be told by now what it could not be told before.
+    fn is_known_wrongly(&self, incarnation: Incarnation) -> bool {
+        let (config, replicated) = (&self.0.config, self.0.control.replicated());
+        let State::Control(control) = &replicated.state else { return false };
+        let Some(known) = control.node(self.node_id()) else { return false };
+        control.finalized_version() >= command::MEMBERSHIP_SINCE
+            && control.serving_incarnation(self.node_id()) == Some(incarnation)
+            && (known.zone != config.zone || known.never_votes != config.never_votes)
+    }
+
+    /// A removed node goes on voting where it has to: its groups may need it to agree that it goes.
+    async fn await_release(&self) {
+        self.0.registered.send_replace(None);
+        tracing::warn!(node = %self.node_id(), "was removed; waits until its groups do without it");
+        let mut ticks = ticks();
+        let beat = self.beat(Incarnation(0));
+        let mut asked = 0;
+        loop {
+            ticks.tick().await;
+            if let Some(Beat::Removed(_)) = self.send_beat(&beat, &mut asked).await {
+                return;
+            }
+        }
+    }
+
+    fn beat(&self, incarnation: Incarnation) -> v1::HeartbeatRequest {
+        v1::HeartbeatRequest {
+            cluster_id: self.cluster_id().0.to_vec().into(),
+            node_id: self.node_id().0,
+            incarnation: incarnation.0,
+            boot_id: self.0.config.boot_id.to_vec().into(),
+            command_version: self.newest_version(),
+        }
+    }
+
     /// One heartbeat to the control leader, and to the one that it names if it does not lead any more.
-    async fn send_beat(&self, beat: &v1::HeartbeatRequest) -> Option<Beat> {
-        let mut leader = self.known_leader(&self.0.control);
+    /// Whoever knows no leader asks the members that it knows, the next one each time.
+    async fn send_beat(&self, beat: &v1::HeartbeatRequest, asked: &mut usize) -> Option<Beat> {
+        let known = self.known_leader(&self.0.control);
+        match self.send_beat_to(known, beat).await {
+            None => self.send_beat_to(self.another_member(asked), beat).await,
+            answered => answered,
+        }
+    }
+
+    async fn send_beat_to(
+        &self,
+        mut leader: Option<(NodeId, String)>,
+        beat: &v1::HeartbeatRequest,
+    ) -> Option<Beat> {
         let mut answer = None;
         for _ in 0..2 {
             let (id, address) = leader.take()?;
@@ -157,6 +235,22 @@ impl Cluster {
             Err(_) => None,
         }
     }
+}
+
+/// Why a node stops sending the heartbeats of an incarnation.
+enum Beaten {
+    /// Declared down: it registers again.
+    Down,
+    /// It can say more of itself now: it registers again, as the same incarnation.
+    Changed,
+    Superseded(Incarnation),
+    Removed,
+}
+
+fn ticks() -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Waits before something that failed is tried again.

@@ -17,7 +17,6 @@ use v1::propose_response::Result as Answer;
 use crate::cluster::{Cluster, now_ms};
 use crate::propose::answer_peer;
 use crate::raft::{Group, LocalProposal, Pending, check_cluster};
-use crate::state::command;
 
 type Outcomes = FuturesOrdered<futures::future::BoxFuture<'static, LocalProposal>>;
 
@@ -114,26 +113,21 @@ impl Cluster {
         check_cluster(self.cluster_id(), &proposal.cluster_id)?;
         let group = self.group(GroupId(proposal.group_id));
         let group = group.ok_or_else(|| Status::not_found("this node does not have the group"))?;
-        check_command(&proposal.command)?;
+        let command = read_command(&proposal.command)?;
+        if let Some(refused) = self.version_refusal(&command) {
+            return Err(Status::failed_precondition(refused.detail));
+        }
         Ok(group.begin_propose(proposal.command, now_ms()).await)
     }
 }
 
 /// Refuses what must not come into a log.
-fn check_command(bytes: &Bytes) -> Result<(), Status> {
+fn read_command(bytes: &Bytes) -> Result<v1::Command, Status> {
     let size = bytes.len();
     if size > COMMAND_BYTES_MAX {
         let detail = format!("a command of {size} bytes is over the limit of {COMMAND_BYTES_MAX}");
         return Err(Status::invalid_argument(detail));
     }
     // The bytes of the parts are shared, not copied.
-    let command = v1::Command::decode(bytes.clone());
-    let command = command.map_err(|_| Status::invalid_argument("an unreadable command"))?;
-    // In the log it would stop every replica that is as old as this one (INV-WIRE).
-    if command.version > command::VERSION {
-        let detail =
-            format!("the command has version {}, this build knows {}", command.version, command::VERSION);
-        return Err(Status::failed_precondition(detail));
-    }
-    Ok(())
+    v1::Command::decode(bytes.clone()).map_err(|_| Status::invalid_argument("an unreadable command"))
 }

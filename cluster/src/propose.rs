@@ -2,15 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use hearth_proto::limits::{PROPOSE_ATTEMPT_MS, PROPOSE_RETRY_MS};
+use hearth_proto::limits::{PROPOSE_ATTEMPT_MS, PROPOSE_RETRY_MS, RAFT_ELECTION_MS_MAX};
 use hearth_proto::{GroupId, LogIndex, NodeId, v1};
 use tonic::{Code, Request};
 use v1::outcome::Kind;
 use v1::propose_response::Result as Answer;
 
 use crate::cluster::{Cluster, now_ms};
-use crate::error::ProposeError;
+use crate::error::{ProposeError, Silent};
 use crate::raft::{Group, LocalProposal};
+use crate::state::State;
+
+/// How long a proposal waits for this node to hear of a leader before it asks others: elections are over by then.
+const ASK_AFTER_MS: u64 = RAFT_ELECTION_MS_MAX * 2;
 
 impl Cluster {
     /// Commits a command, asking leader after leader until the deadline. The command may be committed
@@ -27,22 +31,41 @@ impl Cluster {
         command: v1::Command,
         deadline: Instant,
     ) -> Result<(LogIndex, Kind), ProposeError> {
+        match self.commit(group_id, command, deadline).await? {
+            (_, Kind::Refused(refused)) => {
+                Err(ProposeError::Refused { reason: refused.reason(), detail: refused.detail })
+            }
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// The same, where a refusal is an outcome like any other.
+    pub(crate) async fn commit(
+        &self,
+        group_id: GroupId,
+        command: v1::Command,
+        deadline: Instant,
+    ) -> Result<(LogIndex, Kind), ProposeError> {
         let Some(group) = self.group(group_id) else {
-            return Err(ProposeError::NoLeader { group: group_id });
+            return Err(ProposeError::NoLeader { group: group_id, silent: Silent::default() });
         };
         let mut unknown = false;
+        let (begun, mut asked) = (Instant::now(), 0);
         let mut hint: Option<(NodeId, String)> = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                let silent = self.silent_voters(group);
                 return Err(match unknown {
-                    true => ProposeError::Unknown { group: group_id },
-                    false => ProposeError::NoLeader { group: group_id },
+                    true => ProposeError::Unknown { group: group_id, silent },
+                    false => ProposeError::NoLeader { group: group_id, silent },
                 });
             }
             let limit = left.min(Duration::from_millis(PROPOSE_ATTEMPT_MS));
             let attempt = match hint.take().or_else(|| self.known_leader(group)) {
-                Some((leader, _)) if leader == self.node_id() => propose_here(group, &command, limit).await,
+                Some((leader, _)) if leader == self.node_id() => {
+                    self.propose_here(group, &command, limit).await
+                }
                 Some((leader, address)) => {
                     let asked = self.propose_there(group_id, leader, &address, command.clone(), limit);
                     tokio::select! {
@@ -62,6 +85,11 @@ impl Cluster {
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());
+            // Whoever gets no log any more, or not yet, hears of no leader, or of one that is long gone.
+            if hint.is_none() && begun.elapsed() > Duration::from_millis(ASK_AFTER_MS) {
+                hint = self.ask_who_leads(group_id, &mut asked, left).await;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
             tokio::time::sleep(left.min(Duration::from_millis(PROPOSE_RETRY_MS))).await;
         }
     }
@@ -79,7 +107,32 @@ impl Cluster {
     /// Answers another node's proposal: here or nowhere, so that no proposal goes in circles.
     pub(crate) async fn propose_for_peer(&self, group: &Group, command: v1::Command) -> v1::ProposeResponse {
         let limit = Duration::from_millis(PROPOSE_ATTEMPT_MS);
-        answer_peer(propose_here(group, &command, limit).await)
+        answer_peer(self.propose_here(group, &command, limit).await)
+    }
+
+    async fn propose_here(&self, group: &Group, command: &v1::Command, limit: Duration) -> LocalProposal {
+        if let Some(refused) = self.version_refusal(command) {
+            let outcome = v1::Outcome { kind: Some(Kind::Refused(refused)) };
+            return LocalProposal::Applied(LogIndex(0), outcome);
+        }
+        let proposed = tokio::time::timeout(limit, group.propose(command, now_ms())).await;
+        proposed.unwrap_or(LocalProposal::Unknown)
+    }
+
+    /// The members that this node knows of, one after the other, for whoever has to ask where the leader is.
+    pub(crate) fn another_member(&self, asked: &mut usize) -> Option<(NodeId, String)> {
+        let replicated = self.0.control.replicated();
+        let State::Control(control) = &replicated.state else { return None };
+        let others = || {
+            control.nodes().filter(|node| {
+                node.node_id != self.node_id().0
+                    && node.state() != v1::NodeState::Removed
+                    && !node.control_address.is_empty()
+            })
+        };
+        let position = *asked % others().count().max(1);
+        *asked += 1;
+        others().nth(position).map(|node| (NodeId(node.node_id), node.control_address.clone()))
     }
 
     /// The leader of a group as this node knows it, with its address.
@@ -133,11 +186,6 @@ pub(crate) fn not_leader(leader: Option<(NodeId, String)>) -> v1::NotLeader {
     v1::NotLeader { leader_id: leader_id.0, leader_address }
 }
 
-async fn propose_here(group: &Group, command: &v1::Command, limit: Duration) -> LocalProposal {
-    let proposed = tokio::time::timeout(limit, group.propose(command, now_ms())).await;
-    proposed.unwrap_or(LocalProposal::Unknown)
-}
-
 /// What came of a proposal, for the node that made it.
 pub(crate) fn answer_peer(proposed: LocalProposal) -> v1::ProposeResponse {
     let result = match proposed {
@@ -153,9 +201,11 @@ pub(crate) fn answer_peer(proposed: LocalProposal) -> v1::ProposeResponse {
 
 fn answer(index: LogIndex, outcome: v1::Outcome) -> Result<(LogIndex, Kind), ProposeError> {
     match outcome.kind {
-        Some(Kind::Refused(refused)) => Err(ProposeError::Refused { detail: refused.detail }),
         Some(kind) => Ok((index, kind)),
-        None => Err(ProposeError::Refused { detail: "the leader gave an outcome of a later version".into() }),
+        None => Err(ProposeError::Refused {
+            reason: v1::RefusalReason::FutureVersion,
+            detail: "the leader gave an outcome of a later version".into(),
+        }),
     }
 }
 

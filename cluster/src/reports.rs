@@ -336,6 +336,9 @@ impl GroupReports<'_> {
         digests: &Digests,
         source: &Arc<dyn BlockSource>,
     ) -> Result<Reported, MemberError> {
+        if !self.cluster.may_say(command::RESYNC_SINCE).await {
+            return self.begin_anew(source).await;
+        }
         let mut differing = FxHashSet::default();
         for first in (0..Digests::RANGES).step_by(RESYNC_RANGES) {
             let ranges = first..(first + RESYNC_RANGES).min(Digests::RANGES);
@@ -360,14 +363,40 @@ impl GroupReports<'_> {
         if differing.is_empty() {
             return Ok(Reported::Applied);
         }
+        let differs = move |delta: &BlockDelta| {
+            differing.contains(&(i32::from(delta.tier as u8), Digests::range_of(&delta.id) as u32))
+        };
+        self.report_held(source, differs).await
+    }
+
+    /// Has the group forget what it knows and reports all that is held: builds that do not compare know this.
+    async fn begin_anew(&self, source: &Arc<dyn BlockSource>) -> Result<Reported, MemberError> {
+        let begin = v1::BlockReport {
+            node_id: self.cluster.node_id().0,
+            incarnation: self.incarnation.0,
+            sequence: self.next_sequence(),
+            reset: true,
+            deltas: Bytes::new(),
+        };
+        let begun = self.tell(command::new(Body::BlockReport(begin))).await?;
+        match self.reported(begun)? {
+            Reported::Applied => self.report_held(source, |_| true).await,
+            other => Ok(other),
+        }
+    }
+
+    /// Reports what is held of this group's and chosen.
+    async fn report_held(
+        &self,
+        source: &Arc<dyn BlockSource>,
+        is_chosen: impl Fn(&BlockDelta) -> bool + Send + 'static,
+    ) -> Result<Reported, MemberError> {
         let (pieces, mut told) = mpsc::channel(1);
         let (source, groups) = (Arc::clone(source), self.cluster.directory_groups());
         let position = self.position;
-        let differs = move |delta: &BlockDelta| {
-            groups.position_of(&delta.id.key) == position
-                && differing.contains(&(i32::from(delta.tier as u8), Digests::range_of(&delta.id) as u32))
-        };
-        let visit = spawn_blocking(move || send_held(&*source, differs, &pieces));
+        let is_wanted =
+            move |delta: &BlockDelta| groups.position_of(&delta.id.key) == position && is_chosen(delta);
+        let visit = spawn_blocking(move || send_held(&*source, is_wanted, &pieces));
         while let Some(piece) = told.recv().await {
             // Changes wait: one that this piece does not know of must not come before it.
             match self.report(piece, false).await? {
@@ -493,7 +522,7 @@ impl GroupReports<'_> {
             let deadline = Instant::now() + Duration::from_millis(PROPOSE_ATTEMPT_MS);
             match self.cluster.propose(group, command.clone(), deadline).await {
                 Ok((_, kind)) => return Ok(kind),
-                Err(ProposeError::Refused { detail }) => {
+                Err(ProposeError::Refused { detail, .. }) => {
                     return Err(MemberError::Refused { node: self.cluster.node_id(), detail });
                 }
                 Err(ProposeError::Stopped { detail, .. }) => return Err(MemberError::Stopped { detail }),

@@ -12,12 +12,14 @@ use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 use v1::heartbeat_response::Result as Beat;
 use v1::join_response::Result as Joined;
+use v1::read_index_response::Result as Read;
 
 use crate::cluster::Cluster;
 use crate::error::ProposeError;
 use crate::propose::not_leader;
-use crate::raft::check_cluster;
+use crate::raft::{LocalRead, check_cluster};
 use crate::state::{State, command};
+use crate::upgrade::too_old;
 
 /// Serves [`ClusterRpc`] for one member.
 #[derive(Clone, Debug)]
@@ -60,7 +62,10 @@ impl ClusterRpc for ClusterService {
             // The cluster id alone says it; the node compares and names both.
             return respond(None);
         }
-        if let Some(detail) = unfit(&request, self.cluster.directory_groups()) {
+        let finalized = self.cluster.finalized_version();
+        let unfit = unfit(&request, self.cluster.directory_groups())
+            .or_else(|| too_old(request.command_version, finalized));
+        if let Some(detail) = unfit {
             return respond(Some(Joined::Refused(v1::CommandRefused { reason: 0, detail })));
         }
         let admit = command::new(Body::AdmitNode(v1::AdmitNode {
@@ -68,14 +73,15 @@ impl ClusterRpc for ClusterService {
             name: request.name,
             control_address: request.control_address,
             data_address: request.data_address,
-            zone: request.zone,
+            // What the cluster cannot be told yet, the node says when it can.
+            zone: if finalized >= command::MEMBERSHIP_SINCE { request.zone } else { String::new() },
         }));
         let deadline = Instant::now() + Duration::from_millis(PROPOSE_ATTEMPT_MS);
         match self.cluster.propose(GroupId::CONTROL, admit, deadline).await {
             Ok((_, Kind::Admitted(admitted))) => respond(Some(Joined::NodeId(admitted.node_id))),
             Ok(_) => Err(Status::internal("an admission had the outcome of another command")),
-            Err(ProposeError::Refused { detail }) => {
-                respond(Some(Joined::Refused(v1::CommandRefused { reason: 0, detail })))
+            Err(ProposeError::Refused { reason, detail }) => {
+                respond(Some(Joined::Refused(v1::CommandRefused { reason: reason.into(), detail })))
             }
             Err(error) => Err(Status::unavailable(error.to_string())),
         }
@@ -95,12 +101,6 @@ impl ClusterRpc for ClusterService {
             let detail = format!("a command of {size} bytes is over the limit of {COMMAND_BYTES_MAX}");
             return Err(Status::invalid_argument(detail));
         }
-        // In the log it would stop every replica that is as old as this one (INV-WIRE).
-        if command.version > command::VERSION {
-            let detail =
-                format!("the command has version {}, this build knows {}", command.version, command::VERSION);
-            return Err(Status::failed_precondition(detail));
-        }
         Ok(Response::new(self.cluster.propose_for_peer(group, command).await))
     }
 
@@ -115,9 +115,22 @@ impl ClusterRpc for ClusterService {
 
     async fn read_index(
         &self,
-        _: Request<v1::ReadIndexRequest>,
+        request: Request<v1::ReadIndexRequest>,
     ) -> Result<Response<v1::ReadIndexResponse>, Status> {
-        Err(Status::unimplemented("linearizable reads are not built yet"))
+        let request = request.into_inner();
+        check_cluster(self.cluster.cluster_id(), &request.cluster_id)?;
+        let group = self.cluster.group(GroupId(request.group_id));
+        let group = group.ok_or_else(|| Status::not_found("this node does not have the group"))?;
+        let result = match group.read_index(Duration::from_millis(PROPOSE_ATTEMPT_MS)).await {
+            LocalRead::Index(index) => Read::LogIndex(index.0),
+            LocalRead::NotLeader(leader) => Read::NotLeader(not_leader(leader)),
+            LocalRead::NoQuorum => {
+                let silent = self.cluster.silent_voters(group);
+                return Err(Status::unavailable(format!("no quorum confirmed that this node leads{silent}")));
+            }
+            LocalRead::Stopped => return Err(Status::unavailable("the group has stopped on this node")),
+        };
+        Ok(Response::new(v1::ReadIndexResponse { result: Some(result) }))
     }
 
     async fn heartbeat(
@@ -143,13 +156,22 @@ impl Cluster {
             return Beat::RegisterAgain(v1::RegisterAgain {});
         };
         let Some(known) = state.node(id) else { return Beat::RegisterAgain(v1::RegisterAgain {}) };
+        if known.state() == v1::NodeState::Removed {
+            // As long as it votes it may be needed: it is told to stop when it is not any more.
+            let votes = self.all_groups().any(|group| group.members().0.contains(&id));
+            return match votes {
+                true => Beat::RegisterAgain(v1::RegisterAgain {}),
+                false => Beat::Removed(v1::NodeRemoved {}),
+            };
+        }
         let registered = known.incarnation;
         if registered > incarnation.0 && known.boot_id != beat.boot_id {
             return Beat::Superseded(v1::NodeSuperseded { incarnation: registered });
         }
         // An incarnation that this leader has not applied yet is one that it will: it was committed.
         if registered < incarnation.0 || state.serving_incarnation(id) == Some(incarnation) {
-            self.0.liveness.hear(term, id, incarnation, Instant::now());
+            let now = Instant::now();
+            self.0.liveness.hear(term, id, incarnation, beat.command_version, now);
             return Beat::Heard(v1::HeartbeatHeard {});
         }
         Beat::RegisterAgain(v1::RegisterAgain {})

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use hearth_proto::frame::{BlockStatus, TierBits};
 use hearth_proto::{
-    AckLevel, BlockKey, ClusterId, Generation, Incarnation, NodeId, Retention, Tier, Urgency,
+    AckLevel, BlockKey, ClusterId, Generation, Incarnation, NamespaceId, NodeId, Retention, Tier, Urgency,
 };
 
 use crate::block_buf::BlockBuf;
@@ -75,13 +75,23 @@ pub struct PutItem {
     pub retention: Retention,
     /// Position of the block in its chain.
     pub depth: u32,
+    /// Between nodes: the block is a copy, of a block of this namespace. `None` from a client, whose
+    /// namespace follows from who it is.
+    pub copy_of: Option<NamespaceId>,
 }
 
 impl PutItem {
     /// A block with the default retention, acknowledged from memory; computes the checksum.
     pub fn new(key: BlockKey, payload: Bytes) -> Self {
-        let crc32 = crc32fast::hash(&payload);
-        Self { key, payload, crc32, ack: AckLevel::default(), retention: Retention::default(), depth: 0 }
+        Self {
+            key,
+            crc32: crc32fast::hash(&payload),
+            payload,
+            ack: AckLevel::default(),
+            retention: Retention::default(),
+            depth: 0,
+            copy_of: None,
+        }
     }
 }
 
@@ -125,7 +135,8 @@ pub trait Mover: Send + Sync {
         deadline: Instant,
     ) -> GetStream;
 
-    /// Gives blocks to the peer.
+    /// Gives blocks to the peer. A request with a copy completes with `BadRequest` at a peer of before there
+    /// were any.
     ///
     /// *Cancel safety*: dropping the stream stops what was not yet sent; what was sent may take effect.
     fn put(&self, items: Vec<PutItem>, deadline: Instant) -> PutStream;

@@ -44,6 +44,8 @@ pub struct PutRequest {
     pub retention: Retention,
     /// Position of the block in its chain.
     pub depth: u32,
+    /// True if another node gives a copy of what it has, and not a client something new.
+    pub is_copy: bool,
 }
 
 /// What a transport needs from a node's block store.

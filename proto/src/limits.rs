@@ -207,6 +207,8 @@ pub const BREAKER_PAUSE_MS_MAX: u64 = 5_000;
 pub const HEARTBEAT_MS: u64 = 500;
 /// Silence after which the control leader declares a node down.
 pub const NODE_DOWN_AFTER_MS: u64 = 3_000;
+/// How long a voter may be down before another node votes in its place.
+pub const VOTER_LOST_AFTER_MS: u64 = 60_000;
 /// Interval of the Raft leader's heartbeat.
 pub const RAFT_HEARTBEAT_MS: u64 = 60;
 /// Shortest Raft election time-out. It runs after the lease of a leader that fell silent, which lasts
@@ -258,6 +260,92 @@ pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 256 << 20;
 /// Piece of a snapshot in one message.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 
+/// Namespaces of one cluster.
+pub const NAMESPACES_MAX: usize = 1_024;
+/// Longest name of a namespace or of a sharing group.
+pub const NAMESPACE_NAME_BYTES_MAX: usize = 64;
+/// What the namespace that is there from the start may pin until somebody says otherwise.
+pub const DEFAULT_PIN_QUOTA_BYTES: u64 = 1 << 30;
+/// The longest that a policy may ramp in a node.
+pub const RAMP_MS_MAX: u64 = 24 * 3_600_000;
+/// Pins of one namespace.
+pub const PINS_MAX: usize = 4_096;
+/// Blocks that all pins of a cluster name together.
+pub const PINNED_BLOCKS_MAX: usize = 262_144;
+/// The shortest that a pin may hold.
+pub const PIN_TTL_MS_MIN: u64 = 1_000;
+/// The longest that a pin may hold without being renewed.
+pub const PIN_TTL_MS_MAX: u64 = 30 * 24 * 3_600_000;
+/// Claims on missing blocks that one directory group keeps.
+pub const CLAIMS_MAX: usize = 65_536;
+/// The shortest that a claim may hold.
+pub const CLAIM_TTL_MS_MIN: u64 = 100;
+/// The longest that a claim may hold without being renewed: nobody else computes the block meanwhile.
+pub const CLAIM_TTL_MS_MAX: u64 = 600_000;
+/// Longest name of a claimant.
+pub const CLAIMANT_BYTES_MAX: usize = 128;
+/// Times that one call claims anew because the block it chose had come meanwhile.
+pub const CLAIM_ROUNDS_MAX: usize = 8;
+/// Calls that may wait on one node for claims of one directory group to end.
+pub const WAITERS_MAX: usize = 16_384;
+/// Blocks whose retention one directory group remembers; beyond it the oldest make place.
+pub const RETENTIONS_MAX: usize = 131_072;
+/// Retentions that end with one command; the rest go with the next.
+pub const RETENTION_SWEEP_MAX: usize = 4_096;
+/// The longest that a retention may last before it falls back, unless it never does.
+pub const RETENTION_MS_MAX: u64 = 366 * 24 * 3_600_000;
+/// Blocks whose pins or retention changed and whose store has not been told; beyond it all are told anew.
+pub const KEPT_QUEUE_MAX: usize = 65_536;
+/// Pause between looks at what is due to end, at the longest.
+pub const EXPIRY_MS_MAX: u64 = 500;
+/// The same, at the shortest.
+pub const EXPIRY_MS_MIN: u64 = 10;
+/// How long a new or returned node is ramped in when the policy does not say.
+pub const RAMP_MS_DEFAULT: u64 = 300_000;
+/// What a node counts for as soon as it is up, as a part of its full weight.
+pub const RAMP_WEIGHT_MIN: f64 = 1.0 / 16.0;
+/// Copies of one block that a policy may ask for.
+pub const REPLICAS_MAX: u32 = 8;
+/// What all nodes together move a second to make replicas again or to drain, when the policy does not say.
+pub const REPAIR_BYTES_PER_SECOND_DEFAULT: u64 = 512 << 20;
+/// How long after a change among the nodes replicas are made again: nodes that merely restart come back.
+pub const REPAIR_GRACE_MS: u64 = 10_000;
+/// The longest that changes which do not end may put repair off, in such times.
+pub const REPAIR_GRACES_MAX: u32 = 6;
+/// Blocks that wait to be copied; what does not fit is found again.
+pub const COPY_QUEUE_MAX: usize = 65_536;
+/// Copies that one node sends at a time.
+pub const COPIES_IN_FLIGHT_MAX: usize = 16;
+/// Of those, copies of new blocks: a repair goes on beside them.
+pub const COPIES_OF_NEW_IN_FLIGHT_MAX: usize = 12;
+/// Payload bytes of the copies that one node sends at a time; a single one may be larger.
+pub const COPY_BYTES_IN_FLIGHT_MAX: usize = 64 << 20;
+/// How long one copy may take.
+pub const COPY_MS_MAX: u64 = 15_000;
+/// How often one copy is tried before it is left to the next look at the directory.
+pub const COPY_ATTEMPTS_MAX: u32 = 3;
+/// How long a node that failed a copy is given none.
+pub const COPY_PAUSE_MS: u64 = 1_000;
+/// How long a new block waits before it is copied, so that copies which others made of it are known.
+pub const COPY_DELAY_MS: u64 = 200;
+/// How long a copy that was made counts although the directory does not have it yet.
+pub const COPY_SETTLE_MS: u64 = 10_000;
+/// Pause between looks at the cluster's state and at ranges of the directory.
+pub const REPAIR_TICK_MS: u64 = 100;
+/// The longest that replicas which were lost without a change among the nodes are not looked for.
+pub const REPAIR_SEARCH_EVERY_MS: u64 = 3_600_000;
+/// How old may be what is known of the room on other nodes.
+pub const REPAIR_SITES_MS: u64 = 1_000;
+/// Pause before the directory is searched again for what could not be copied, or for what a drain left;
+/// doubles while nothing is gained by it.
+pub const REPAIR_RESCAN_MS: u64 = 2_000;
+/// The longest such pause.
+pub const REPAIR_RESCAN_MS_MAX: u64 = 60_000;
+/// How long an answer about the progress of drains is given again.
+pub const PROGRESS_FRESH_MS: u64 = 500;
+/// The time over which the rate of a drain is taken.
+pub const PROGRESS_RATE_MS: u64 = 60_000;
+
 /// Longest line of a trace.
 pub const TRACE_LINE_BYTES_MAX: usize = 64 << 20;
 /// Bytes of blocks that a replay names in one call.
@@ -289,6 +377,7 @@ const _: () = {
     assert!(RAFT_ELECTION_MS_MAX * 3 < NODE_DOWN_AFTER_MS);
     assert!(RAFT_ELECTION_MS_MAX * 2 < PEER_KEEP_ALIVE_MS + PEER_KEEP_ALIVE_ANSWER_MS);
     assert!(PROPOSE_RETRY_MS * 4 <= RAFT_ELECTION_MS_MIN);
+    assert!(NODE_DOWN_AFTER_MS < VOTER_LOST_AFTER_MS);
     assert!(BREAKER_PAUSE_MS_MIN <= BREAKER_PAUSE_MS_MAX);
     assert!(SNAPSHOT_CHUNK_BYTES < GRPC_MESSAGE_BYTES_MAX);
     assert!(RAFT_APPEND_BYTES_MAX * 2 <= GRPC_MESSAGE_BYTES_MAX);
@@ -296,4 +385,14 @@ const _: () = {
     assert!(COMMAND_BYTES_MAX <= RAFT_APPEND_BYTES_MAX);
     assert!(SNAPSHOT_KEEP_ENTRIES < SNAPSHOT_EVERY_ENTRIES);
     assert!(METADATA_RESERVE_BYTES_MIN <= METADATA_RESERVE_BYTES);
+    assert!(CLAIM_TTL_MS_MIN < CLAIM_TTL_MS_MAX && PIN_TTL_MS_MIN < PIN_TTL_MS_MAX);
+    assert!(CHAIN_BLOCKS_MAX <= PINNED_BLOCKS_MAX && CHAIN_BLOCKS_MAX <= RETENTIONS_MAX);
+    assert!(CHAIN_BLOCKS_MAX * 32 + 4_096 <= COMMAND_BYTES_MAX);
+    assert!(EXPIRY_MS_MIN <= CLAIM_TTL_MS_MIN && EXPIRY_MS_MIN < EXPIRY_MS_MAX);
+    assert!(COPIES_OF_NEW_IN_FLIGHT_MAX < COPIES_IN_FLIGHT_MAX);
+    assert!(COPIES_IN_FLIGHT_MAX <= CONNECTION_BLOCKS_IN_WORK_MAX);
+    assert!(REPAIR_TICK_MS <= REPAIR_RESCAN_MS && REPAIR_RESCAN_MS <= REPAIR_RESCAN_MS_MAX);
+    assert!(COPY_DELAY_MS < COPY_SETTLE_MS && COPY_PAUSE_MS < COPY_MS_MAX);
+    // A node that is silent is not yet down for as long; then it has the grace.
+    assert!(REPAIR_GRACE_MS > NODE_DOWN_AFTER_MS);
 };

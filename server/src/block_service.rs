@@ -1,17 +1,19 @@
 //! The store as the fabric's block service: statuses instead of errors, nothing else.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use hearth_cluster::Cluster;
 use hearth_fabric::{BlockService, BlockStatus, GetHit, GetRequest, PeerInfo, PutAck, PutRequest, TierBits};
 use hearth_proto::limits::BLOCK_BYTES_MAX;
-use hearth_proto::{BlockId, BlockKey, Incarnation, NamespaceId, Tier};
+use hearth_proto::{AckLevel, BlockId, BlockKey, Incarnation, NamespaceId, Tier};
 use hearth_store::{
     GetError, GetOutcome, Lease, MissReason, PutError, PutMeta, ReserveError, SlotMut, Store,
 };
 
 use crate::announce::Announcer;
 use crate::identity::Member;
+use crate::repair::NewBlocks;
 
 /// One node's blocks, as the data plane serves them.
 pub(crate) struct StoreService {
@@ -19,6 +21,7 @@ pub(crate) struct StoreService {
     pub(crate) cluster: Cluster,
     pub(crate) announcer: Announcer,
     pub(crate) member: Member,
+    pub(crate) news: Arc<NewBlocks>,
 }
 
 impl BlockService for StoreService {
@@ -71,6 +74,9 @@ impl BlockService for StoreService {
     ) -> Result<PutAck, BlockStatus> {
         let id = BlockId { namespace, key: request.key };
         let meta = PutMeta { crc32: request.crc32, retention: request.retention, depth: request.depth };
+        if request.is_copy {
+            return self.keep_copy(id, slot, meta, request.ack, deadline).await;
+        }
         match self.store.put(id, slot, meta, request.ack, deadline).await {
             Ok(outcome) => {
                 if !outcome.existed {
@@ -92,6 +98,31 @@ impl BlockService for StoreService {
 
     async fn remove(&self, namespace: NamespaceId, key: BlockKey) -> BlockStatus {
         if self.store.remove(&BlockId { namespace, key }).await { BlockStatus::Ok } else { BlockStatus::Miss }
+    }
+}
+
+impl StoreService {
+    /// Keeps a copy that another node gives. It is nobody's news, is not copied on, and leaves memory to what
+    /// engines read here.
+    async fn keep_copy(
+        &self,
+        id: BlockId,
+        slot: SlotMut,
+        meta: PutMeta,
+        ack: AckLevel,
+        deadline: Instant,
+    ) -> Result<PutAck, BlockStatus> {
+        self.news.arrives(id);
+        let put = self.store.put(id, slot, meta, ack, deadline).await;
+        if !put.as_ref().is_ok_and(|outcome| !outcome.existed) {
+            self.news.arrived_not(&id);
+        } else if ack == AckLevel::Durable {
+            self.store.leave_arena(&id);
+        }
+        match put {
+            Ok(outcome) => Ok(PutAck { generation: outcome.generation, existed: outcome.existed }),
+            Err(error) => Err(put_status(&error)),
+        }
     }
 }
 

@@ -65,6 +65,16 @@ struct Settings {
     /// what the cluster must have. Default: 1.
     #[arg(long, env = "HEARTH_DIRECTORY_GROUPS", value_name = "N")]
     directory_groups: Option<u32>,
+    /// What this node fails together with, such as a rack or a room: voters and copies are spread over
+    /// zones. Default: one zone without a name.
+    #[arg(long, env = "HEARTH_ZONE", value_name = "NAME")]
+    zone: Option<String>,
+    /// Makes this node an observer: it holds the metadata and answers from it, and never votes.
+    #[arg(long, env = "HEARTH_OBSERVER", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    observer: Option<bool>,
+    /// Seconds that a voter may be down before another node votes in its place. Default: 60.
+    #[arg(long, env = "HEARTH_VOTER_LOST_AFTER", value_name = "SECONDS")]
+    voter_lost_after: Option<u64>,
     /// Memory for blocks. Default: 1GiB.
     #[arg(long, env = "HEARTH_HOST_CAPACITY", value_name = "SIZE")]
     host_capacity: Option<String>,
@@ -92,6 +102,10 @@ struct Settings {
     /// (byte planes too: a seventh of bf16 data for much more CPU time). Default: fast.
     #[arg(long, env = "HEARTH_COMPRESSION", value_name = "MODE")]
     compression: Option<String>,
+    /// How long a node that is gone may take to come back before its replicas are made again, in
+    /// milliseconds. Default: 10000.
+    #[arg(long, env = "HEARTH_REPAIR_GRACE_MS", value_name = "MS", hide = true)]
+    repair_grace_ms: Option<u64>,
     /// Serves beyond loopback without TLS: anyone who reaches the port can read and write every block.
     #[arg(long, env = "HEARTH_INSECURE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     insecure: Option<bool>,
@@ -118,12 +132,20 @@ pub struct Config {
     pub cluster_id: Option<ClusterId>,
     /// Raft groups that share the directory of a cluster that this node founds, or must be in.
     pub directory_groups: Option<DirectoryGroups>,
+    /// What this node fails together with; empty when nobody said.
+    pub zone: String,
+    /// Whether this node never votes.
+    pub observer: bool,
+    /// How long a voter may be down before another node votes in its place.
+    pub voter_lost_after_ms: u64,
     /// Size of the arena in bytes.
     pub host_capacity_bytes: u64,
     /// Size of the slabs in bytes; 0 is none.
     pub nvme_capacity_bytes: u64,
     /// Where blocks lie on disk, what moves them, what is compressed.
     pub blocks: BlockConfig,
+    /// How long a node that is gone may take to come back, in milliseconds.
+    pub repair_grace_ms: u64,
     /// Whether serving beyond loopback without TLS was allowed.
     pub insecure: bool,
 }
@@ -192,7 +214,7 @@ impl Config {
             compression: s.compression,
         };
         let mut config = Self {
-            name: s.name.map(checked_name).transpose()?,
+            name: s.name.map(|name| checked_text("--name", name)).transpose()?,
             data_dir: s.data_dir.map_or_else(default_data_dir, Ok)?,
             listen: address("--listen", s.listen, "127.0.0.1:7400")?,
             data_listen: address("--data-listen", s.data_listen, "127.0.0.1:7401")?,
@@ -207,9 +229,13 @@ impl Config {
                 .directory_groups
                 .map(|count| DirectoryGroups::new(count).map_err(|e| value("--directory-groups", &e)))
                 .transpose()?,
+            zone: s.zone.map(|zone| checked_text("--zone", zone)).transpose()?.unwrap_or_default(),
+            observer: s.observer.unwrap_or(false),
+            voter_lost_after_ms: voter_patience(s.voter_lost_after)?,
             host_capacity_bytes: size("--host-capacity", s.host_capacity, 1 << 30)?,
             nvme_capacity_bytes: size("--nvme-capacity", s.nvme_capacity, 8 << 30)?,
             blocks: blocks.check()?,
+            repair_grace_ms: s.repair_grace_ms.unwrap_or(limits::REPAIR_GRACE_MS),
             insecure: s.insecure.unwrap_or(false),
         };
         if let Some(slab_bytes) = config.blocks.slab_bytes() {
@@ -280,7 +306,16 @@ impl Config {
         if let Some(groups) = self.directory_groups {
             table.insert("directory_groups".into(), groups.count().into());
         }
+        if !self.zone.is_empty() {
+            table.insert("zone".into(), self.zone.clone().into());
+        }
+        table.insert("voter_lost_after".into(), (self.voter_lost_after_ms as i64 / 1_000).into());
+        if self.observer {
+            table.insert("observer".into(), true.into());
+        }
         self.blocks.write_toml(&mut table);
+        let grace_ms = i64::try_from(self.repair_grace_ms).unwrap_or(i64::MAX);
+        table.insert("repair_grace_ms".into(), grace_ms.into());
         table.insert("insecure".into(), self.insecure.into());
         table.to_string()
     }
@@ -298,6 +333,9 @@ impl Settings {
             join: self.join.or(lower.join),
             cluster_id: self.cluster_id.or(lower.cluster_id),
             directory_groups: self.directory_groups.or(lower.directory_groups),
+            zone: self.zone.or(lower.zone),
+            observer: self.observer.or(lower.observer),
+            voter_lost_after: self.voter_lost_after.or(lower.voter_lost_after),
             host_capacity: self.host_capacity.or(lower.host_capacity),
             nvme_capacity: self.nvme_capacity.or(lower.nvme_capacity),
             nvme_slab: self.nvme_slab.or(lower.nvme_slab),
@@ -306,6 +344,7 @@ impl Settings {
             disk_sqpoll: self.disk_sqpoll.or(lower.disk_sqpoll),
             disk_iopoll: self.disk_iopoll.or(lower.disk_iopoll),
             compression: self.compression.or(lower.compression),
+            repair_grace_ms: self.repair_grace_ms.or(lower.repair_grace_ms),
             insecure: self.insecure.or(lower.insecure),
         }
     }
@@ -332,14 +371,25 @@ fn size(setting: &'static str, given: Option<String>, default: u64) -> Result<u6
     given.map_or(Ok(default), |text| hearth_proto::size::parse(&text).map_err(|e| value(setting, &e)))
 }
 
-fn checked_name(name: String) -> Result<String, ConfigError> {
+fn voter_patience(seconds: Option<u64>) -> Result<u64, ConfigError> {
+    let ms = seconds.map_or(limits::VOTER_LOST_AFTER_MS, |seconds| seconds.saturating_mul(1_000));
+    if ms < limits::NODE_DOWN_AFTER_MS {
+        let least = limits::NODE_DOWN_AFTER_MS.div_ceil(1_000);
+        let problem = format!("a silent node is only down after a while; give at least {least} seconds");
+        return Err(ConfigError::Value { setting: "--voter-lost-after", problem });
+    }
+    // A year is for ever, and fits wherever it is written down.
+    Ok(ms.min(365 * 24 * 3_600_000))
+}
+
+fn checked_text(setting: &'static str, name: String) -> Result<String, ConfigError> {
     let fits = (1..=64).contains(&name.len())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     if fits {
         Ok(name)
     } else {
         let problem = format!("{name:?} is not a name: use 1 to 64 letters, digits, '-', '_' or '.'");
-        Err(ConfigError::Value { setting: "--name", problem })
+        Err(ConfigError::Value { setting, problem })
     }
 }
 
@@ -430,6 +480,8 @@ mod tests {
             ("--compression", "zip"),
             ("--join", "nowhere"),
             ("--name", "a b"),
+            ("--zone", "rack 7"),
+            ("--voter-lost-after", "1"),
             ("--advertise-host", "bad host!"),
         ] {
             let error = resolve(&[flag, bad]).expect_err(bad).to_string();
@@ -440,8 +492,19 @@ mod tests {
     #[test]
     fn printed_settings_read_back_the_same() {
         let slabs = ["--nvme-slab", "/a:1GiB", "--nvme-slab", "/b:2GiB", "--compression", "dense"];
-        let others =
-            ["--name", "a", "--join", "h:1", "--insecure", "--disk-driver", "threads", "--nvme-lift-fences"];
+        let others = [
+            "--name",
+            "a",
+            "--zone",
+            "r1",
+            "--observer",
+            "--join",
+            "h:1",
+            "--insecure",
+            "--disk-driver",
+            "threads",
+            "--nvme-lift-fences",
+        ];
         let config = resolve(&[&slabs[..], &others].concat()).expect("valid settings");
         assert!(config.blocks.lift_fences);
         assert_eq!((config.blocks.slabs.len(), config.nvme_capacity_bytes), (2, 3 << 30));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::block_service::StoreService;
@@ -39,6 +39,11 @@ impl DataPlane {
         let _inside = runtime.enter();
         let listener = TcpListener::from_std(listener).map_err(|e| failed(&e))?;
         Ok(runtime.spawn(hearth_fabric::serve_tcp(listener, blocks, stop)))
+    }
+
+    /// Runs something else that moves blocks.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.0.as_ref().expect("the data plane works before it is stopped").spawn(work)
     }
 
     pub(crate) async fn stop(&mut self) {

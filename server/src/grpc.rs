@@ -13,8 +13,10 @@ use tonic::{Request, Response, Status};
 
 use crate::announce::Announced;
 use crate::identity::Member;
+use crate::{calls, freshness};
 
-/// Answers from the local directory and the local store; makes no call to another node.
+/// Answers from the local directory and the local store; makes no call to another node, unless a lookup asks
+/// for more than what this node has.
 #[derive(Clone)]
 pub(crate) struct GrpcService {
     pub(crate) cluster: Cluster,
@@ -30,10 +32,14 @@ impl Directory for GrpcService {
         &self,
         request: Request<v1::LookupRequest>,
     ) -> Result<Response<v1::LookupResponse>, Status> {
-        let keys = keys_of(&request.into_inner())?;
+        let deadline = calls::deadline_of(request.metadata());
+        let request = request.into_inner();
+        let keys = keys_of(&request)?;
+        let freshness = freshness::freshness_of(request.freshness)?;
         let namespace = NamespaceId::DEFAULT;
+        let answer = self.cluster.lookup_fresh(namespace, &keys, &freshness, deadline).await;
+        let answer = answer.map_err(|error| freshness::status_of(&error))?;
         let announced = self.announced.find(namespace, &keys);
-        let answer = self.cluster.lookup(namespace, &keys);
         let mut nodes = self.cluster.nodes();
         let serving: FxHashMap<u64, u64> =
             nodes.iter().filter(|n| is_serving(n)).map(|n| (n.node_id, n.incarnation)).collect();

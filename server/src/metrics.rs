@@ -1,17 +1,22 @@
 //! What /metrics exports: the planes' own counters, read when they are asked for.
 
+use std::sync::Arc;
+
 use hearth_cluster::Cluster;
 use hearth_store::Store;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
+
+use crate::repair::CopyCounters;
 
 /// The sources of the exported figures.
 pub(crate) struct Exported {
     store: Store,
     cluster: Cluster,
+    copies: Arc<CopyCounters>,
 }
 
 impl Exported {
-    pub(crate) fn new(store: Store, cluster: Cluster) -> Self {
+    pub(crate) fn new(store: Store, cluster: Cluster, copies: Arc<CopyCounters>) -> Self {
         describe_gauge!("hearth_tier_capacity_bytes", "Bytes that a tier of this node can hold");
         describe_gauge!("hearth_tier_used_bytes", "Bytes that a tier of this node holds");
         describe_gauge!("hearth_tier_blocks", "Blocks that a tier of this node holds");
@@ -49,12 +54,19 @@ impl Exported {
         describe_gauge!("hearth_raft_applied_index", "Last log index that this node applied");
         describe_gauge!("hearth_directory_blocks", "Blocks that the directory knows a replica of");
         describe_gauge!("hearth_nodes", "Nodes of the cluster by state");
-        Self { store, cluster }
+        describe_counter!("hearth_copied_blocks_total", "Copies that this node gave to other nodes");
+        describe_counter!("hearth_copied_bytes_total", "Payload bytes of those copies");
+        describe_counter!("hearth_copy_failures_total", "Tries to give a copy that failed");
+        describe_counter!("hearth_copy_searches_total", "Searches of the directory for what lacks copies");
+        describe_gauge!("hearth_missing_blocks", "Blocks that lack copies and that this node sees to");
+        describe_gauge!("hearth_missing_bytes", "Payload bytes of those blocks");
+        Self { store, cluster, copies }
     }
 
     /// Copies the counters of the planes into the exporter.
     pub(crate) fn refresh(&self) {
         self.refresh_store();
+        self.refresh_copies();
         for group in self.cluster.groups() {
             let label = [("group", group.group_id.to_string())];
             gauge!("hearth_raft_term", &label).set(group.term as f64);
@@ -69,6 +81,16 @@ impl Exported {
             let count = nodes.iter().filter(|node| node.state == state).count();
             gauge!("hearth_nodes", "state" => label).set(count as f64);
         }
+    }
+
+    fn refresh_copies(&self) {
+        let copies = &self.copies;
+        counter!("hearth_copied_blocks_total").absolute(copies.copied_blocks.value());
+        counter!("hearth_copied_bytes_total").absolute(copies.copied_bytes.value());
+        counter!("hearth_copy_failures_total").absolute(copies.failures.value());
+        counter!("hearth_copy_searches_total").absolute(copies.searches.value());
+        gauge!("hearth_missing_blocks").set(copies.missing_blocks.value() as f64);
+        gauge!("hearth_missing_bytes").set(copies.missing_bytes.value() as f64);
     }
 
     fn refresh_store(&self) {

@@ -4,11 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hearth_cluster::{Cluster, ClusterConfig, FoundError, JoinRequest, MemberError, NodeAddresses};
+use hearth_cluster::{
+    Cluster, ClusterConfig, FoundError, JoinRequest, MemberError, NodeAddresses, ProposeError,
+};
 use hearth_proto::limits::GRPC_MESSAGE_BYTES_MAX;
 use hearth_proto::v1::admin_server::AdminServer;
 use hearth_proto::v1::announce_server::AnnounceServer;
+use hearth_proto::v1::claims_server::ClaimsServer;
 use hearth_proto::v1::directory_server::DirectoryServer;
+use hearth_proto::v1::operate_server::OperateServer;
+use hearth_proto::v1::retention_server::RetentionServer;
 use hearth_proto::{ClusterId, DirectoryGroups, NodeId};
 use hearth_store::{Store, StoreConfig};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -19,13 +24,18 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::announce::{Announced, Announcer};
 use crate::block_service::StoreService;
-use crate::block_source::StoreSource;
+use crate::block_source::{StoreKeeper, StoreSource};
+use crate::claims::ClaimService;
 use crate::config::Config;
 use crate::copies::DirectoryCopies;
 use crate::data_plane::DataPlane;
 use crate::grpc::GrpcService;
 use crate::http::{self, HttpState};
 use crate::identity::{DataDir, IdentityError, Member};
+use crate::operate::OperateService;
+use crate::progress::Progress;
+use crate::repair::{CopyCounters, NewBlocks, Repair, RepairParts};
+use crate::retention::RetentionService;
 use crate::vitals::Vitals;
 
 /// How long a first start waits for the member that it was told to join.
@@ -101,6 +111,13 @@ pub struct Endpoints {
     pub http: SocketAddr,
 }
 
+/// What the parts of a node that deal with copies share.
+struct Copying {
+    news: Arc<NewBlocks>,
+    counters: Arc<CopyCounters>,
+    grace: Duration,
+}
+
 /// A running node.
 pub struct Node {
     endpoints: Endpoints,
@@ -108,6 +125,7 @@ pub struct Node {
     cluster: Cluster,
     vitals: Arc<Vitals>,
     data_plane: DataPlane,
+    copying: Copying,
     stop: CancellationToken,
     tasks: JoinSet<Result<(), NodeError>>,
     _data_dir: DataDir,
@@ -154,17 +172,25 @@ impl Node {
             cluster_id: member.cluster_id,
             directory_groups: member.directory_groups,
             name: data_dir.identity().name.clone(),
+            zone: config.zone.clone(),
+            never_votes: config.observer,
+            voter_lost_after_ms: config.voter_lost_after_ms,
             boot_id: *uuid::Uuid::new_v4().as_bytes(),
             addresses,
             host_capacity_bytes: config.host_capacity_bytes,
             nvme_capacity_bytes: config.nvme_capacity_bytes,
         })
         .await?;
-        store.set_copies(Arc::new(DirectoryCopies { cluster: cluster.clone(), node_id: member.node_id }));
-        vitals.opened(&store, &cluster);
+        store.set_copies(Arc::new(DirectoryCopies(cluster.clone())));
+        let copying = Copying {
+            news: Arc::new(NewBlocks::new(config.nvme_capacity_bytes > 0)),
+            counters: Arc::default(),
+            grace: Duration::from_millis(config.repair_grace_ms),
+        };
+        vitals.opened(&store, &cluster, &copying.counters);
         let data_plane = DataPlane::start()?;
         let mut node =
-            Self { endpoints, store, cluster, vitals, data_plane, stop, tasks, _data_dir: data_dir };
+            Self { endpoints, store, cluster, vitals, data_plane, copying, stop, tasks, _data_dir: data_dir };
         if let Err(error) = node.begin(listeners.control, listeners.data, member) {
             node.close().await;
             return Err(error);
@@ -215,7 +241,18 @@ impl Node {
 
     fn begin(&mut self, control: TcpListener, data: TcpListener, member: Member) -> Result<(), NodeError> {
         self.serve(control, data, member)?;
-        let (cluster, source) = (self.cluster.clone(), Arc::new(StoreSource(self.store.clone())));
+        let cluster = self.cluster.clone();
+        let source = Arc::new(StoreSource {
+            store: self.store.clone(),
+            cluster: cluster.clone(),
+            news: Arc::clone(&self.copying.news),
+        });
+        let (keeping, keeper) = (cluster.clone(), Arc::new(StoreKeeper::new(self.store.clone())));
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(keeping.keep_blocks(keeper)).await;
+            Ok(())
+        });
         let founding = member.founder.then(|| self._data_dir.identity().uuid_bytes());
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
@@ -266,7 +303,23 @@ impl Node {
             .cluster
             .services()
             .add_service(DirectoryServer::new(grpc.clone()).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+            .add_service(
+                ClaimsServer::new(ClaimService {
+                    cluster: self.cluster.clone(),
+                    store: self.store.clone(),
+                    announced: announced.clone(),
+                })
+                .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX),
+            )
+            .add_service(RetentionServer::new(RetentionService {
+                cluster: self.cluster.clone(),
+                store: self.store.clone(),
+            }))
             .add_service(AnnounceServer::new(announced))
+            .add_service(OperateServer::new(OperateService {
+                cluster: self.cluster.clone(),
+                progress: Progress::new(self.cluster.clone(), Arc::clone(&self.copying.counters)),
+            }))
             .add_service(AdminServer::new(grpc));
         // The server's own setting does not reach connections of a listener it is given: without this,
         // each answer may wait 40 ms for the peer's delayed acknowledgement.
@@ -289,12 +342,31 @@ impl Node {
             cluster: self.cluster.clone(),
             announcer,
             member,
+            news: Arc::clone(&self.copying.news),
         });
         let serve_blocks = self.data_plane.serve(data, blocks, self.stop.clone())?;
         self.tasks.spawn(async move {
             serve_blocks.await.map_err(|e| NodeError::Listener { service: "block", problem: e.to_string() })
         });
+        self.make_copies();
         Ok(())
+    }
+}
+
+impl Node {
+    /// Makes the copies that blocks lack, where blocks are moved.
+    fn make_copies(&mut self) {
+        let repair = Repair::new(RepairParts {
+            cluster: self.cluster.clone(),
+            store: self.store.clone(),
+            news: Arc::clone(&self.copying.news),
+            counters: Arc::clone(&self.copying.counters),
+            grace: self.copying.grace,
+        });
+        let ended = self.data_plane.spawn(repair.run(self.stop.clone()));
+        self.tasks.spawn(async move {
+            ended.await.map_err(|e| NodeError::Listener { service: "copy", problem: e.to_string() })
+        });
     }
 }
 
@@ -369,6 +441,7 @@ async fn found(cluster: &Cluster, node_uuid: [u8; 16]) -> Result<(), NodeError> 
     loop {
         match cluster.found(node_uuid).await {
             Ok(()) => return Ok(()),
+            Err(error @ FoundError::Commit(ProposeError::Refused { .. })) => return Err(error.into()),
             Err(error @ FoundError::Commit(_)) => {
                 tracing::info!(
                     error = &error as &dyn std::error::Error,
@@ -399,6 +472,7 @@ async fn settle_membership(
             let request = JoinRequest {
                 node_uuid: data_dir.identity().uuid_bytes(),
                 name: data_dir.identity().name.clone(),
+                zone: config.zone.clone(),
                 addresses: addresses.clone(),
                 expected_cluster: config.cluster_id,
                 expected_directory_groups: config.directory_groups,

@@ -1,13 +1,14 @@
 //! Whether the node lives and serves: what /readyz and /metrics are answered from, before its parts
 //! are open and while they close.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use hearth_cluster::Cluster;
 use hearth_store::Store;
 
 use crate::metrics::Exported;
+use crate::repair::CopyCounters;
 
 /// The node's parts as health and metrics see them.
 #[derive(Default)]
@@ -19,8 +20,9 @@ pub(crate) struct Vitals {
 
 impl Vitals {
     /// The parts are open.
-    pub(crate) fn opened(&self, store: &Store, cluster: &Cluster) {
-        let parts = (cluster.clone(), Exported::new(store.clone(), cluster.clone()));
+    pub(crate) fn opened(&self, store: &Store, cluster: &Cluster, copies: &Arc<CopyCounters>) {
+        let exported = Exported::new(store.clone(), cluster.clone(), Arc::clone(copies));
+        let parts = (cluster.clone(), exported);
         assert!(self.parts.set(parts).is_ok(), "a node opens its parts once");
     }
 

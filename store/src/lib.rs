@@ -16,6 +16,7 @@ mod arena;
 mod clock;
 mod codec;
 mod config;
+mod copy;
 mod core;
 mod delta;
 mod device;
@@ -24,6 +25,7 @@ mod error;
 mod extents;
 mod growth;
 mod index;
+mod keeping;
 #[doc(hidden)]
 pub mod model;
 #[doc(hidden)]
@@ -54,6 +56,7 @@ mod writer;
 pub use arena::{ArenaView, Lease, Loan, LoanExpired, SlotMut};
 pub use codec::{Codec, Compression, LayoutCompression};
 pub use config::{Driver, DriverOptions, NvmeConfig, SlabConfig, StoreConfig};
+pub use copy::{BlockCopy, Standing};
 pub use delta::DeltaStatus;
 pub use device::DeviceError;
 pub use error::{GetError, LendError, OpenError, PinError, PutError, ReserveError};

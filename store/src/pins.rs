@@ -138,6 +138,11 @@ impl Store {
         outcome
     }
 
+    /// The blocks that are pinned, in no order; some of the pins may have ended a moment ago.
+    pub fn pinned(&self) -> Vec<BlockId> {
+        lock(&self.core().pins).by_id.keys().copied().collect()
+    }
+
     /// Ends a pin. Returns false if there was none.
     pub fn unpin(&self, id: &BlockId) -> bool {
         let core = self.core();

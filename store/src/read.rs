@@ -27,6 +27,14 @@ thread_local! {
     static CODER: RefCell<Coder> = RefCell::new(Coder::new());
 }
 
+/// Whether a block that was read comes into the arena for others to find.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Promotion {
+    Always,
+    /// Only if somebody came to wait for the read meanwhile.
+    IfAwaited,
+}
+
 /// Where a get has to go.
 enum Route {
     Host(Lease),
@@ -35,7 +43,7 @@ enum Route {
 }
 
 /// The one read of a block that is made at a time.
-enum Flight {
+pub(crate) enum Flight {
     /// Nobody reads the block yet: the caller does.
     Lead(Record, watch::Sender<()>),
     /// Somebody reads it: look again when that has ended.
@@ -44,7 +52,7 @@ enum Flight {
 
 /// A record on NVMe as the index names it.
 #[derive(Clone, Copy)]
-struct Record {
+pub(crate) struct Record {
     resident: Resident,
     sector: u32,
     payload_len: u32,
@@ -124,8 +132,8 @@ impl Store {
                     wait_for_end(core, reading, deadline).await?;
                 }
                 Route::Nvme(Flight::Lead(record, ended)) => {
-                    let _reading = Reading { core, id, _ended: ended };
-                    if let Some(outcome) = read(core, &record, deadline, deadline).await? {
+                    let _reading = Reading::new(core, id, ended);
+                    if let Some(outcome) = read(core, &record, Promotion::Always, deadline, deadline).await? {
                         let counter = match outcome {
                             GetOutcome::Hit(_) => &core.counters.gets_nvme,
                             GetOutcome::Miss(_) => &core.counters.gets_missed,
@@ -152,17 +160,17 @@ pub(crate) async fn verify(core: &Core, id: &BlockId, deadline: Instant) -> Resu
         match route_unverified(core, id) {
             None => return Ok(()),
             Some(Flight::Lead(record, ended)) => {
-                let _reading = Reading { core, id, _ended: ended };
+                let _reading = Reading::new(core, id, ended);
                 // The putter holds a slot already. Puts that waited for a second one could fill the arena
                 // and wait for each other, so there is room now or the put is refused.
-                read(core, &record, core.clock.now(), deadline).await?;
+                read(core, &record, Promotion::Always, core.clock.now(), deadline).await?;
             }
             Some(Flight::Follow(reading)) => wait_for_end(core, reading, deadline).await?,
         }
     }
 }
 
-async fn wait_for_end(
+pub(crate) async fn wait_for_end(
     core: &Core,
     mut reading: watch::Receiver<()>,
     deadline: Instant,
@@ -173,10 +181,16 @@ async fn wait_for_end(
 }
 
 /// Ends a single-flight read, on whatever path: those who wait look again.
-struct Reading<'a> {
+pub(crate) struct Reading<'a> {
     core: &'a Core,
     id: &'a BlockId,
     _ended: watch::Sender<()>,
+}
+
+impl<'a> Reading<'a> {
+    pub(crate) fn new(core: &'a Core, id: &'a BlockId, ended: watch::Sender<()>) -> Self {
+        Self { core, id, _ended: ended }
+    }
 }
 
 impl Drop for Reading<'_> {
@@ -213,27 +227,29 @@ fn route_unverified(core: &Core, id: &BlockId) -> Option<Flight> {
 }
 
 /// Begins the read of a block's record, or joins the one that was begun; `None` if there is no record.
-fn board(shard: &mut Shard, id: &BlockId, urgency: Urgency) -> Option<Flight> {
+pub(crate) fn board(shard: &mut Shard, id: &BlockId, urgency: Urgency) -> Option<Flight> {
     let node = shard.get(id)?;
     let NvmeReplica::Stored(sector) = node.nvme() else { return None };
     if let Some(reading) = shard.reading.get_mut(id) {
         reading.urgency = reading.urgency.max(urgency);
+        reading.awaited = true;
         return Some(Flight::Follow(reading.ended.clone()));
     }
     let node = shard.get(id)?;
     let (ended, reading) = watch::channel(());
     let resident = Resident { id: *id, generation: node.generation() };
     let record = Record { resident, sector, payload_len: node.payload_len(), crc32: node.crc32() };
-    shard.reading.insert(*id, InFlight { ended: reading, urgency });
+    shard.reading.insert(*id, InFlight { ended: reading, urgency, awaited: false });
     Some(Flight::Lead(record, ended))
 }
 
 /// Reads one record, checks it and promotes it, if there is room for it in the arena by `room_by`. A miss
 /// means that the index no longer names the record; `None` that it was replaced or evicted meanwhile, so
 /// that the index has to be asked again.
-async fn read(
+pub(crate) async fn read(
     core: &Core,
     record: &Record,
+    promotion: Promotion,
     room_by: Instant,
     deadline: Instant,
 ) -> Result<Option<GetOutcome>, GetError> {
@@ -266,7 +282,7 @@ async fn read(
         done,
     });
     match core.clock.timeout_at(deadline, end).await {
-        Ok(Ok(slot)) => Ok(settle(core, nvme, record, slot)),
+        Ok(Ok(slot)) => Ok(settle(core, nvme, record, promotion, slot)),
         Ok(Err(error)) => fail(core, nvme, record, &error),
         Err(_) => Err(GetError::Deadline),
     }
@@ -278,14 +294,28 @@ fn urgency_of(core: &Core, record: &Record) -> Urgency {
     core.index.shard(id).reading.get(id).map_or_else(Urgency::default, |reading| reading.urgency)
 }
 
+/// True if others than its reader wait for the read of a record.
+fn is_awaited(core: &Core, record: &Record) -> bool {
+    let id = &record.resident.id;
+    core.index.shard(id).reading.get(id).is_some_and(|reading| reading.awaited)
+}
+
 /// Decides what a record is that was read in full.
-fn settle(core: &Core, nvme: &Nvme, record: &Record, mut slot: SlotMut) -> Option<GetOutcome> {
+fn settle(
+    core: &Core,
+    nvme: &Nvme,
+    record: &Record,
+    promotion: Promotion,
+    mut slot: SlotMut,
+) -> Option<GetOutcome> {
     match judge(record, &mut slot) {
         Judgement::Good => {
             let block = Arc::new(HostBlock::new(slot.into_slot(), record.resident.generation, record.crc32));
             // Leased before it is entered, so that it cannot be evicted in between.
             let lease = Lease::new(&block, Tier::Nvme);
-            promote(core, record, &block);
+            if promotion == Promotion::Always || is_awaited(core, record) {
+                promote(core, record, &block);
+            }
             Some(GetOutcome::Hit(lease))
         }
         _ if !is_named(core, record) => None,

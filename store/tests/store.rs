@@ -273,6 +273,7 @@ async fn a_pinned_block_stays_until_the_pin_ends_whatever_its_priority() {
         store.pin(&id(n), Duration::from_secs(3_600)).unwrap();
     }
     assert_eq!(store.stats().pinned_bytes, 8 * BLOCK_BYTES as u64);
+    assert_eq!(store.pinned().len(), 8);
     for n in 0..BLOCKS_PER_EXTENT * 2 {
         put_with(&store, 1_000 + n, BLOCK_BYTES, retention(90), AckLevel::Durable).await.unwrap();
     }
@@ -405,6 +406,32 @@ async fn low_priority_leaves_the_arena_first() {
         assert_eq!(store.contains(&id(n)).host, n % 2 == 0, "block {n}");
     }
     assert_eq!(store.stats().evicted_host, BLOCKS_PER_EXTENT / 2);
+}
+
+#[tokio::test]
+async fn what_is_said_of_a_block_later_decides_who_leaves_and_lasts_across_restarts() {
+    let dir = tempdir().unwrap();
+    let (store, _) = open(Some(dir.path()), 1, 1);
+    for n in 0..BLOCKS_PER_EXTENT {
+        put_with(&store, n, BLOCK_BYTES, retention(60), AckLevel::Durable).await.unwrap();
+    }
+    for n in 0..8 {
+        assert!(store.retain(&id(n), retention(90)));
+        assert!(store.retain(&id(n), retention(90)), "INV-IDEMPOTENT");
+    }
+    assert!(!store.retain(&id(9_999), retention(90)));
+    assert_eq!(store.payload_len(&id(1)), Some(BLOCK_BYTES as u32));
+    assert_eq!(store.payload_len(&id(9_999)), None);
+    store.close().await;
+    drop(store);
+    let (store, _) = open(Some(dir.path()), 1, 1);
+    for n in 0..BLOCKS_PER_EXTENT {
+        put_with(&store, 1_000 + n, BLOCK_BYTES, retention(80), AckLevel::Durable).await.unwrap();
+    }
+    for n in 0..BLOCKS_PER_EXTENT {
+        assert_eq!(store.contains(&id(n)).nvme, n < 8, "block {n}");
+    }
+    assert_bytes(&hit(&store, 7).await, 7);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ pub mod blocks;
 mod cluster;
 mod http;
 mod node;
+mod operator;
 mod ports;
 
 pub use cluster::{ClusterOptions, TestCluster};

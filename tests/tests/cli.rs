@@ -203,7 +203,21 @@ async fn health_metrics_and_version_are_served() {
 fn every_command_teaches_and_every_shell_completes() {
     let help = hearth("127.0.0.1:1", &["--help"]);
     assert!(help.text().contains("Exit status"), "{}", help.text());
-    for command in ["status", "nodes", "put", "get", "locate", "replay", "completion"] {
+    for command in [
+        "status",
+        "nodes",
+        "put",
+        "get",
+        "locate",
+        "pin",
+        "unpin",
+        "pins",
+        "retain",
+        "namespace",
+        "policy",
+        "replay",
+        "completion",
+    ] {
         let help = hearth("127.0.0.1:1", &[command, "--help"]);
         assert_eq!(help.code, Some(0), "{command}: {}", help.error);
         assert!(help.text().contains("Example"), "{command} shows no example");

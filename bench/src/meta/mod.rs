@@ -94,7 +94,10 @@ pub(crate) async fn run(args: MetaArgs) -> anyhow::Result<bool> {
     // What is left of the load must not slow the lookups down.
     let total = (u64::from(rounds) * blocks + count) * NODES as u64 + 2 * u64::from(probes);
     all(&mut nodes, |_| Order::Fill { count: 0, total }).await?;
-    let looked = look_up(&mut nodes[0], if args.report.quick { 2_000 } else { 20_000 }, blocks).await?;
+    let looked =
+        look_up(&mut nodes[0], if args.report.quick { 2_000 } else { 20_000 }, blocks, false).await?;
+    // Of a node that does not lead, so that a round to the leader is in it.
+    let fresh = look_up(&mut nodes[2], if args.report.quick { 200 } else { 2_000 }, blocks, true).await?;
     for (share, percent) in [(0.5, "p50"), (0.99, "p99")] {
         let figure = |what: &str, values: &[f64]| {
             Figure::new(format!("{what}, {percent}"), "us", percentile(values, share))
@@ -108,8 +111,9 @@ pub(crate) async fn run(args: MetaArgs) -> anyhow::Result<bool> {
         figures.push(figure("the same, at 70% of the highest rate", &loaded));
         let lookup = figure(&format!("lookup of a chain of {CHAIN} blocks, local"), &looked.latencies_us);
         figures.push(if share > 0.9 { lookup.with_goal(Goal::AtMost(LOOKUP_GOAL_US)) } else { lookup });
+        figures.push(figure("the same chain, linearizable, asked of a follower", &fresh.latencies_us));
     }
-    let report = BenchReport::new(args.command(), figures, looked.wrong);
+    let report = BenchReport::new(args.command(), figures, looked.wrong + fresh.wrong);
     args.report.publish(&report)?;
     Ok(report.wrong == 0 && (!args.report.check || report.passes()))
 }
@@ -159,8 +163,8 @@ async fn probe(nodes: &mut [Node], count: u64, millis: u64, probes: u32) -> anyh
     Ok(done.into_iter().next().map(|first| first.latencies_us).unwrap_or_default())
 }
 
-async fn look_up(node: &mut Node, rounds: u32, blocks: u64) -> anyhow::Result<Done> {
-    node.order(Order::Lookup { rounds, chain: CHAIN.min(blocks), blocks }).await
+async fn look_up(node: &mut Node, rounds: u32, blocks: u64, linearizable: bool) -> anyhow::Result<Done> {
+    node.order(Order::Lookup { rounds, chain: CHAIN.min(blocks), blocks, linearizable }).await
 }
 
 /// Gives every node its order at once and waits for all.

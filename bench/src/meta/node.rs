@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
-use hearth_cluster::{Cluster, ClusterConfig, JoinRequest, NodeAddresses, request_join};
+use hearth_cluster::{Cluster, ClusterConfig, Freshness, JoinRequest, NodeAddresses, request_join};
+use hearth_proto::limits::VOTER_LOST_AFTER_MS;
 use hearth_proto::{BlockKey, ClusterId, DirectoryGroups, NamespaceId, NodeId};
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -80,7 +81,7 @@ pub(crate) enum Order {
     /// Waits until a chain of the shared blocks has so many replicas each.
     Found { chain: u64, replicas: usize },
     /// Looks up chains of so many blocks of each node in turn.
-    Lookup { rounds: u32, chain: u64, blocks: u64 },
+    Lookup { rounds: u32, chain: u64, blocks: u64, linearizable: bool },
 }
 
 /// What came of it.
@@ -191,6 +192,9 @@ async fn start(
         cluster_id,
         directory_groups,
         name: address.to_string(),
+        zone: String::new(),
+        never_votes: false,
+        voter_lost_after_ms: VOTER_LOST_AFTER_MS,
         boot_id: rand::rng().random(),
         addresses,
         host_capacity_bytes: 1 << 30,
@@ -232,6 +236,7 @@ async fn become_member(
     let request = JoinRequest {
         node_uuid,
         name: addresses.control.clone(),
+        zone: String::new(),
         addresses: addresses.clone(),
         expected_cluster: None,
         expected_directory_groups: None,
@@ -276,9 +281,9 @@ async fn obey(cluster: &Cluster, source: &Arc<NumberedSource>, order: Order) -> 
                 tokio::time::sleep(LOOK).await;
             }
         }
-        Order::Lookup { rounds, chain, blocks } => {
+        Order::Lookup { rounds, chain, blocks, linearizable } => {
             let cluster = cluster.clone();
-            let look = move || look_up(&cluster, rounds, chain, blocks);
+            let look = move || look_up(&cluster, rounds, chain, blocks, linearizable);
             (done.latencies_us, done.wrong) = tokio::task::spawn_blocking(look).await?;
         }
     }
@@ -327,18 +332,25 @@ fn probe(
 }
 
 /// Times lookups of chains whose blocks lie on some node each; counts blocks that are not found there.
-fn look_up(cluster: &Cluster, rounds: u32, chain: u64, blocks: u64) -> (Vec<f64>, u64) {
+fn look_up(cluster: &Cluster, rounds: u32, chain: u64, blocks: u64, linearizable: bool) -> (Vec<f64>, u64) {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
     let (mut latencies_us, mut wrong) = (Vec::new(), 0);
+    let runtime = tokio::runtime::Handle::current();
     for round in 0..rounds {
         let node = 1 + u64::from(round) % 3;
         let from = rng.random_range(0..=blocks.saturating_sub(chain));
         let keys: Vec<BlockKey> = (from..from + chain).map(|number| key(node, number)).collect();
         let asked = Instant::now();
-        let answer = cluster.lookup(NamespaceId::DEFAULT, &keys);
+        let namespace = NamespaceId::DEFAULT;
+        let replicas = if linearizable {
+            let lookup = cluster.lookup_fresh(namespace, &keys, &Freshness::Linearizable, asked + PATIENCE);
+            runtime.block_on(lookup).map(|answer| answer.replicas).unwrap_or_default()
+        } else {
+            cluster.lookup(namespace, &keys).replicas
+        };
         latencies_us.push(asked.elapsed().as_secs_f64() * 1e6);
         let right = |found: &&hearth_cluster::ReplicaViews| found.iter().map(|view| view.node.0).eq([node]);
-        wrong += chain - answer.replicas.iter().filter(right).count() as u64;
+        wrong += chain - replicas.iter().filter(right).count() as u64;
     }
     (latencies_us, wrong)
 }

@@ -113,6 +113,9 @@ impl Machine {
             addresses: self.addresses(),
             host_capacity_bytes: 1 << 30,
             nvme_capacity_bytes: 1 << 40,
+            zone: String::new(),
+            never_votes: false,
+            voter_lost_after_ms: hearth_proto::limits::VOTER_LOST_AFTER_MS,
         };
         let cluster = start(config, LIMITS).await?;
         let incoming = listen().await?;
@@ -142,6 +145,7 @@ impl Machine {
                 node_uuid: [self.index as u8 + 1; 16],
                 name: self.name.clone(),
                 addresses: self.addresses(),
+                zone: String::new(),
                 expected_cluster: None,
                 expected_directory_groups: None,
             };

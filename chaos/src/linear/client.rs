@@ -179,6 +179,7 @@ pub(super) fn command(key: u64, operation: &Operation) -> v1::Command {
                 key: block_key(key).into(),
                 claimant: claimant.to_string().into_bytes().into(),
                 ttl_ms: TTL_MS,
+                ..Default::default()
             };
             (3, Body::ClaimPrefill(claim))
         }

@@ -1,10 +1,16 @@
 //! The command line.
 
+mod tenancy;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use hearth_proto::{AckLevel, BlockKey, ClusterId, Layout, LayoutId, PrefixHash};
+
+pub(crate) use tenancy::{
+    NamespaceCommand, NamespacePutArgs, PinArgs, PinName, PolicyCommand, PolicySetArgs, RetainArgs,
+};
 
 /// Looks into a Hearth cluster, stores and fetches blocks, and replays workloads through it.
 #[derive(Debug, Parser)]
@@ -63,6 +69,40 @@ pub(crate) enum Command {
     Get(GetArgs),
     /// Shows which nodes and tiers hold each block.
     Locate(LocateArgs),
+    /// Keeps blocks from eviction on every node until a pin ends, within the namespace's quota.
+    Pin(PinArgs),
+    /// Ends a pin.
+    #[command(after_help = "Example:\n  hearth unpin 00112233445566778899aabbccddeeff")]
+    Unpin {
+        /// What the pin is called, as `pin` and `pins` print it.
+        #[arg(value_name = "ID")]
+        id: PinName,
+    },
+    /// Lists the pins and what they are charged with.
+    #[command(after_help = "Example:\n  hearth pins -o json | jq -r '.pins[].pin_id'")]
+    Pins,
+    /// Changes how much blocks are worth keeping, wherever they lie.
+    Retain(RetainArgs),
+    /// Makes, lists and removes namespaces.
+    #[command(after_help = "Example:\n  hearth namespace put team-a --pin-quota 200GiB")]
+    Namespace {
+        /// What to do.
+        #[command(subcommand)]
+        command: NamespaceCommand,
+    },
+    /// Shows and changes the policy of the cluster.
+    #[command(after_help = "Example:\n  hearth policy set --replicas 2")]
+    Policy {
+        /// What to do.
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
+    /// Drains nodes and takes them out for good.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Lets a cluster use what all its nodes know since an upgrade.
+    #[command(subcommand)]
+    Upgrade(UpgradeCommand),
     /// Replays a workload through the cluster, checks every byte and reports.
     Replay(Box<hearth_replay::ReplayArgs>),
     /// Prints the completion script of a shell.
@@ -70,6 +110,41 @@ pub(crate) enum Command {
     Completion {
         /// The shell.
         shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Begins to move off a node what only it holds; it votes nowhere where another node will do.
+    #[command(after_help = "Example:\n  hearth node drain node-7400")]
+    Drain {
+        /// Its id or its name.
+        node: String,
+    },
+    /// Ends a drain and takes the node in again.
+    Undrain {
+        /// Its id or its name.
+        node: String,
+    },
+    /// Takes a node out for good: it stops, and neither it nor its data folder gets in again.
+    #[command(after_help = "Example:\n  hearth node drain 3 && hearth node remove 3")]
+    Remove {
+        /// Its id or its name.
+        node: String,
+        /// Also when it was not drained: what only it holds is lost.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UpgradeCommand {
+    /// Lets commands of a newer version into the logs, once every node knows it. There is no way back to
+    /// builds that know less.
+    Finalize {
+        /// The version; 0 is the newest that the answering node knows.
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        version: u32,
     },
 }
 
@@ -115,6 +190,9 @@ pub(crate) struct GetArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  hearth locate 00112233445566778899aabbccddeeff -o json")]
 pub(crate) struct LocateArgs {
+    /// Waits until the answer is no older than anything acknowledged before; fails if that takes too long.
+    #[arg(long)]
+    pub(crate) linearizable: bool,
     /// Prefix hashes of the blocks, in chain order.
     #[arg(required = true, value_name = "HASH")]
     pub(crate) hashes: Vec<PrefixHash>,

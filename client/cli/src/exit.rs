@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use hearth_client::{DiscoverError, RequestError, StatusError};
-use hearth_proto::IdError;
+use hearth_client::{CallError, DiscoverError, RequestError, StatusError};
+use hearth_proto::{Classified, ErrorKind, IdError};
 use hearth_replay::RunError;
 
 /// The meaning of each exit status; clap itself exits with 2 on a bad command line.
@@ -41,6 +41,12 @@ impl Exit {
                 return match discover {
                     DiscoverError::Unreachable { .. } => Self::Unreachable,
                     _ => Self::BadRequest,
+                };
+            }
+            if let Some(call) = cause.downcast_ref::<CallError>() {
+                return match call.kind() {
+                    ErrorKind::FixRequest => Self::BadRequest,
+                    _ => Self::Failed,
                 };
             }
             if cause.is::<StatusError>() {

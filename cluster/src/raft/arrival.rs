@@ -115,7 +115,7 @@ mod tests {
     async fn a_transfer_goes_on_where_the_one_before_broke() {
         let dir = tempfile::tempdir().unwrap();
         let written = dir.path().join("written");
-        let mut writer = Writer::create(&written, GroupId(1), &SnapshotMeta::default()).unwrap();
+        let mut writer = Writer::create(&written, GroupId(1), 0, &SnapshotMeta::default()).unwrap();
         (0..100_u32).for_each(|number| writer.record(&number.to_le_bytes(), &[7; 100]).unwrap());
         writer.finish().unwrap();
         let bytes = std::fs::read(&written).unwrap();

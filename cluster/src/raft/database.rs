@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use hearth_proto::{ClusterId, GroupId, NodeId};
 use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Options, WriteOptions};
 
+use super::wal_check::{self, CheckError};
+
 /// The on-disk format that this build writes and reads.
 const FORMAT: u32 = 2;
 const MAGIC: &[u8; 8] = b"HEARTHMD";
@@ -84,8 +86,8 @@ impl Database {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
-        // A torn last record was never acknowledged and may go; damage before it must not be
-        // skipped in silence, because votes and entries behind it were (INV-ACK).
+        // A torn last record was never acknowledged and may go. What looks torn and is damaged was found
+        // before this, because votes and entries behind it were acknowledged (INV-ACK).
         options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
         options.set_max_total_wal_size(WAL_BYTES_MAX);
         options.set_keep_log_file_num(4);
@@ -97,6 +99,10 @@ impl Database {
             ColumnFamilyDescriptor::new(name, options)
         });
         let path = dir.join("rocksdb");
+        wal_check::check(&path).map_err(|error| match error {
+            CheckError::Damaged(damage) => OpenError::Damaged(damage.to_string()),
+            CheckError::Io(error) => OpenError::Io(error),
+        })?;
         if DB::list_cf(&options, &path).is_ok_and(|names| names.iter().any(|name| name == FORMAT_1_FAMILY)) {
             return Err(OpenError::OlderFormat);
         }
@@ -199,6 +205,14 @@ fn decode(bytes: &[u8]) -> Result<Identity, OpenError> {
     }
     let directory_groups = u32::from_le_bytes(*groups);
     Ok(Identity { node: NodeId(u64::from_le_bytes(*node)), cluster: ClusterId(*cluster), directory_groups })
+}
+
+/// An error of the database as the rest knows errors: damage is `InvalidData`.
+pub(super) fn io_error(error: rocksdb::Error) -> io::Error {
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption => io::Error::new(io::ErrorKind::InvalidData, error),
+        _ => io::Error::other(error),
+    }
 }
 
 fn open_error(error: rocksdb::Error) -> OpenError {

@@ -1,6 +1,6 @@
 //! One Raft group on this node: what the rest of the crate may ask of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
@@ -18,7 +18,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError};
 use openraft::impls::BasicNode;
 use openraft::raft::{AppendEntriesResponse, WriteResult};
-use openraft::{ChangeMembers, Config, Instant as _, Raft, RaftMetrics, SnapshotPolicy};
+use openraft::{Config, Instant as _, Raft, RaftMetrics, SnapshotPolicy};
 use prost::Message;
 
 use super::arrival::Arrival;
@@ -31,6 +31,7 @@ use super::types::{CommandBytes, Proposal, TypeConfig};
 use super::wal_sync::WalSync;
 use crate::config::Tuning;
 use crate::mutant::{self, Mutant};
+use crate::news::NewsDesk;
 use crate::state::State;
 
 /// The group cannot do what was asked.
@@ -82,7 +83,10 @@ impl Pending {
 /// Why a group no longer runs on this node, the gravest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub(crate) enum StopReason {
-    #[error("has stopped: its log or state cannot be written or read; this node's log has the cause")]
+    #[error(
+        "has stopped: its log or state cannot be written or read; this node's log has the cause; if its disk is \
+         damaged, remove the node (hearth node remove --force) and start it with an empty --data-dir and --join"
+    )]
     Storage,
     #[error("has stopped: it panicked; this node's log has the cause")]
     Panicked,
@@ -96,6 +100,7 @@ pub(crate) struct Group {
     id: GroupId,
     raft: Raft<TypeConfig, StateMachine>,
     replicated: Arc<RwLock<Replicated>>,
+    news: Arc<NewsDesk>,
     gauge: SnapshotGauge,
     arrival: tokio::sync::Mutex<Arrival>,
     started: Instant,
@@ -134,7 +139,9 @@ impl Group {
     ) -> Result<Prepared, GroupError> {
         let machine =
             StateMachine::open(id, database).map_err(|source| GroupError::Store { group: id, source })?;
-        Ok(Prepared { id, log: LogStore::new(id, database.clone(), sync.clone()), machine })
+        let log = LogStore::new(id, database.clone(), sync.clone());
+        log.check(machine.applied()).map_err(|source| GroupError::Store { group: id, source })?;
+        Ok(Prepared { id, log, machine })
     }
 
     /// Runs the group.
@@ -151,6 +158,7 @@ impl Group {
         let failed = |detail: String| GroupError::Raft { group: id, detail };
         let config = raft_config(id, tuning).map_err(failed)?;
         let (replicated, snapshots, gauge) = (machine.replicated(), machine.snapshots(), machine.gauge());
+        let news = machine.news();
         let network = Network { group: id, node, peers };
         let raft = Raft::new(node.0, Arc::new(config), network, log, machine)
             .await
@@ -159,6 +167,7 @@ impl Group {
             id,
             raft,
             replicated,
+            news,
             gauge,
             arrival: tokio::sync::Mutex::new(Arrival::new(snapshots.unfinished_path("arrival"))),
             started: Instant::now(),
@@ -173,6 +182,11 @@ impl Group {
     /// The replicated state, for as short as possible: entries wait while it is held.
     pub(crate) fn replicated(&self) -> RwLockReadGuard<'_, Replicated> {
         read(&self.replicated)
+    }
+
+    /// What the entries applied here did.
+    pub(crate) fn news(&self) -> &NewsDesk {
+        &self.news
     }
 
     pub(super) fn raft(&self) -> &Raft<TypeConfig, StateMachine> {
@@ -272,12 +286,6 @@ impl Group {
             .await
             .map(drop)
             .map_err(|error| self.failed(&error))
-    }
-
-    /// Lets a learner vote.
-    pub(crate) async fn add_voter(&self, node: NodeId) -> Result<(), GroupError> {
-        let change = ChangeMembers::AddVoterIds(BTreeSet::from([node.0]));
-        self.raft.change_membership(change, true).await.map(drop).map_err(|error| self.failed(&error))
     }
 
     /// Begins a snapshot if one is due.
@@ -380,12 +388,12 @@ impl Group {
         self.raft.metrics().borrow_watched().clone()
     }
 
-    fn failed(&self, error: &dyn std::error::Error) -> GroupError {
+    pub(super) fn failed(&self, error: &dyn std::error::Error) -> GroupError {
         GroupError::Raft { group: self.id, detail: error.to_string() }
     }
 }
 
-fn leader_of(forward: &ForwardToLeader<TypeConfig>) -> Option<(NodeId, String)> {
+pub(super) fn leader_of(forward: &ForwardToLeader<TypeConfig>) -> Option<(NodeId, String)> {
     let address = forward.leader_node.as_ref().map(|node| node.addr.clone()).unwrap_or_default();
     forward.leader_id.map(|leader| (NodeId(leader), address))
 }

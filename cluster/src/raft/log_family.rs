@@ -5,7 +5,7 @@ use std::io;
 
 use rocksdb::{ReadOptions, WriteBatch, WriteOptions};
 
-use super::database::{Database, Store};
+use super::database::{Database, Store, io_error};
 #[cfg(feature = "sim")]
 use crate::sim::Change;
 
@@ -57,7 +57,7 @@ impl Database {
     /// Writes through the write-ahead log and returns before it is synced.
     pub(super) fn write_unsynced(&self, batch: LogBatch<'_>) -> io::Result<()> {
         match &self.store {
-            Store::Rocks(db) => db.write_opt(batch.rocks, &WriteOptions::default()).map_err(io::Error::other),
+            Store::Rocks(db) => db.write_opt(batch.rocks, &WriteOptions::default()).map_err(io_error),
             #[cfg(feature = "sim")]
             Store::Simulated(disk) => {
                 disk.write(batch.simulated);
@@ -68,7 +68,7 @@ impl Database {
 
     pub(super) fn vote_value(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
         match &self.store {
-            Store::Rocks(db) => db.get_cf(self.vote(), key).map_err(io::Error::other),
+            Store::Rocks(db) => db.get_cf(self.vote(), key).map_err(io_error),
             #[cfg(feature = "sim")]
             Store::Simulated(disk) => Ok(disk.vote(key)),
         }
@@ -93,7 +93,7 @@ impl Database {
                     }
                     iterator.next();
                 }
-                iterator.status().map_err(io::Error::other)
+                iterator.status().map_err(io_error)
             }
             #[cfg(feature = "sim")]
             Store::Simulated(disk) => disk.visit_log(from, to, visit),
@@ -109,7 +109,7 @@ impl Database {
                 let mut iterator = db.raw_iterator_cf_opt(self.log(), options);
                 iterator.seek_for_prev(to);
                 let last = iterator.value().map(<[u8]>::to_vec);
-                iterator.status().map_err(io::Error::other)?;
+                iterator.status().map_err(io_error)?;
                 Ok(last)
             }
             #[cfg(feature = "sim")]

@@ -162,6 +162,32 @@ impl LogStore {
         Ok(entries)
     }
 
+    /// Reads the vote, the pointers and the end of the log: without any one of them the node must not vote.
+    /// `applied` is where the state stands that the log goes on from.
+    ///
+    /// # Errors
+    /// `InvalidData` if one is damaged, or the log goes on from a later state.
+    pub(super) fn check(&self, applied: Option<LogId>) -> io::Result<()> {
+        self.read_pointer::<Vote>(VOTE)?;
+        self.read_pointer::<Option<LogId>>(COMMITTED)?;
+        let purged = self.read_pointer::<LogId>(PURGED)?;
+        self.last_entry_id()?;
+        if purged.is_some() && purged > applied {
+            let group = self.group;
+            let detail = format!("the snapshot that the log of group {group} goes on from is gone");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, detail));
+        }
+        Ok(())
+    }
+
+    /// Moves what is in memory to sorted files.
+    #[cfg(test)]
+    pub(super) fn flush(&self) {
+        for family in [self.database.log(), self.database.vote()] {
+            self.database.db().flush_cf(family).unwrap();
+        }
+    }
+
     fn last_entry_id(&self) -> io::Result<Option<LogId>> {
         let last = self.database.last_log_value(&self.entry_key(0), &self.entry_key(u64::MAX))?;
         Ok(last.map(|bytes| decode::<Entry>(&bytes)).transpose()?.map(|entry| entry.log_id()))
@@ -297,9 +323,32 @@ fn log_key(group: GroupId, index: u64) -> [u8; 12] {
     key
 }
 
-/// Postcard, for what only this node reads back.
+/// Postcard, for what builds with the same openraft read back.
 pub(super) fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
-    postcard::to_stdvec(value).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    let encoded = postcard::experimental::serialized_size(value)
+        .and_then(|size| postcard::serialize_with_flavor(value, Encoded(Vec::with_capacity(size))));
+    encoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Bytes whose number is known: entries are large, and must not be copied each time that they outgrow a buffer.
+struct Encoded(Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for Encoded {
+    type Output = Vec<u8>;
+
+    fn try_extend(&mut self, data: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(data);
+        Ok(())
+    }
+
+    fn try_push(&mut self, data: u8) -> postcard::Result<()> {
+        self.0.push(data);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<Vec<u8>> {
+        Ok(self.0)
+    }
 }
 
 /// The inverse of [`encode`]; bytes that it did not write are `InvalidData`.

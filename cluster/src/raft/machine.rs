@@ -19,6 +19,7 @@ use super::database::Database;
 use super::snapshot::{Reader, SnapshotFile, SnapshotFolder, Writer};
 use super::types::{Entry, LogId, Proposal, Reply, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::mutant::{self, Mutant};
+use crate::news::NewsDesk;
 use crate::offload::spawn_blocking;
 use crate::state::{RecordKey, State, Walk, command};
 
@@ -31,6 +32,8 @@ pub(crate) struct Replicated {
     pub(crate) state: State,
     pub(super) applied: Option<LogId>,
     pub(super) membership: StoredMembership,
+    /// The newest command version that it came about with: an older build must not go on from it.
+    needs: u32,
 }
 
 impl Replicated {
@@ -54,6 +57,7 @@ pub(crate) struct StateMachine {
     snapshots: Arc<SnapshotFolder>,
     /// What was applied since the last snapshot was begun, in bytes of the log.
     unsaved: Arc<AtomicU64>,
+    news: Arc<NewsDesk>,
 }
 
 /// Says when a group is to be snapshotted.
@@ -85,14 +89,25 @@ impl StateMachine {
                 state: State::new(group),
                 applied: None,
                 membership: StoredMembership::default(),
+                needs: 0,
             },
         };
         let replicated = Arc::new(RwLock::new(replicated));
-        Ok(Self { group, replicated, snapshots, unsaved: Arc::default() })
+        Ok(Self { group, replicated, snapshots, unsaved: Arc::default(), news: Arc::default() })
     }
 
     pub(super) fn gauge(&self) -> SnapshotGauge {
         SnapshotGauge { snapshots: self.snapshots.clone(), unsaved: self.unsaved.clone() }
+    }
+
+    /// Where what is applied is told.
+    pub(super) fn news(&self) -> Arc<NewsDesk> {
+        self.news.clone()
+    }
+
+    /// The last entry that the loaded state reflects.
+    pub(super) fn applied(&self) -> Option<LogId> {
+        read(&self.replicated).applied
     }
 
     /// The state for readers.
@@ -116,8 +131,11 @@ impl StateMachine {
         if let EntryPayload::Membership(membership) = entry.payload {
             replicated.membership = StoredMembership::new(Some(log_id), membership);
         }
+        let version = command.as_ref().map_or(0, |command| command.version);
+        replicated.needs = replicated.needs.max(version);
         let outcome = command.map(|command| replicated.state.apply(&command)).unwrap_or_default();
         replicated.applied = Some(log_id);
+        self.news.post(replicated.state.take_news());
         Ok(Reply(outcome))
     }
 
@@ -182,6 +200,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let replaced = std::mem::replace(&mut *write(&self.replicated), installed);
         // Millions of blocks are given back, which readers need not wait for.
         spawn_blocking(move || drop(replaced));
+        self.news.replaced();
         Ok(())
     }
 
@@ -217,26 +236,27 @@ struct Build {
     replicated: Arc<RwLock<Replicated>>,
     snapshots: Arc<SnapshotFolder>,
     meta: SnapshotMeta,
+    needs: u32,
     records: Vec<(RecordKey, Vec<u8>)>,
     walk: Option<Walk>,
 }
 
 impl Build {
     fn begin(group: GroupId, replicated: Arc<RwLock<Replicated>>, snapshots: Arc<SnapshotFolder>) -> Self {
-        let (meta, (records, walk)) = {
+        let (meta, needs, (records, walk)) = {
             let mut replicated = write(&replicated);
             let last_membership = replicated.membership.clone();
             let meta = SnapshotMeta { last_log_id: replicated.applied, last_membership };
-            (meta, replicated.state.begin_snapshot())
+            (meta, replicated.needs, replicated.state.begin_snapshot())
         };
-        Self { group, replicated, snapshots, meta, records, walk }
+        Self { group, replicated, snapshots, meta, needs, records, walk }
     }
 
     fn write(mut self) -> io::Result<(SnapshotMeta, SnapshotFile)> {
         let snapshots = self.snapshots.clone();
         let _exclusive = snapshots.exclusive.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.snapshots.unfinished_path("build");
-        let mut writer = Writer::create(&path, self.group, &self.meta)?;
+        let mut writer = Writer::create(&path, self.group, self.needs, &self.meta)?;
         if mutant::is(Mutant::SnapshotForgets) {
             self.records.pop();
         }
@@ -280,7 +300,8 @@ fn load(group: GroupId, meta: &SnapshotMeta, snapshot: &SnapshotFile) -> io::Res
     while let Some((key, value)) = reader.next_record()? {
         state.restore(&key, &value).map_err(invalid_data)?;
     }
-    Ok(Replicated { state, applied: meta.last_log_id, membership: meta.last_membership.clone() })
+    let (membership, needs) = (meta.last_membership.clone(), reader.needs);
+    Ok(Replicated { state, applied: meta.last_log_id, membership, needs })
 }
 
 /// A poisoned lock is taken over: the panic that poisoned it has already stopped the group.

@@ -100,11 +100,17 @@ impl Link {
         F: Future<Output = Result<Response<v1::RaftResponse>, Status>>,
     {
         let client = self.client()?;
-        match tokio::time::timeout(limit, call(client)).await {
+        let called = tokio::time::timeout(limit, call(client)).await;
+        self.note(matches!(&called, Ok(Ok(_))));
+        match called {
             Ok(Ok(response)) => read_response(&response.into_inner()),
             Ok(Err(status)) => Err(status_error(&status)),
             Err(_) => Err(RPCError::Timeout(self.timed_out(action, limit))),
         }
+    }
+
+    fn note(&self, answered: bool) {
+        self.network.peers.note(self.target, answered);
     }
 
     fn timed_out(&self, action: RPCTypes, timeout: Duration) -> Timeout<TypeConfig> {
@@ -135,7 +141,9 @@ impl Link {
                 Some(encoded)
             }
         });
-        let responses = match tokio::time::timeout(limit, client.append_stream(requests)).await {
+        let opened = tokio::time::timeout(limit, client.append_stream(requests)).await;
+        self.note(matches!(&opened, Ok(Ok(_))));
+        let responses = match opened {
             Ok(Ok(responses)) => responses.into_inner(),
             Ok(Err(status)) => {
                 // openraft waits between attempts inside the stream of requests, which a connection that

@@ -1,11 +1,11 @@
 //! One multiplexed HTTP/2 connection per peer, at the address that the control state knows.
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hearth_proto::limits::{
     GRPC_CONNECTION_WINDOW_BYTES, GRPC_MESSAGE_BYTES_MAX, GRPC_STREAM_WINDOW_BYTES, NODES_MAX,
-    PEER_CONNECT_MS, PEER_KEEP_ALIVE_ANSWER_MS, PEER_KEEP_ALIVE_MS,
+    PEER_CONNECT_MS, PEER_KEEP_ALIVE_ANSWER_MS, PEER_KEEP_ALIVE_MS, RAFT_ELECTION_MS_MAX,
 };
 use hearth_proto::v1::cluster_client::ClusterClient;
 use hearth_proto::v1::raft_client::RaftClient;
@@ -16,6 +16,10 @@ use tonic::transport::{Channel, Endpoint};
 use super::machine::{Replicated, read};
 use crate::state::State;
 
+/// How long a failed call says something about a node: while there is no leader, voters try each other a few
+/// times in it.
+const SILENCE_COUNTS: Duration = Duration::from_millis(RAFT_ELECTION_MS_MAX * 16);
+
 /// The way to the other nodes. Clones share the connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Peers(Arc<Inner>);
@@ -25,6 +29,8 @@ struct Inner {
     cluster: ClusterId,
     control: Arc<RwLock<Replicated>>,
     channels: Mutex<FxHashMap<NodeId, (String, Channel)>>,
+    /// Nodes whose last call failed, and when that was.
+    silent: Mutex<FxHashMap<NodeId, Instant>>,
 }
 
 /// An address that is not one.
@@ -36,7 +42,7 @@ pub(crate) struct AddressError {
 
 impl Peers {
     pub(crate) fn new(cluster: ClusterId, control: Arc<RwLock<Replicated>>) -> Self {
-        Self(Arc::new(Inner { cluster, control, channels: Mutex::default() }))
+        Self(Arc::new(Inner { cluster, control, channels: Mutex::default(), silent: Mutex::default() }))
     }
 
     pub(crate) fn cluster(&self) -> ClusterId {
@@ -48,6 +54,22 @@ impl Peers {
         let control = read(&self.0.control);
         let State::Control(control) = &control.state else { return None };
         control.node(node).map(|node| node.control_address.clone()).filter(|address| !address.is_empty())
+    }
+
+    /// Notes whether a node answered a call, for those who want to know what is missing.
+    pub(super) fn note(&self, node: NodeId, answered: bool) {
+        let mut silent = self.0.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        if answered {
+            silent.remove(&node);
+        } else if silent.len() < NODES_MAX {
+            silent.insert(node, Instant::now());
+        }
+    }
+
+    /// Whether the last call to the node failed, a moment ago.
+    pub(crate) fn is_silent(&self, node: NodeId) -> bool {
+        let silent = self.0.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.get(&node).is_some_and(|at| at.elapsed() < SILENCE_COUNTS)
     }
 
     pub(super) fn raft(&self, node: NodeId, fallback: &str) -> Result<RaftClient<Channel>, AddressError> {

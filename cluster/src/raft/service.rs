@@ -7,7 +7,8 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 use hearth_proto::v1::raft_server::Raft;
 use hearth_proto::{ClusterId, GroupId, NodeId, v1};
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
+use openraft::vote::RaftLeaderId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -16,13 +17,16 @@ use tonic::{Request, Response, Status, Streaming};
 use super::group::Group;
 use super::log_store::{decode, encode};
 use super::network::PAYLOAD_VERSION;
-use super::types::{SnapshotMeta, TypeConfig, Vote};
+use super::snapshot::{SnapshotFile, verify};
+use super::types::{SnapshotMeta, TypeConfig, Vote, decode_shared};
+use crate::state::State;
 
 /// Serves the Raft calls of every group of this node.
 #[derive(Clone, Debug)]
 pub(crate) struct RaftService {
     cluster: ClusterId,
     node: NodeId,
+    /// The control group first.
     groups: Arc<[Arc<Group>]>,
     stopping: CancellationToken,
 }
@@ -60,13 +64,59 @@ impl RaftService {
         group.ok_or_else(|| Status::not_found(format!("this node has no group {group_id}")))
     }
 
-    fn open<T: DeserializeOwned>(&self, request: &v1::RaftRequest) -> Result<(&Arc<Group>, T), Status> {
+    fn open<T: Sent>(&self, request: &v1::RaftRequest) -> Result<(&Arc<Group>, T), Status> {
         let group =
             self.group(&request.cluster_id, request.group_id, request.target, request.payload_version)?;
-        let message =
-            decode(&request.payload).map_err(|_| Status::invalid_argument("an unreadable payload"))?;
+        let message: T =
+            decode_shared(&request.payload).map_err(|_| Status::invalid_argument("an unreadable payload"))?;
+        self.refuse_removed(group, message.sender())?;
         Ok((group, message))
     }
+
+    /// Refuses a node that was removed, once the group does without it. As long as it is a member the group
+    /// may need it, if only to agree that it goes.
+    fn refuse_removed(&self, group: &Group, sender: NodeId) -> Result<(), Status> {
+        let control = self.groups.first().map(|control| control.replicated());
+        let removed = control.is_some_and(|replicated| match &replicated.state {
+            State::Control(control) => control.is_removed(sender),
+            State::Directory(_) => false,
+        });
+        if !removed {
+            return Ok(());
+        }
+        let (voters, learners) = group.members();
+        if voters.contains(&sender) || learners.contains(&sender) {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!("node {sender} was removed from the cluster")))
+    }
+}
+
+/// A message that says who sent it.
+trait Sent: DeserializeOwned {
+    fn sender(&self) -> NodeId;
+}
+
+impl Sent for AppendEntriesRequest<TypeConfig> {
+    fn sender(&self) -> NodeId {
+        node_of(&self.vote)
+    }
+}
+
+impl Sent for VoteRequest<TypeConfig> {
+    fn sender(&self) -> NodeId {
+        node_of(&self.vote)
+    }
+}
+
+impl Sent for TransferLeaderRequest<TypeConfig> {
+    fn sender(&self) -> NodeId {
+        node_of(self.from_leader())
+    }
+}
+
+fn node_of(vote: &Vote) -> NodeId {
+    NodeId(*vote.leader_id().node_id())
 }
 
 /// Refuses what was meant for another cluster, and names both.
@@ -157,9 +207,11 @@ impl Raft for RaftService {
         let group = self.group(&header.cluster_id, header.group_id, header.target, header.payload_version)?;
         let (vote, meta): (Vote, SnapshotMeta) =
             decode(&header.payload).map_err(|_| Status::invalid_argument("an unreadable payload"))?;
+        self.refuse_removed(group, node_of(&vote))?;
         let arrival = group.arrival().try_lock();
         let mut arrival = arrival.map_err(|_| Status::resource_exhausted("another snapshot is arriving"))?;
         let snapshot = arrival.receive(&header, chunks).await?;
+        verify_arrived(&snapshot, group.id()).await?;
         let snapshot = openraft::storage::Snapshot { meta, snapshot };
         respond(&group.raft().install_full_snapshot(vote, snapshot).await.map_err(stopped)?)
     }
@@ -176,6 +228,19 @@ impl Raft for RaftService {
     }
 }
 
+/// To go on from a damaged snapshot would stop the group here, and it is the sender's that is damaged.
+async fn verify_arrived(snapshot: &SnapshotFile, group: GroupId) -> Result<(), Status> {
+    let arrived = snapshot.clone();
+    let verified = tokio::task::spawn_blocking(move || verify(&arrived, group)).await;
+    match verified.map_err(std::io::Error::other).and_then(|verified| verified) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {
+            Err(Status::failed_precondition(error.to_string()))
+        }
+        Err(error) => Err(Status::data_loss(error.to_string())),
+    }
+}
+
 fn respond<T: Serialize>(answer: &T) -> Result<Response<v1::RaftResponse>, Status> {
     let payload = encode(answer).map_err(|error| Status::internal(error.to_string()))?;
     Ok(Response::new(v1::RaftResponse { payload: payload.into() }))
@@ -183,4 +248,23 @@ fn respond<T: Serialize>(answer: &T) -> Result<Response<v1::RaftResponse>, Statu
 
 fn stopped(error: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("the group has stopped: {error}"))
+}
+
+/// The request of a candidate for a pre-vote, as [`super::network::Network`] sends it.
+#[cfg(test)]
+pub(crate) fn pre_vote_request(
+    cluster: ClusterId,
+    group: GroupId,
+    target: NodeId,
+    from: NodeId,
+) -> v1::RaftRequest {
+    let vote = openraft::alias::VoteOf::<TypeConfig>::new(1_000, from.0);
+    let message = VoteRequest::<TypeConfig>::new(vote, None);
+    v1::RaftRequest {
+        cluster_id: cluster.0.to_vec().into(),
+        group_id: group.0,
+        target: target.0,
+        payload: encode(&message).expect("a vote can be written").into(),
+        payload_version: PAYLOAD_VERSION,
+    }
 }

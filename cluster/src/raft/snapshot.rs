@@ -1,6 +1,7 @@
 //! Snapshots as files: the records of one group's state in the order in which they are put back.
 //!
-//! Layout, little-endian: magic, format u32, group u32, length u32 and postcard of the metadata; then
+//! Layout, little-endian: magic, format u32, group u32, newest command version that it came about with u32,
+//! length u32 and postcard of the metadata; then
 //! for each record the lengths u32 of key and value and both; then `u32::MAX`, the number of records
 //! u64, and the crc32 u32 of all before it.
 
@@ -17,9 +18,10 @@ use hearth_proto::limits::SNAPSHOT_BYTES_PER_SECOND;
 use super::log_store::{decode, encode};
 use super::pace::Pace;
 use super::types::SnapshotMeta;
+use crate::state::command;
 
 const MAGIC: &[u8; 8] = b"HEARTHSN";
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const END: u32 = u32::MAX;
 /// No key, value or metadata is larger; a length beyond it is damage.
 const PART_BYTES_MAX: u32 = 16 << 20;
@@ -77,22 +79,14 @@ impl SnapshotFolder {
             }
         }
         found.sort();
-        let mut current = None;
-        while let Some(path) = found.pop() {
-            // One that cannot be read is no loss: the state itself is stored, and openraft builds another.
-            match SnapshotFile::open(path.clone())
-                .and_then(|file| Ok((Reader::open(&file, group)?.meta, file)))
-            {
-                Ok(whole) => {
-                    current = Some(whole);
-                    break;
-                }
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "a damaged snapshot file is removed");
-                    std::fs::remove_file(&path)?;
-                }
+        // The state is nowhere else: to do without the newest would be to go back behind what was promised.
+        let current = match found.pop() {
+            Some(path) => {
+                let file = SnapshotFile::open(path)?;
+                Some((Reader::open(&file, group)?.meta, file))
             }
-        }
+            None => None,
+        };
         for path in found {
             std::fs::remove_file(&path)?;
         }
@@ -146,7 +140,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn create(path: &Path, group: GroupId, meta: &SnapshotMeta) -> io::Result<Self> {
+    pub(super) fn create(path: &Path, group: GroupId, needs: u32, meta: &SnapshotMeta) -> io::Result<Self> {
         let out = BufWriter::with_capacity(1 << 20, File::create(path)?);
         let pace = Pace::new(SNAPSHOT_BYTES_PER_SECOND, Instant::now());
         let mut writer = Self { out, pace, crc: crc32fast::Hasher::new(), records: 0 };
@@ -154,6 +148,7 @@ impl Writer {
         writer.write(MAGIC)?;
         writer.write(&FORMAT.to_le_bytes())?;
         writer.write(&group.0.to_le_bytes())?;
+        writer.write(&needs.to_le_bytes())?;
         writer.write(&length(&meta)?.to_le_bytes())?;
         writer.write(&meta)?;
         Ok(writer)
@@ -190,13 +185,15 @@ pub(super) struct Reader {
     crc: crc32fast::Hasher,
     records: u64,
     pub(super) meta: SnapshotMeta,
+    /// The newest command version that the snapshot came about with.
+    pub(super) needs: u32,
 }
 
 impl Reader {
     pub(super) fn open(file: &SnapshotFile, group: GroupId) -> io::Result<Self> {
         let input = BufReader::with_capacity(1 << 20, File::open(&file.path)?);
-        let mut reader =
-            Self { input, crc: crc32fast::Hasher::new(), records: 0, meta: SnapshotMeta::default() };
+        let (crc, meta) = (crc32fast::Hasher::new(), SnapshotMeta::default());
+        let mut reader = Self { input, crc, records: 0, meta, needs: 0 };
         if reader.array::<8>()? != *MAGIC {
             return Err(damaged("it does not begin as one"));
         }
@@ -207,6 +204,12 @@ impl Reader {
         let found = u32::from_le_bytes(reader.array()?);
         if found != group.0 {
             return Err(damaged(&format!("it is of group {found}, not of group {group}")));
+        }
+        reader.needs = u32::from_le_bytes(reader.array()?);
+        if reader.needs > command::VERSION {
+            let (needs, known) = (reader.needs, command::VERSION);
+            let detail = format!("the snapshot needs command version {needs}, this build knows {known}");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, detail));
         }
         let size = u32::from_le_bytes(reader.array()?);
         let meta = reader.bytes(size)?;
@@ -246,6 +249,16 @@ impl Reader {
         self.crc.update(&bytes);
         Ok(bytes)
     }
+}
+
+/// Reads a snapshot file to its end, without believing anything of it.
+///
+/// # Errors
+/// `InvalidData` if it is damaged, `Unsupported` if only a newer build can go on from it.
+pub(super) fn verify(file: &SnapshotFile, group: GroupId) -> io::Result<()> {
+    let mut reader = Reader::open(file, group)?;
+    while reader.next_record()?.is_some() {}
+    Ok(())
 }
 
 fn length(bytes: &[u8]) -> io::Result<u32> {

@@ -220,3 +220,25 @@ async fn a_committed_command_of_the_future_stops_the_machine() {
     assert!(error.to_string().contains("version 4, this build knows 3"), "{error}");
     assert!(matches!(&machine.replicated().read().unwrap().state, State::Directory(_)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_a_newer_build_made_is_refused_and_kept() {
+    use super::snapshot::{SnapshotFile, Writer, verify};
+
+    let dir = tempfile::tempdir().unwrap();
+    let (_log, mut machine) = open(&dir, GroupId::DIRECTORY);
+    apply(&mut machine, vec![report(1, 1, 0..5)]).await;
+    let ours = machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
+    verify(&ours.snapshot, GroupId::DIRECTORY).unwrap();
+    let path = ours.snapshot.path.clone();
+    let writer = Writer::create(&path, GroupId::DIRECTORY, command::VERSION + 1, &ours.meta).unwrap();
+    writer.finish().unwrap();
+    let refused = verify(&SnapshotFile::open(path.clone()).unwrap(), GroupId::DIRECTORY).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::Unsupported);
+    assert!(refused.to_string().contains("needs command version 4, this build knows 3"), "{refused}");
+    let image = crash_image(&dir);
+    let database = Database::open(image.path(), IDENTITY).unwrap();
+    let refused = StateMachine::open(GroupId::DIRECTORY, &database).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::Unsupported);
+    assert!(path.exists());
+}

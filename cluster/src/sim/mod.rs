@@ -64,6 +64,7 @@ pub async fn start(config: ClusterConfig, limits: Limits) -> Result<Cluster, Sta
         snapshot_every_entries: limits.snapshot_every_entries,
         snapshot_keep_entries: limits.snapshot_keep_entries,
         node_down_after_ms: limits.node_down_after_ms,
+        ..Tuning::default()
     };
     Cluster::start_tuned(config, tuning).await
 }

@@ -9,8 +9,10 @@ use rustc_hash::FxHashMap;
 use v1::command::Body;
 use v1::{NodeState, RefusalReason};
 
+use super::membership::FINALIZED_FIRST;
 use super::outcome::{self, refused};
 use super::record::{RecordError, RecordKey};
+use super::tenancy::Tenancy;
 use crate::mutant::{self, Mutant};
 
 /// Bytes of a node's uuid and of a boot id.
@@ -21,10 +23,11 @@ const RETIRED_BOOTS_MAX: usize = 16;
 /// The cluster's identity, its nodes, and which incarnation of each one serves.
 #[derive(Debug, Default)]
 pub(crate) struct Control {
-    cluster: Option<v1::ClusterRecord>,
-    nodes: BTreeMap<NodeId, v1::NodeRecord>,
+    pub(super) cluster: Option<v1::ClusterRecord>,
+    pub(super) nodes: BTreeMap<NodeId, v1::NodeRecord>,
     /// Derived: the nodes whose replicas count, with the one incarnation that they count under.
-    serving: FxHashMap<NodeId, Incarnation>,
+    pub(super) serving: FxHashMap<NodeId, Incarnation>,
+    tenancy: Tenancy,
 }
 
 impl Control {
@@ -36,6 +39,11 @@ impl Control {
     /// The groups that share the directory, once the cluster is founded.
     pub(crate) fn directory_groups(&self) -> Option<DirectoryGroups> {
         self.cluster.as_ref().and_then(|cluster| DirectoryGroups::from_wire(cluster.directory_groups).ok())
+    }
+
+    /// What holds for all nodes; the default until somebody says otherwise.
+    pub(crate) fn policy(&self) -> v1::ClusterPolicy {
+        self.cluster.as_ref().and_then(|cluster| cluster.policy).unwrap_or_default()
     }
 
     /// Every node that was ever admitted, by id.
@@ -56,14 +64,58 @@ impl Control {
     pub(super) fn apply(&mut self, stamp_ms: u64, body: &Body) -> v1::Outcome {
         match body {
             Body::FoundCluster(found) => self.found(stamp_ms, found),
-            Body::AdmitNode(_) | Body::RegisterNode(_) | Body::NodeDown(_) if self.cluster.is_none() => {
+            Body::AdmitNode(_)
+            | Body::RegisterNode(_)
+            | Body::NodeDown(_)
+            | Body::DrainNode(_)
+            | Body::RemoveNode(_)
+            | Body::FinalizeVersion(_)
+                if self.cluster.is_none() =>
+            {
                 refused(RefusalReason::NotFounded, "the cluster is not founded yet")
             }
             Body::AdmitNode(admit) => self.admit(stamp_ms, admit),
             Body::RegisterNode(register) => self.register(stamp_ms, register),
             Body::NodeDown(down) => self.mark_down(stamp_ms, down),
+            Body::DrainNode(drain) => self.drain(stamp_ms, drain),
+            Body::PutNamespace(_)
+            | Body::DeleteNamespace(_)
+            | Body::PinBlocks(_)
+            | Body::UnpinBlocks(_)
+            | Body::PutPolicy(_)
+            | Body::AdvanceTime(_) => match &mut self.cluster {
+                Some(cluster) => self.tenancy.apply(cluster, body),
+                None => refused(RefusalReason::NotFounded, "the cluster is not founded yet"),
+            },
+            Body::RemoveNode(remove) => self.remove(stamp_ms, remove),
+            Body::FinalizeVersion(finalize) => self.finalize(finalize),
             _ => outcome::wrong_group(),
         }
+    }
+
+    pub(super) fn advance(&mut self, stamp_ms: u64) {
+        if let Some(cluster) = &mut self.cluster {
+            self.tenancy.advance(cluster, stamp_ms);
+        }
+    }
+
+    /// The latest stamp that was applied.
+    pub(crate) fn time_ms(&self) -> u64 {
+        self.cluster.as_ref().map_or(0, |cluster| cluster.time_ms)
+    }
+
+    /// What the cluster record says, once there is a cluster.
+    pub(crate) fn cluster_record(&self) -> Option<&v1::ClusterRecord> {
+        self.cluster.as_ref()
+    }
+
+    /// Namespaces and pins.
+    pub(crate) fn tenancy(&self) -> &Tenancy {
+        &self.tenancy
+    }
+
+    pub(super) fn tenancy_mut(&mut self) -> &mut Tenancy {
+        &mut self.tenancy
     }
 
     fn found(&mut self, stamp_ms: u64, found: &v1::FoundCluster) -> v1::Outcome {
@@ -100,7 +152,8 @@ impl Control {
     }
 
     fn admit(&mut self, stamp_ms: u64, admit: &v1::AdmitNode) -> v1::Outcome {
-        if let Some(refused) = check_texts([&admit.name, &admit.control_address, &admit.data_address]) {
+        let texts = [&admit.name, &admit.control_address, &admit.data_address, &admit.zone];
+        if let Some(refused) = check_texts(texts) {
             return refused;
         }
         if admit.node_uuid.len() != ID_BYTES {
@@ -108,11 +161,18 @@ impl Control {
         }
         if let Some(known) = self.nodes.values_mut().find(|node| node.node_uuid == admit.node_uuid) {
             let id = NodeId(known.node_id);
+            if known.state() == NodeState::Removed {
+                let detail = format!(
+                    "node {id} was removed for good; to come in again, start with an empty data folder and join"
+                );
+                return refused(RefusalReason::NodeRemoved, detail);
+            }
             // Until it registers, a node can only be reached where it last asked to join from.
             if known.incarnation == 0 {
                 known.name = admit.name.clone();
                 known.control_address = admit.control_address.clone();
                 known.data_address = admit.data_address.clone();
+                known.zone = admit.zone.clone();
             }
             return outcome::admitted(id);
         }
@@ -131,6 +191,7 @@ impl Control {
             name: admit.name.clone(),
             control_address: admit.control_address.clone(),
             data_address: admit.data_address.clone(),
+            zone: admit.zone.clone(),
             state: NodeState::Down.into(),
             changed_at_ms: stamp_ms,
             ..Default::default()
@@ -140,20 +201,27 @@ impl Control {
     }
 
     fn register(&mut self, stamp_ms: u64, register: &v1::RegisterNode) -> v1::Outcome {
-        if let Some(refused) =
-            check_texts([&register.name, &register.control_address, &register.data_address])
-        {
+        let texts = [&register.name, &register.control_address, &register.data_address, &register.zone];
+        if let Some(refused) = check_texts(texts) {
             return refused;
         }
         if register.boot_id.len() != ID_BYTES {
             return refused(RefusalReason::Malformed, "a boot id must be 16 bytes");
         }
         let id = NodeId(register.node_id);
+        let finalized = self.finalized_version();
         let Some(node) = self.nodes.get_mut(&id) else {
             return refused(RefusalReason::UnknownNode, format!("node {id} was never admitted"));
         };
         if node.state() == NodeState::Removed {
-            return refused(RefusalReason::NodeRemoved, format!("node {id} was removed"));
+            return refused(RefusalReason::NodeRemoved, format!("node {id} was removed for good"));
+        }
+        if register.command_version.max(FINALIZED_FIRST) < finalized {
+            let known = register.command_version;
+            let detail = format!(
+                "the cluster is at version {finalized} and this build knows {known}: start a newer build"
+            );
+            return refused(RefusalReason::Version, detail);
         }
         // A process that was replaced stays out, even if its request was only late: it may be a copy
         // of the data folder, and two processes must never serve under one identity (INV-FENCE).
@@ -167,9 +235,7 @@ impl Control {
                 retire(&mut node.retired_boot_ids, replaced);
             }
             node.incarnation += u64::from(!mutant::is(Mutant::IncarnationKept) || node.incarnation == 0);
-            if node.state() != NodeState::Draining {
-                node.set_state(NodeState::Up);
-            }
+            node.set_state(if node.draining { NodeState::Draining } else { NodeState::Up });
             node.changed_at_ms = stamp_ms;
         }
         node.name = register.name.clone();
@@ -177,6 +243,9 @@ impl Control {
         node.data_address = register.data_address.clone();
         node.host_capacity_bytes = register.host_capacity_bytes;
         node.nvme_capacity_bytes = register.nvme_capacity_bytes;
+        node.zone = register.zone.clone();
+        node.command_version = register.command_version;
+        node.never_votes = register.never_votes;
         let incarnation = node.incarnation;
         self.serving.insert(id, Incarnation(incarnation));
         outcome::registered(incarnation)
@@ -200,7 +269,7 @@ impl Control {
         match key {
             RecordKey::Cluster => self.cluster.as_ref().map(|cluster| cluster.encode_raw(out)).is_some(),
             RecordKey::Node(id) => self.nodes.get(id).map(|node| node.encode_raw(out)).is_some(),
-            RecordKey::Holder(_) | RecordKey::Blocks => false,
+            _ => self.tenancy.read_record(key, out),
         }
     }
 
@@ -230,31 +299,31 @@ impl Control {
                 }
                 self.nodes.insert(id, record);
             }
-            RecordKey::Holder(_) | RecordKey::Blocks => {
-                return Err(RecordError("a directory record in the control group"));
-            }
+            _ => self.tenancy.restore(key, value)?,
         }
         Ok(())
     }
 
-    /// Every record, in the order in which they have to be put back.
+    /// Every record.
     pub(super) fn record_keys(&self) -> Vec<RecordKey> {
         let cluster = self.cluster.iter().map(|_| RecordKey::Cluster);
-        cluster.chain(self.nodes.keys().map(|id| RecordKey::Node(*id))).collect()
+        let nodes = self.nodes.keys().map(|id| RecordKey::Node(*id));
+        cluster.chain(nodes).chain(self.tenancy.record_keys()).collect()
     }
 }
 
 /// Whether the replicas of a node in this state count.
-fn is_serving(node: &v1::NodeRecord) -> bool {
+pub(super) fn is_serving(node: &v1::NodeRecord) -> bool {
     matches!(node.state(), NodeState::Up | NodeState::Draining)
 }
 
 /// Refuses what would let one node fill the state of all (INV-BOUND).
-fn check_texts(texts: [&String; 3]) -> Option<v1::Outcome> {
+fn check_texts(texts: [&String; 4]) -> Option<v1::Outcome> {
     let limit = limits::NODE_TEXT_BYTES_MAX;
     let too_long = texts.iter().any(|text| text.len() > limit);
-    too_long
-        .then(|| refused(RefusalReason::Malformed, format!("a name or address is longer than {limit} bytes")))
+    too_long.then(|| {
+        refused(RefusalReason::Malformed, format!("a name, zone or address is longer than {limit} bytes"))
+    })
 }
 
 fn retire(retired: &mut Vec<Bytes>, boot_id: Bytes) {

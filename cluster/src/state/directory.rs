@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use hearth_proto::{BlockDelta, BlockId, BlockKey, Incarnation, NamespaceId, NodeId, Tier, v1};
+use smallvec::SmallVec;
 use v1::RefusalReason;
 use v1::command::Body;
 
@@ -15,6 +16,7 @@ use super::holder::{Holder, TIERS, position};
 use super::outcome::{self, refused};
 use super::record::{RecordError, RecordKey};
 use super::shard::{Changed, Encoded, SHARDS, Shard, digest, hash, shard_of};
+use super::timed::{self, Timed};
 use crate::mutant::{self, Mutant};
 
 /// Deltas whose blocks are brought into the processor's cache together.
@@ -41,6 +43,7 @@ pub(crate) struct Directory {
     holders: Holders,
     /// Counts the snapshots that were begun.
     snapshots: u64,
+    timed: Timed,
 }
 
 /// Every node that ever reported, with a number by which the blocks name it.
@@ -65,7 +68,7 @@ pub(crate) struct Overtaken;
 impl Default for Directory {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| Shard::default()).collect();
-        Self { shards, holders: Holders::default(), snapshots: 0 }
+        Self { shards, holders: Holders::default(), snapshots: 0, timed: Timed::default() }
     }
 }
 
@@ -128,6 +131,20 @@ impl Directory {
         }
     }
 
+    /// The claims on one block, as [`Self::find`] visits them.
+    pub(crate) fn replicas(&self, id: &BlockId) -> SmallVec<[Replica; 4]> {
+        let mut replicas = SmallVec::new();
+        self.find(id.namespace, [id.key].iter(), |_, replica| replicas.push(replica));
+        replicas
+    }
+
+    /// Length of the block's payload in bytes, if anybody holds it.
+    pub(crate) fn payload_len(&self, id: &BlockId) -> Option<u32> {
+        let hash = hash(id);
+        let shard = &self.shards[shard_of(hash)];
+        shard.find(hash, id).map(|slot| shard.payload_len(slot))
+    }
+
     /// Every node that reported: the incarnation that counts, and the claims, each on one tier.
     pub(crate) fn holders(&self) -> impl Iterator<Item = (NodeId, Incarnation, u64)> {
         self.holders.numbers.iter().map(|(node, number)| {
@@ -166,8 +183,20 @@ impl Directory {
             Body::BlockReport(report) => self.report(report),
             Body::ResyncHolder(resync) => self.resync(resync),
             Body::PurgeClaims(purge) => self.purge(NodeId(purge.node_id), Incarnation(purge.incarnation)),
-            _ => outcome::wrong_group(),
+            _ => {
+                let is_held = timed::is_held(self, body);
+                self.timed.apply(body, is_held)
+            }
         }
+    }
+
+    /// Claims and retentions.
+    pub(crate) fn timed(&self) -> &Timed {
+        &self.timed
+    }
+
+    pub(super) fn timed_mut(&mut self) -> &mut Timed {
+        &mut self.timed
     }
 
     fn report(&mut self, report: &v1::BlockReport) -> v1::Outcome {
@@ -226,6 +255,9 @@ impl Directory {
             std::hint::black_box(batch.iter().fold(0, touch));
             for (delta, hash) in &batch {
                 self.change(number, delta, *hash);
+                if delta.added {
+                    self.timed.published(&delta.id);
+                }
             }
         }
     }
@@ -285,7 +317,17 @@ impl Directory {
         holder.incarnation = incarnation;
         holder.next_sequence = resync.sequence + 1;
         holder.synced = ranges.end as u16;
+        if ranges.end == SHARDS {
+            self.end_claims_on_held_by(node);
+        }
         outcome::resynced(resync.sequence + 1, differing)
+    }
+
+    /// Ends the claims on blocks that a node has brought back.
+    fn end_claims_on_held_by(&mut self, node: NodeId) {
+        let is_held = |id: &&BlockId| self.replicas(id).iter().any(|replica| replica.node == node);
+        let held: Vec<BlockId> = self.timed.claims().blocks().filter(is_held).copied().collect();
+        held.iter().for_each(|id| self.timed.published(id));
     }
 
     /// Fences what a node said under this incarnation and before, and drops some of it.
@@ -375,37 +417,37 @@ impl Directory {
         Ok(())
     }
 
-    /// The records beside the blocks, in the order in which they have to be put back.
+    /// The records beside the blocks.
     pub(super) fn record_keys(&self) -> Vec<RecordKey> {
-        self.holders.holders.iter().map(|holder| RecordKey::Holder(holder.node)).collect()
+        let holders = (0..self.holders.holders.len()).map(|number| RecordKey::Holder(number as u16));
+        holders.chain(self.timed.record_keys()).collect()
     }
 
     pub(super) fn read_record(&self, key: &RecordKey, out: &mut Vec<u8>) -> bool {
         match key {
-            RecordKey::Holder(node) => {
-                let Some(number) = self.holders.number(*node) else { return false };
-                self.holders.holders[usize::from(number)].write(number, out);
-                true
+            RecordKey::Holder(number) => {
+                let holder = self.holders.holders.get(usize::from(*number));
+                holder.map(|holder| holder.write(out)).is_some()
             }
-            _ => false,
+            _ => self.timed.read_record(key, out),
         }
     }
 
     pub(super) fn restore(&mut self, key: RecordKey, value: &[u8]) -> Result<(), RecordError> {
         match key {
             RecordKey::Blocks => self.restore_blocks(value),
-            RecordKey::Holder(node) => {
-                let (number, holder) = Holder::read(node, value)?;
+            RecordKey::Holder(number) => {
+                let holder = Holder::read(value)?;
                 if usize::from(number) != self.holders.holders.len()
                     || number >= HOLDERS_MAX
-                    || self.holders.numbers.insert(node, number).is_some()
+                    || self.holders.numbers.insert(holder.node, number).is_some()
                 {
                     return Err(RecordError("a holder out of order"));
                 }
                 self.holders.holders.push(holder);
                 Ok(())
             }
-            _ => Err(RecordError("a control record in a directory group")),
+            _ => self.timed.restore(key, value),
         }
     }
 

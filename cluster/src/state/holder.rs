@@ -7,7 +7,7 @@ use super::shard::SHARDS;
 
 /// Tiers that a claim may name.
 pub(super) const TIERS: usize = Tier::ALL.len();
-const RECORD_BYTES: usize = 8 + 8 + 2 + 2;
+const RECORD_BYTES: usize = 8 + 8 + 8 + 2;
 
 /// What one node claims, all of it under one incarnation.
 #[derive(Debug)]
@@ -79,30 +79,29 @@ impl Holder {
         }
     }
 
-    /// Writes the record of the holder with this number in its group.
-    pub(super) fn write(&self, number: u16, out: &mut Vec<u8>) {
+    /// Writes the holder's record.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.node.0.to_le_bytes());
         out.extend_from_slice(&self.incarnation.0.to_le_bytes());
         out.extend_from_slice(&self.next_sequence.to_le_bytes());
-        out.extend_from_slice(&number.to_le_bytes());
         out.extend_from_slice(&self.synced.to_le_bytes());
     }
 
     /// Reads what [`Self::write`] wrote.
-    pub(super) fn read(node: NodeId, bytes: &[u8]) -> Result<(u16, Self), RecordError> {
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, RecordError> {
         let bytes: &[u8; RECORD_BYTES] =
             bytes.try_into().map_err(|_| RecordError("a holder record of the wrong length"))?;
-        let [a, b] = [0, 8].map(|at| {
+        let [node, incarnation, next_sequence] = [0, 8, 16].map(|at| {
             let mut number = [0; 8];
             number.copy_from_slice(&bytes[at..at + 8]);
             u64::from_le_bytes(number)
         });
-        let number = u16::from_le_bytes([bytes[16], bytes[17]]);
-        let synced = u16::from_le_bytes([bytes[18], bytes[19]]);
+        let synced = u16::from_le_bytes([bytes[24], bytes[25]]);
         if usize::from(synced) > SHARDS {
             return Err(RecordError("a holder with more ranges than there are"));
         }
-        let holder = Self { incarnation: Incarnation(a), next_sequence: b, synced, ..Self::new(node) };
-        Ok((number, holder))
+        let incarnation = Incarnation(incarnation);
+        Ok(Self { incarnation, next_sequence, synced, ..Self::new(NodeId(node)) })
     }
 }
 

@@ -4,24 +4,46 @@
 //! same commands in the same order give the same bytes on every replica, which is what
 //! [`State::encode`] lets a test check.
 
+mod claims;
 pub(crate) mod command;
 mod control;
 mod directory;
+mod ends;
 mod held;
 mod holder;
+mod membership;
+mod namespaces;
 mod outcome;
+mod pins;
 #[cfg(test)]
 mod property_tests;
 mod record;
+mod retentions;
 mod shard;
+mod tenancy;
 #[cfg(test)]
 mod tests;
+mod timed;
+#[cfg(test)]
+mod timed_property_tests;
+#[cfg(test)]
+mod timed_tests;
 
-use hearth_proto::{GroupId, v1};
+use hearth_proto::{BlockId, GroupId, v1};
 
 pub(crate) use control::Control;
 pub(crate) use directory::{Digests, Directory, Overtaken, Replica, Walk, tier_bit};
+pub(crate) use membership::FINALIZED_FIRST;
 pub(crate) use record::{RecordError, RecordKey};
+
+/// What commands did that somebody on this node waits for.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// Blocks whose claims ended.
+    pub(crate) unclaimed: Vec<BlockId>,
+    /// Blocks that are pinned or kept otherwise than before.
+    pub(crate) kept: Vec<BlockId>,
+}
 
 /// The state of one group: the control group has one shape, the directory groups another.
 #[derive(Debug)]
@@ -48,19 +70,60 @@ impl State {
         let Some(body) = &command.body else {
             return outcome::refused(v1::RefusalReason::Malformed, "the command has no body");
         };
+        if command.version >= command::TIME_SINCE {
+            self.advance(command.stamp_ms);
+        }
         match self {
             Self::Control(control) => control.apply(command.stamp_ms, body),
             Self::Directory(directory) => directory.apply(body),
         }
     }
 
+    /// Moves the replicated time on and ends what has expired, before anything else is done.
+    fn advance(&mut self, stamp_ms: u64) {
+        match self {
+            Self::Control(control) => control.advance(stamp_ms),
+            Self::Directory(directory) => directory.timed_mut().advance(stamp_ms),
+        }
+    }
+
+    /// The replicated time: the latest stamp of a command that moves it.
+    pub(crate) fn time_ms(&self) -> u64 {
+        match self {
+            Self::Control(control) => control.time_ms(),
+            Self::Directory(directory) => directory.timed().time_ms(),
+        }
+    }
+
+    /// When the next thing ends by replicated time.
+    pub(crate) fn first_end_ms(&self) -> Option<u64> {
+        match self {
+            Self::Control(control) => control.tenancy().pins().first_end_ms(),
+            Self::Directory(directory) => directory.timed().first_end_ms(),
+        }
+    }
+
+    /// What happened since the last call.
+    pub(crate) fn take_news(&mut self) -> News {
+        match self {
+            Self::Control(control) => {
+                News { unclaimed: Vec::new(), kept: control.tenancy_mut().pins_mut().take_changed() }
+            }
+            Self::Directory(directory) => News {
+                unclaimed: directory.timed_mut().claims_mut().take_ended(),
+                kept: directory.timed_mut().retentions_mut().take_changed(),
+            },
+        }
+    }
+
     /// Begins a snapshot of this moment: its first records, and what is left to be written while commands
     /// go on. An earlier one that is not written yet cannot be any more.
     pub(crate) fn begin_snapshot(&mut self) -> (Vec<(RecordKey, Vec<u8>)>, Option<Walk>) {
-        let (keys, walk) = match self {
+        let (mut keys, walk) = match self {
             Self::Control(control) => (control.record_keys(), None),
             Self::Directory(directory) => (directory.record_keys(), Some(directory.begin_snapshot())),
         };
+        keys.sort_unstable();
         (keys.into_iter().map(|key| (key, self.record(&key))).collect(), walk)
     }
 
@@ -98,7 +161,7 @@ impl State {
         value
     }
 
-    /// Puts back one record of a snapshot; they come in the order in which they were written.
+    /// Puts back one record of a snapshot; they come in the order of their keys.
     ///
     /// # Errors
     /// [`RecordError`] if the record is not one of this group or is damaged; the state is then unusable.
@@ -113,10 +176,11 @@ impl State {
     /// Every record: the canonical bytes of this state.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn encode(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let (keys, blocks) = match self {
+        let (mut keys, blocks) = match self {
             Self::Control(control) => (control.record_keys(), Vec::new()),
             Self::Directory(directory) => (directory.record_keys(), directory.blocks()),
         };
+        keys.sort_unstable();
         let records = keys.into_iter().map(|key| (key.encode(), self.record(&key)));
         records.chain(blocks.into_iter().map(|block| (RecordKey::Blocks.encode(), block))).collect()
     }

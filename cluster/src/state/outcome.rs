@@ -1,5 +1,6 @@
 //! Short ways to write outcomes.
 
+use bytes::Bytes;
 use hearth_proto::{Incarnation, NodeId, Tier, v1};
 use v1::outcome::Kind;
 
@@ -41,6 +42,10 @@ pub(super) fn marked(changed: bool) -> v1::Outcome {
     of(Kind::Marked(v1::NodeMarked { changed }))
 }
 
+pub(super) fn done(changed: bool) -> v1::Outcome {
+    of(Kind::Done(v1::Done { changed }))
+}
+
 pub(super) fn report_applied(next_sequence: u64) -> v1::Outcome {
     of(Kind::ReportApplied(v1::ReportApplied { next_sequence }))
 }
@@ -59,4 +64,24 @@ pub(super) fn resynced(next_sequence: u64, differing: Vec<Vec<u32>>) -> v1::Outc
     let differing =
         tiers.map(|(tier, ranges)| v1::TierRanges { tier: i32::from(tier as u8), ranges }).collect();
     of(Kind::HolderResynced(v1::HolderResynced { next_sequence, differing }))
+}
+
+pub(super) fn pinned(expires_at_ms: u64, pinned_bytes: u64) -> v1::Outcome {
+    of(Kind::Pinned(v1::Pinned { expires_at_ms, pinned_bytes }))
+}
+
+pub(super) fn claim_granted(token: u64, expires_at_ms: u64) -> v1::Outcome {
+    of(Kind::ClaimGranted(v1::ClaimGranted { token, expires_at_ms }))
+}
+
+pub(super) fn claim_held(claimant: Bytes, expires_at_ms: u64) -> v1::Outcome {
+    of(Kind::ClaimHeld(v1::ClaimHeld { claimant, expires_at_ms }))
+}
+
+pub(super) fn claim_gone() -> v1::Outcome {
+    of(Kind::ClaimGone(v1::ClaimGone {}))
+}
+
+pub(super) fn block_present() -> v1::Outcome {
+    of(Kind::BlockPresent(v1::BlockPresent {}))
 }

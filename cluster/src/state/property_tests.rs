@@ -191,7 +191,7 @@ fn claims(state: &State) -> BTreeMap<u64, Held> {
     claims
 }
 
-fn restored(group: GroupId, records: &[(Vec<u8>, Vec<u8>)]) -> State {
+pub(super) fn restored(group: GroupId, records: &[(Vec<u8>, Vec<u8>)]) -> State {
     let mut state = State::new(group);
     for (key, value) in records {
         state.restore(key, value).unwrap();

@@ -1,12 +1,19 @@
 //! Names of the records that a state consists of, as bytes that sort like the names.
 
-use hearth_proto::NodeId;
+use hearth_proto::{BlockId, BlockKey, NamespaceId, NodeId};
 
 const CLUSTER: u8 = 1;
 const NODE: u8 = 2;
 const HOLDER: u8 = 3;
-// 4 was a block of its own.
 const BLOCKS: u8 = 5;
+const NAMESPACE: u8 = 16;
+const PIN: u8 = 17;
+const CLOCK: u8 = 18;
+const CLAIM: u8 = 19;
+const RETENTION: u8 = 20;
+
+/// What a caller names a pin by.
+pub(crate) type PinId = [u8; 16];
 
 /// Names one record of a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,10 +22,20 @@ pub(crate) enum RecordKey {
     Cluster,
     /// Control: one node.
     Node(NodeId),
-    /// Directory: how far a node's reports were applied.
-    Holder(NodeId),
+    /// Directory: how far the reports of the node with this number were applied.
+    Holder(u16),
     /// Directory: many blocks with their replicas.
     Blocks,
+    /// Control: what a namespace may use.
+    Namespace(NamespaceId),
+    /// Control: one pin of a namespace.
+    Pin(NamespaceId, PinId),
+    /// Directory: the replicated time, and the last number given out.
+    Clock,
+    /// Directory: who may compute a missing block.
+    Claim(BlockId),
+    /// Directory: how a block is kept, whatever its puts said.
+    Retention(BlockId),
 }
 
 /// A record on disk or in a snapshot that cannot be what was written.
@@ -41,11 +58,23 @@ impl RecordKey {
                 out.push(NODE);
                 out.extend_from_slice(&id.0.to_be_bytes());
             }
-            Self::Holder(id) => {
+            Self::Holder(number) => {
                 out.push(HOLDER);
-                out.extend_from_slice(&id.0.to_be_bytes());
+                out.extend_from_slice(&number.to_be_bytes());
             }
             Self::Blocks => out.push(BLOCKS),
+            Self::Namespace(id) => {
+                out.push(NAMESPACE);
+                out.extend_from_slice(&id.0.to_be_bytes());
+            }
+            Self::Pin(namespace, pin) => {
+                out.push(PIN);
+                out.extend_from_slice(&namespace.0.to_be_bytes());
+                out.extend_from_slice(pin);
+            }
+            Self::Clock => out.push(CLOCK),
+            Self::Claim(id) => encode_block(CLAIM, id, out),
+            Self::Retention(id) => encode_block(RETENTION, id, out),
         }
     }
 
@@ -58,9 +87,42 @@ impl RecordKey {
         match kind {
             CLUSTER if rest.is_empty() => Ok(Self::Cluster),
             NODE => node().map(Self::Node),
-            HOLDER => node().map(Self::Holder),
+            HOLDER => {
+                let number =
+                    rest.try_into().map_err(|_| RecordError("a holder's number of the wrong length"))?;
+                Ok(Self::Holder(u16::from_be_bytes(number)))
+            }
             BLOCKS if rest.is_empty() => Ok(Self::Blocks),
+            NAMESPACE => match decode_namespace(rest)? {
+                (namespace, []) => Ok(Self::Namespace(namespace)),
+                _ => Err(RecordError("a namespace id of the wrong length")),
+            },
+            PIN => {
+                let (namespace, pin) = decode_namespace(rest)?;
+                let pin = pin.try_into().map_err(|_| RecordError("a pin id of the wrong length"))?;
+                Ok(Self::Pin(namespace, pin))
+            }
+            CLOCK if rest.is_empty() => Ok(Self::Clock),
+            CLAIM => decode_block(rest).map(Self::Claim),
+            RETENTION => decode_block(rest).map(Self::Retention),
             _ => Err(RecordError("a key of an unknown kind")),
         }
     }
+}
+
+fn encode_block(kind: u8, id: &BlockId, out: &mut Vec<u8>) {
+    out.push(kind);
+    out.extend_from_slice(&id.namespace.0.to_be_bytes());
+    out.extend_from_slice(&id.key.0);
+}
+
+fn decode_namespace(bytes: &[u8]) -> Result<(NamespaceId, &[u8]), RecordError> {
+    let (namespace, rest) = bytes.split_first_chunk::<4>().ok_or(RecordError("a key without a namespace"))?;
+    Ok((NamespaceId(u32::from_be_bytes(*namespace)), rest))
+}
+
+fn decode_block(bytes: &[u8]) -> Result<BlockId, RecordError> {
+    let (namespace, key) = decode_namespace(bytes)?;
+    let key = key.try_into().map_err(|_| RecordError("a block key of the wrong length"))?;
+    Ok(BlockId { namespace, key: BlockKey(key) })
 }

@@ -69,7 +69,7 @@ pub(super) fn as_control(state: &State) -> &Control {
     control
 }
 
-fn as_directory(state: &State) -> &Directory {
+pub(super) fn as_directory(state: &State) -> &Directory {
     let State::Directory(directory) = state else { panic!("not a directory state") };
     directory
 }
@@ -82,7 +82,7 @@ fn superseded(incarnation: u64) -> Kind {
     Kind::Superseded(v1::NodeSuperseded { incarnation })
 }
 
-fn refusal(kind: &Kind) -> RefusalReason {
+pub(super) fn refusal(kind: &Kind) -> RefusalReason {
     let Kind::Refused(refused) = kind else { panic!("not refused: {kind:?}") };
     refused.reason()
 }
@@ -371,7 +371,7 @@ fn malformed_resyncs_are_refused() {
     ] {
         assert_eq!(refusal(&apply(&mut state, 1, Body::ResyncHolder(bad))), RefusalReason::Malformed);
     }
-    assert!(state.encode().is_empty());
+    assert_eq!(as_directory(&state).holders().count(), 0);
 }
 
 /// A block that is everywhere takes room beside those that are in a few places, and gives it back.
@@ -432,10 +432,10 @@ fn records_of_another_group_or_shape_are_refused() {
     for (bad_key, value) in [
         (key(RecordKey::Node(id)), vec![]),
         (key(RecordKey::Cluster), vec![]),
-        (key(RecordKey::Holder(id)), vec![0; 15]),
+        (key(RecordKey::Holder(0)), vec![0; 25]),
         // The second holder before the first, and more ranges than there are.
-        (key(RecordKey::Holder(id)), [&[0; 16][..], &[1, 0, 0, 0]].concat()),
-        (key(RecordKey::Holder(id)), [&[0; 16][..], &[0, 0, 1, 1]].concat()),
+        (key(RecordKey::Holder(1)), vec![0; 26]),
+        (key(RecordKey::Holder(0)), [&[0; 24][..], &[1, 1]].concat()),
         (key(RecordKey::Blocks), vec![0; 41]),
         (key(RecordKey::Blocks), vec![0; 42]),
         // A claim of a holder that is not there.
@@ -448,11 +448,53 @@ fn records_of_another_group_or_shape_are_refused() {
         assert!(directory.restore(&bad_key, &value).is_err(), "{bad_key:?} {value:?}");
     }
     for (bad_key, value) in [
-        (key(RecordKey::Holder(id)), vec![0; 16]),
+        (key(RecordKey::Holder(0)), vec![0; 26]),
         (key(RecordKey::Node(id)), vec![]),
         (key(RecordKey::Cluster), vec![]),
         (key(RecordKey::Node(id)), vec![0xff; 4]),
     ] {
         assert!(control.restore(&bad_key, &value).is_err(), "{bad_key:?} {value:?}");
     }
+}
+
+#[test]
+fn a_drain_begins_and_ends_and_repeating_it_changes_nothing() {
+    let mut state = control();
+    register(&mut state, 1, 0xa);
+    let drain = |node_id, undo| Body::DrainNode(v1::DrainNode { node_id, undo });
+    let done = |changed| Kind::Done(v1::Done { changed });
+    assert_eq!(apply(&mut state, 9, drain(1, true)), done(false), "there is nothing to undo");
+    for (undo, changed, expected) in [
+        (false, true, NodeState::Draining),
+        (false, false, NodeState::Draining),
+        (true, true, NodeState::Up),
+        (true, false, NodeState::Up),
+    ] {
+        assert_eq!(apply(&mut state, 9, drain(1, undo)), done(changed));
+        assert_eq!(as_control(&state).node(NodeId(1)).unwrap().state(), expected);
+        assert_eq!(
+            as_control(&state).serving_incarnation(NodeId(1)),
+            Some(Incarnation(1)),
+            "it still serves"
+        );
+    }
+    assert_eq!(refusal(&apply(&mut state, 9, drain(7, false))), RefusalReason::UnknownNode);
+}
+
+#[test]
+fn a_policy_is_replaced_whole_and_bounded() {
+    let mut state = State::new(GroupId::CONTROL);
+    let policy = |replicas| v1::ClusterPolicy { replicas, ..Default::default() };
+    let put = |policy| Body::PutPolicy(v1::PutPolicy { policy });
+    assert_eq!(refusal(&apply(&mut state, 1, put(Some(policy(2))))), RefusalReason::NotFounded);
+    let mut state = control();
+    assert_eq!(as_control(&state).policy(), policy(0));
+    for changed in [true, false] {
+        assert_eq!(apply(&mut state, 9, put(Some(policy(2)))), Kind::Done(v1::Done { changed }));
+        assert_eq!(as_control(&state).policy(), policy(2));
+    }
+    let beyond = hearth_proto::limits::REPLICAS_MAX + 1;
+    assert_eq!(refusal(&apply(&mut state, 9, put(Some(policy(beyond))))), RefusalReason::Malformed);
+    assert_eq!(refusal(&apply(&mut state, 9, put(None))), RefusalReason::Malformed);
+    assert_eq!(as_control(&state).policy(), policy(2));
 }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
 use crate::config::{ClusterConfig, NodeAddresses, Tuning};
-use crate::error::{MemberError, StartError};
+use crate::error::{JoinError, MemberError, StartError};
 use crate::join::{JoinRequest, request_join};
 use crate::raft::{Database, Identity};
 use crate::source::{BlockSource, DeltaStatus};
@@ -136,7 +136,9 @@ pub(super) struct Member {
     pub(super) addresses: NodeAddresses,
     pub(super) source: Arc<Source>,
     dir: TempDir,
-    tuning: Tuning,
+    pub(super) tuning: Tuning,
+    pub(super) zone: String,
+    pub(super) never_votes: bool,
     directory_groups: DirectoryGroups,
     process: Option<Process>,
 }
@@ -152,7 +154,8 @@ impl Member {
     fn new(id: NodeId, tuning: Tuning, directory_groups: DirectoryGroups) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (addresses, source) = (free_addresses(), Arc::default());
-        Self { id, addresses, source, dir, tuning, directory_groups, process: None }
+        let (zone, never_votes) = (String::new(), false);
+        Self { id, addresses, source, dir, tuning, zone, never_votes, directory_groups, process: None }
     }
 
     pub(super) fn cluster(&self) -> &Cluster {
@@ -171,6 +174,9 @@ impl Member {
             cluster_id: CLUSTER,
             directory_groups: self.directory_groups,
             name: format!("n{}", self.id),
+            zone: self.zone.clone(),
+            never_votes: self.never_votes,
+            voter_lost_after_ms: self.tuning.voter_lost_after_ms,
             boot_id: [boot; 16],
             addresses: self.addresses.clone(),
             host_capacity_bytes: 1 << 30,
@@ -222,6 +228,10 @@ impl Member {
         copy_dir(self.dir.path(), image.path());
         self.kill();
         self.dir = image;
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Changes the folder of the stopped member.
@@ -287,22 +297,9 @@ pub(super) fn found_three_split(tuning: Tuning, groups: DirectoryGroups) -> Vec<
     first.block_on(async |cluster| cluster.found([1; 16]).await.unwrap());
     first.block_on(async |cluster| cluster.found([1; 16]).await.expect("founding again is harmless"));
     first.resume();
-    let seed = first.addresses.control.clone();
     let mut members = vec![first];
     for uuid in 2..=3u8 {
-        let mut member = Member::new(NodeId(0), tuning.clone(), groups);
-        let request = JoinRequest {
-            node_uuid: [uuid; 16],
-            name: format!("n{uuid}"),
-            addresses: member.addresses.clone(),
-            expected_cluster: None,
-            expected_directory_groups: None,
-        };
-        let grant = members[0].block_on(async |_| request_join(&seed, request, Instant::now() + LIMIT).await);
-        let grant = grant.unwrap();
-        assert_eq!((grant.cluster_id, grant.directory_groups), (CLUSTER, groups));
-        member.id = grant.node_id;
-        member.start(1, true);
+        let member = join(&members[0], uuid, |_| ());
         members.push(member);
     }
     for member in &members {
@@ -314,6 +311,36 @@ pub(super) fn found_three_split(tuning: Tuning, groups: DirectoryGroups) -> Vec<
         });
     }
     members
+}
+
+/// A member that has joined through `seed` and runs; `prepare` may change its settings before it asks.
+pub(super) fn join(seed: &Member, uuid: u8, prepare: impl FnOnce(&mut Member)) -> Member {
+    let mut member = try_join(seed, uuid, prepare).unwrap();
+    member.start(1, true);
+    member
+}
+
+/// The same, without starting it.
+pub(super) fn try_join(
+    seed: &Member,
+    uuid: u8,
+    prepare: impl FnOnce(&mut Member),
+) -> Result<Member, JoinError> {
+    let mut member = Member::new(NodeId(0), seed.tuning.clone(), seed.directory_groups);
+    prepare(&mut member);
+    let request = JoinRequest {
+        node_uuid: [uuid; 16],
+        name: format!("n{uuid}"),
+        zone: member.zone.clone(),
+        addresses: member.addresses.clone(),
+        expected_cluster: None,
+        expected_directory_groups: None,
+    };
+    let address = seed.addresses.control.clone();
+    let grant = seed.block_on(async |_| request_join(&address, request, Instant::now() + LIMIT).await)?;
+    assert_eq!((grant.cluster_id, grant.directory_groups), (CLUSTER, seed.directory_groups));
+    member.id = grant.node_id;
+    Ok(member)
 }
 
 fn runtime() -> Runtime {

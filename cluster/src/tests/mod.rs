@@ -1,8 +1,13 @@
 //! Real members over loopback: each one in a runtime of its own, so that stopping it is as sudden
 //! for the others as the end of its process.
 
+mod damage;
+mod fresh;
 mod harness;
+mod members;
 mod split;
+mod tenancy;
+mod upgrade;
 
 use std::time::{Duration, Instant};
 
@@ -58,6 +63,7 @@ fn joining_is_idempotent_and_its_failures_are_told_apart() {
     let request = |uuid: u8, expected_cluster| JoinRequest {
         node_uuid: [uuid; 16],
         name: "again".into(),
+        zone: String::new(),
         addresses: addresses.clone(),
         expected_cluster,
         expected_directory_groups: None,
@@ -312,7 +318,7 @@ fn a_member_whose_group_stopped_says_so() {
     // The others may be left without a quorum before they hear that it was committed.
     let stopped = members[usize::try_from(leader.0 - 1).unwrap()].member_result();
     assert!(
-        matches!(&stopped, Err(MemberError::Stopped { detail }) if detail.contains("version 4")),
+        matches!(&stopped, Err(MemberError::Stopped { detail }) if detail.contains(&format!("version {}", crate::state::command::VERSION + 1))),
         "{stopped:?}"
     );
     let cluster = members[usize::try_from(leader.0 - 1).unwrap()].cluster();

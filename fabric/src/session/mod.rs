@@ -18,6 +18,7 @@ use hearth_proto::{BlockKey, Generation, Incarnation, Tier, Urgency};
 
 use crate::block_buf::BlockBuf;
 use crate::mover::{GetCompletion, GetItem, Got, PutAck, PutCompletion, PutItem};
+pub(crate) use request::refused_put;
 use request::{GetSlot, GetWork, Request, Work};
 
 /// Where the outcomes of one request go.
@@ -188,7 +189,7 @@ impl<R: Route> Session<R> {
         route: R,
     ) -> Result<u64, Vec<Outcome>> {
         if let Some(why) = self.refusal(items.len(), now, deadline) {
-            return Err(request::refused_put(items.len(), why));
+            return Err(refused_put(items.len(), why));
         }
         let mut awaited = Vec::with_capacity(items.len());
         for (index, item) in (0..).zip(items) {

@@ -104,6 +104,6 @@ pub(super) fn refused_get(items: Vec<GetItem>, why: BlockStatus) -> Vec<Outcome>
     (0..).zip(slots).filter_map(|(index, slot)| slot_unanswered(index, slot, why)).collect()
 }
 
-pub(super) fn refused_put(count: usize, why: BlockStatus) -> Vec<Outcome> {
+pub(crate) fn refused_put(count: usize, why: BlockStatus) -> Vec<Outcome> {
     (0..).zip(0..count).map(|(index, _)| Outcome::Put(PutCompletion { index, result: Err(why) })).collect()
 }

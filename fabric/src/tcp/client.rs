@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hearth_proto::frame::{BlockStatus, Body, PutBlock};
+use hearth_proto::frame::{BlockStatus, Body, CopyBlock, PutBlock};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -139,6 +139,7 @@ async fn read_answer(shared: &Shared, reader: &mut FrameReader) -> Result<(), En
         | Body::PutBlock(_)
         | Body::Contains(_)
         | Body::Remove(_)
+        | Body::CopyBlock(_)
         | Body::Cancel => return Err(EndError::Unexpected),
     }
     Ok(())
@@ -213,6 +214,10 @@ fn push_put(shared: &Shared, batch: &mut Batch<Bytes>, mut job: PutJob) -> Optio
         key: item.key,
         crc32: item.crc32,
     };
-    batch.push(job.request_id, &Body::PutBlock(block), Some(item.payload));
+    let body = match item.copy_of {
+        None => Body::PutBlock(block),
+        Some(namespace) => Body::CopyBlock(CopyBlock { namespace, block }),
+    };
+    batch.push(job.request_id, &body, Some(item.payload));
     Some(job)
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_proto::frame::{
-    BlockStatus, Body, Get, Goodbye, GoodbyeReason, Hello, HelloAck, Keys, PutBlock, PutEntry, RemoveReply,
-    negotiate,
+    BlockStatus, Body, CopyBlock, Get, Goodbye, GoodbyeReason, Hello, HelloAck, Keys, PutBlock, PutEntry,
+    RemoveReply, negotiate,
 };
 use hearth_proto::limits::{
     BLOCK_BYTES_MAX, CALL_DEADLINE_MS_MAX, CONNECTION_BLOCKS_IN_WORK_MAX, CONNECTION_ORDERS_MAX,
@@ -142,6 +142,13 @@ enum Last {
     Gone,
 }
 
+/// A block whose payload is about to arrive.
+struct Offered {
+    block: PutBlock,
+    namespace: NamespaceId,
+    is_copy: bool,
+}
+
 struct Requests<S: BlockService> {
     reader: FrameReader,
     service: Arc<S>,
@@ -179,7 +186,14 @@ impl<S: BlockService> Requests<S> {
                 let job = self.get_job(request_id, get);
                 self.order(Command::Get(job)).await
             }
-            Body::PutBlock(block) => self.receive(request_id, block, payload_len as usize).await,
+            Body::PutBlock(block) => {
+                let put = Offered { block, namespace: self.namespace, is_copy: false };
+                self.receive(request_id, put, payload_len as usize).await
+            }
+            Body::CopyBlock(CopyBlock { namespace, block }) => {
+                let put = Offered { block, namespace, is_copy: true };
+                self.receive(request_id, put, payload_len as usize).await
+            }
             Body::Contains(keys) => {
                 let held = keys.keys.iter().map(|key| self.service.contains(self.namespace, *key)).collect();
                 self.order(Command::Reply(Reply::Frame(request_id, Body::ContainsReply(held)))).await
@@ -208,10 +222,11 @@ impl<S: BlockService> Requests<S> {
     }
 
     /// Receives the payload of a put into a slot, or throws it away if there is none in time.
-    async fn receive(&mut self, request_id: u64, block: PutBlock, len: usize) -> Result<(), EndError> {
+    async fn receive(&mut self, request_id: u64, put: Offered, len: usize) -> Result<(), EndError> {
+        let Offered { block, namespace, is_copy } = put;
         let deadline = deadline(block.deadline_ms);
         let entry = |result| put_entry(block.index, result);
-        let (mut slot, permit) = match self.slot(len, deadline).await {
+        let (mut slot, permit) = match self.slot(namespace, len, deadline).await {
             Ok(slot) => slot,
             Err(status) => {
                 self.reader.skip_payload().await?;
@@ -227,13 +242,14 @@ impl<S: BlockService> Requests<S> {
             let late = entry(Err(BlockStatus::DeadlineExceeded));
             return self.order(Command::Reply(Reply::Put(request_id, late))).await;
         }
-        let (service, namespace) = (Arc::clone(&self.service), self.namespace);
+        let service = Arc::clone(&self.service);
         let request = PutRequest {
             key: block.key,
             crc32: block.crc32,
             ack: block.ack,
             retention: block.retention,
             depth: block.depth,
+            is_copy,
         };
         let work: Work<S::Lease> = Box::pin(async move {
             let _permit = permit;
@@ -248,6 +264,7 @@ impl<S: BlockService> Requests<S> {
     /// Memory of `len` bytes, within the time that puts may hold up the frames behind them.
     async fn slot(
         &mut self,
+        namespace: NamespaceId,
         len: usize,
         deadline: Instant,
     ) -> Result<(S::Slot, OwnedSemaphorePermit), BlockStatus> {
@@ -256,7 +273,7 @@ impl<S: BlockService> Requests<S> {
         }
         let reserved = async {
             let permit = permit(&self.puts).await?;
-            let slot = self.service.reserve(self.namespace, len, deadline).await?;
+            let slot = self.service.reserve(namespace, len, deadline).await?;
             Ok((slot, permit))
         };
         let (mut slot, permit) = self.put_patience.wait_for(reserved, BlockStatus::Full, deadline).await?;

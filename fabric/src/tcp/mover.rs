@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hearth_proto::frame::{BlockStatus, Body, Get, Hello, TierBits, VERSION, VERSION_MIN};
+use hearth_proto::frame::{BlockStatus, Body, CopyBlock, Get, Hello, TierBits, VERSION, VERSION_MIN};
 use hearth_proto::limits::CONNECTION_COMMANDS_MAX;
 use hearth_proto::{BlockKey, ClusterId, Incarnation, Urgency};
 use tokio::net::TcpStream;
@@ -17,7 +17,7 @@ use super::reader::FrameReader;
 use super::timeouts::TcpTimeouts;
 use crate::call::{Call, GetStream, Ledger, PutStream};
 use crate::mover::{GetItem, Mover, PeerInfo, PutItem};
-use crate::session::Outcome;
+use crate::session::{Outcome, refused_put};
 
 /// What a connection expects of its peer.
 #[derive(Clone, Copy, Debug, Default)]
@@ -163,6 +163,9 @@ impl Mover for TcpMover {
 
     fn put(&self, items: Vec<PutItem>, deadline: Instant) -> PutStream {
         PutStream(self.call(items.len(), deadline, |shared, route| {
+            if self.link.version < CopyBlock::SINCE && items.iter().any(|item| item.copy_of.is_some()) {
+                return Err(refused_put(items.len(), BlockStatus::BadRequest));
+            }
             let longest = self.link.peer.block_bytes_max;
             let request_id = shared.session().open_put(&items, longest, Instant::now(), deadline, route)?;
             let items = items.into_iter().enumerate();

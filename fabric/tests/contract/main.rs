@@ -133,6 +133,7 @@ contract!(Tcp, tcp:
         a_caller_that_does_not_read_holds_up_nobody,
         contains_and_remove_answer_in_order,
         a_block_put_again_is_kept_as_it_was,
+        a_copy_goes_to_the_namespace_that_it_names,
         the_peer_says_who_it_is,
     },
     faults::{

@@ -1,10 +1,11 @@
 //! Bytes that go right.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use hearth_fabric::{BlockStatus, Mover, TierBits};
+use hearth_fabric::{BlockStatus, Mover, PutItem, TierBits};
 use hearth_proto::limits::{BLOCK_BYTES_MAX, CHAIN_BLOCKS_MAX};
-use hearth_proto::{Incarnation, NodeId, Tier, Urgency};
+use hearth_proto::{Incarnation, NamespaceId, NodeId, Tier, Urgency};
 use tokio::sync::Semaphore;
 
 use crate::support::*;
@@ -141,5 +142,24 @@ pub(crate) async fn the_peer_says_who_it_is<T: Transport>() {
     assert_eq!((peer.node_id, peer.incarnation, peer.cluster_id), (NodeId(5), INCARNATION, CLUSTER));
     assert_eq!(peer.block_bytes_max, BLOCK_BYTES_MAX);
     assert!(!bench.mover.is_closed());
+    bench.finish().await;
+}
+
+pub(crate) async fn a_copy_goes_to_the_namespace_that_it_names<T: Transport>() {
+    let bench = Bench::<T>::start().await;
+    let copy = |number| PutItem {
+        copy_of: Some(NamespaceId(9)),
+        ..PutItem::new(key(number), payload(number, 10_000))
+    };
+    let mut items = put_items([1], 10_000);
+    items.extend([copy(2), copy(3)]);
+    for put in put_all(&bench.mover, items, soon()).await {
+        assert!(!put.result.expect("the store has room").existed);
+    }
+    let held = |number| {
+        [NamespaceId::DEFAULT, NamespaceId(9)].map(|namespace| bench.service.holds_of(namespace, key(number)))
+    };
+    assert_eq!([held(1), held(2), held(3)], [[true, false], [false, true], [false, true]]);
+    assert_eq!(bench.service.copies.load(Ordering::SeqCst), 2, "a put of a client is no copy");
     bench.finish().await;
 }

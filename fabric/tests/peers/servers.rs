@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use hearth_fabric::{BlockStatus, ConnectError, Mover, TcpMover, TcpOptions, TcpTimeouts};
-use hearth_proto::frame::{BlockCodec, Body, GetBlock, Goodbye, GoodbyeReason, PutDone, PutEntry, VERSION};
+use hearth_proto::frame::{
+    BlockCodec, Body, CopyBlock, GetBlock, Goodbye, GoodbyeReason, PutDone, PutEntry, VERSION,
+};
 use hearth_proto::limits::DEADLINE_GRACE_MS;
-use hearth_proto::{Classified, ClusterId, ErrorKind, Generation, Incarnation, Tier, Urgency};
+use hearth_proto::{Classified, ClusterId, ErrorKind, Generation, Incarnation, NamespaceId, Tier, Urgency};
 use tokio::net::TcpListener;
 
 use crate::raw::{Raw, frame, frame_of_version, hello_ack, hello_ack_of};
@@ -97,6 +99,29 @@ async fn a_server_of_an_older_version_is_asked_in_that_version() {
         assert!(header.version <= version);
         assert!(matches!(body, Body::Get(get) if get.urgency == urgency), "version {version}");
     }
+}
+
+#[tokio::test]
+async fn a_server_of_before_there_were_copies_is_given_none() {
+    let (listener, addr) = listener().await;
+    let script = async {
+        let mut raw = Raw(listener.accept().await.expect("a client comes").0);
+        raw.hear().await.expect("a hello");
+        raw.say(&frame(0, &hello_ack_of(CopyBlock::SINCE - 1, CLUSTER), &[])).await;
+        let (_, body) = raw.hear().await.expect("a put");
+        assert!(matches!(body, Body::PutBlock(block) if block.key == key(2)), "{body:?}");
+    };
+    let asked = async {
+        let mover = TcpMover::connect(&addr, TcpOptions::default(), soon()).await;
+        let mover = mover.expect("the greeting succeeds");
+        let mut copy = put_items([1], 10);
+        copy[0].copy_of = Some(NamespaceId::DEFAULT);
+        let refused = put_all(&mover, copy, soon()).await;
+        assert_eq!(refused[0].result, Err(BlockStatus::BadRequest));
+        let put = mover.put(put_items([2], 10), soon());
+        (mover, put)
+    };
+    let (_asked, ()) = tokio::join!(asked, script);
 }
 
 #[tokio::test]

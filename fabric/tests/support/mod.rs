@@ -127,6 +127,8 @@ pub struct MemoryService {
     pub lent: Arc<Gauge>,
     /// Lookups and puts that wait at a gate.
     pub waiting: Arc<Gauge>,
+    /// Puts that were said to be copies.
+    pub copies: AtomicUsize,
     /// Puts whose bytes were not those of their crc32.
     pub corrupt_puts: AtomicUsize,
     /// Slots that may be lent.
@@ -149,6 +151,7 @@ impl Default for MemoryService {
             generation: AtomicU64::new(1),
             lent: Arc::default(),
             waiting: Arc::default(),
+            copies: AtomicUsize::new(0),
             corrupt_puts: AtomicUsize::new(0),
             slots: Arc::new(Semaphore::new(1_000_000)),
         }
@@ -177,7 +180,11 @@ impl MemoryService {
     }
 
     pub fn holds(&self, key: BlockKey) -> bool {
-        self.blocks.lock().expect("no test panics under a lock").contains_key(&(NamespaceId::DEFAULT, key))
+        self.holds_of(NamespaceId::DEFAULT, key)
+    }
+
+    pub fn holds_of(&self, namespace: NamespaceId, key: BlockKey) -> bool {
+        self.blocks.lock().expect("no test panics under a lock").contains_key(&(namespace, key))
     }
 
     pub fn urgency_of(&self, key: BlockKey) -> Option<Urgency> {
@@ -253,6 +260,7 @@ impl BlockService for MemoryService {
             self.corrupt_puts.fetch_add(1, Ordering::SeqCst);
             return Err(BlockStatus::Corrupt);
         }
+        self.copies.fetch_add(usize::from(request.is_copy), Ordering::SeqCst);
         let mut blocks = self.blocks.lock().expect("no test panics under a lock");
         if let Some(stored) = blocks.get(&(namespace, request.key)) {
             return Ok(PutAck { generation: stored.generation, existed: true });

@@ -5,7 +5,7 @@ use super::error::FrameError;
 use super::status::BlockStatus;
 use super::wire::{Fields, put_count};
 use crate::block::BlockKey;
-use crate::ids::{Generation, Incarnation};
+use crate::ids::{Generation, Incarnation, NamespaceId};
 use crate::retention::{AckLevel, Priority, Retention, Tier};
 use crate::urgency::Urgency;
 
@@ -218,6 +218,32 @@ impl PutBlock {
         }
         let retention = Retention { priority, duration_ms };
         Ok(Self { index, ack, retention, depth, deadline_ms, key, crc32 })
+    }
+}
+
+/// A block that another node of the cluster is to keep a copy of.
+///
+/// Unlike a put it says its namespace: a node speaks for the tenants whose blocks it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyBlock {
+    /// The tenant that owns the block.
+    pub namespace: NamespaceId,
+    /// The block, as a put says it.
+    pub block: PutBlock,
+}
+
+impl CopyBlock {
+    /// The version from which on there are copies.
+    pub const SINCE: u16 = 3;
+
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.namespace.0.to_le_bytes());
+        self.block.write(out);
+    }
+
+    pub(super) fn read(fields: &mut Fields<'_>, payload_len: u32) -> Result<Self, FrameError> {
+        let namespace = NamespaceId(fields.u32("namespace")?);
+        Ok(Self { namespace, block: PutBlock::read(fields, payload_len)? })
     }
 }
 

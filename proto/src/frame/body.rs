@@ -1,7 +1,7 @@
 //! A frame without its payload: the body, and how it goes to bytes and comes back.
 
 use super::VERSION_MIN;
-use super::blocks::{Get, GetBlock, PutBlock, PutDone};
+use super::blocks::{CopyBlock, Get, GetBlock, PutBlock, PutDone};
 use super::control::{Goodbye, Hello, HelloAck, Keys, RemoveReply, TierBits};
 use super::error::FrameError;
 use super::header::{FrameKind, Header};
@@ -35,6 +35,8 @@ pub enum Body {
     Cancel,
     /// See [`FrameKind::Goodbye`].
     Goodbye(Goodbye),
+    /// See [`FrameKind::CopyBlock`].
+    CopyBlock(CopyBlock),
 }
 
 impl Body {
@@ -53,6 +55,7 @@ impl Body {
             Self::RemoveReply(_) => FrameKind::RemoveReply,
             Self::Cancel => FrameKind::Cancel,
             Self::Goodbye(_) => FrameKind::Goodbye,
+            Self::CopyBlock(_) => FrameKind::CopyBlock,
         }
     }
 
@@ -60,6 +63,7 @@ impl Body {
     const fn version(&self) -> u16 {
         match self {
             Self::Get(get) => get.version(),
+            Self::CopyBlock(_) => CopyBlock::SINCE,
             _ => VERSION_MIN,
         }
     }
@@ -83,6 +87,7 @@ impl Body {
             Self::RemoveReply(body) => body.write(out),
             Self::Cancel => {}
             Self::Goodbye(body) => body.write(out),
+            Self::CopyBlock(body) => body.write(out),
         }
         let kind = self.kind();
         let body = &out[start + FRAME_HEADER_BYTES..];
@@ -128,6 +133,7 @@ impl Body {
             FrameKind::RemoveReply => Self::RemoveReply(RemoveReply::read(&mut fields)?),
             FrameKind::Cancel => Self::Cancel,
             FrameKind::Goodbye => Self::Goodbye(Goodbye::read(&mut fields)?),
+            FrameKind::CopyBlock => Self::CopyBlock(CopyBlock::read(&mut fields, header.payload_len)?),
         };
         fields.end()?;
         if body.version() != header.version {

@@ -34,11 +34,13 @@ pub enum FrameKind {
     Cancel = 11,
     /// Either way, last: why the connection ends.
     Goodbye = 12,
+    /// Node to node: one block to keep a copy of; answered like a put. From version 3 on.
+    CopyBlock = 13,
 }
 
 impl FrameKind {
     /// Every kind, by wire number, from 1.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Hello,
         Self::HelloAck,
         Self::Get,
@@ -51,6 +53,7 @@ impl FrameKind {
         Self::RemoveReply,
         Self::Cancel,
         Self::Goodbye,
+        Self::CopyBlock,
     ];
 
     /// Reads the wire number; `None` for a number of the future.
@@ -66,6 +69,7 @@ impl FrameKind {
             Self::Get => (16, 16 + 36 * CHAIN_BLOCKS_MAX),
             Self::GetBlock => (64, 64),
             Self::PutBlock => (60, 60),
+            Self::CopyBlock => (64, 64),
             Self::PutDone => (4, 4 + 16 * CHAIN_BLOCKS_MAX),
             Self::Contains | Self::Remove => (8, 8 + 32 * CHAIN_BLOCKS_MAX),
             Self::ContainsReply | Self::RemoveReply => (0, CHAIN_BLOCKS_MAX),
@@ -77,7 +81,7 @@ impl FrameKind {
     /// The longest payload of this kind, in bytes.
     pub const fn payload_bytes_max(self) -> usize {
         match self {
-            Self::GetBlock | Self::PutBlock => BLOCK_BYTES_MAX,
+            Self::GetBlock | Self::PutBlock | Self::CopyBlock => BLOCK_BYTES_MAX,
             _ => 0,
         }
     }

@@ -18,6 +18,7 @@
 //! | version | what is new |
 //! |---|---|
 //! | 2 | a get has an urgency |
+//! | 3 | a node gives another one a copy of a block |
 
 mod blocks;
 mod body;
@@ -27,7 +28,7 @@ mod header;
 mod status;
 mod wire;
 
-pub use blocks::{BlockCodec, Get, GetBlock, GetEntry, PutBlock, PutDone, PutEntry};
+pub use blocks::{BlockCodec, CopyBlock, Get, GetBlock, GetEntry, PutBlock, PutDone, PutEntry};
 pub use body::Body;
 pub use control::{Goodbye, GoodbyeReason, Hello, HelloAck, Keys, RemoveReply, TierBits};
 pub use error::FrameError;
@@ -37,7 +38,7 @@ pub use status::BlockStatus;
 /// The first four bytes of every frame: `HRTH`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"HRTH");
 /// The newest version of the frames that this build speaks.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// The oldest version of the frames that this build speaks.
 pub const VERSION_MIN: u16 = 1;
 

@@ -4,8 +4,8 @@ use super::*;
 use crate::hex;
 use crate::limits::{BLOCK_BYTES_MAX, CHAIN_BLOCKS_MAX, FRAME_HEADER_BYTES, GOODBYE_TEXT_BYTES_MAX};
 use crate::{
-    AckLevel, BlockKey, Classified, ClusterId, ErrorKind, Generation, Incarnation, NodeId, Priority,
-    Retention, Tier, Urgency,
+    AckLevel, BlockKey, Classified, ClusterId, ErrorKind, Generation, Incarnation, NamespaceId, NodeId,
+    Priority, Retention, Tier, Urgency,
 };
 
 fn key(byte: u8) -> BlockKey {
@@ -76,6 +76,7 @@ fn samples() -> Vec<(Body, u32)> {
         (Body::RemoveReply(RemoveReply { statuses: vec![BlockStatus::Ok, BlockStatus::Miss] }), 0),
         (Body::Cancel, 0),
         (Body::Goodbye(Goodbye::new(GoodbyeReason::ShuttingDown, "bye")), 0),
+        (Body::CopyBlock(CopyBlock { namespace: NamespaceId(0x5152_5354), block: put }), 1),
     ]
 }
 
@@ -313,6 +314,13 @@ fn any_put_block() -> impl Strategy<Value = (Body, u32)> {
     )
 }
 
+fn any_copy_block() -> impl Strategy<Value = (Body, u32)> {
+    (any::<u32>(), any_put_block()).prop_map(|(namespace, (put, payload_len))| {
+        let Body::PutBlock(block) = put else { unreachable!("it makes puts") };
+        (Body::CopyBlock(CopyBlock { namespace: NamespaceId(namespace), block }), payload_len)
+    })
+}
+
 fn any_small() -> impl Strategy<Value = Body> {
     let cluster_id = any::<[u8; 16]>().prop_map(ClusterId);
     let keys = || {
@@ -358,7 +366,8 @@ fn any_small() -> impl Strategy<Value = Body> {
 }
 
 fn any_frame() -> impl Strategy<Value = (Body, u32)> {
-    prop_oneof![any_get_block(), any_put_block(), any_small().prop_map(|body| (body, 0))]
+    let small = any_small().prop_map(|body| (body, 0));
+    prop_oneof![any_get_block(), any_put_block(), any_copy_block(), small]
 }
 
 proptest! {
@@ -413,7 +422,7 @@ proptest! {
         let mut bytes = bytes;
         bytes[0..4].copy_from_slice(&MAGIC.to_le_bytes());
         bytes[4..6].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[6] = 1 + bytes[6] % 12;
+        bytes[6] = 1 + bytes[6] % FrameKind::ALL.len() as u8;
         bytes[7] = 0;
         let body_len = (bytes.len() - FRAME_HEADER_BYTES) as u32;
         bytes[16..20].copy_from_slice(&body_len.to_le_bytes());

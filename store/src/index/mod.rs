@@ -80,6 +80,8 @@ fn fold(a: u64, b: u64) -> u64 {
 pub(crate) struct InFlight {
     /// Closes when the read ends, well or not.
     pub(crate) ended: watch::Receiver<()>,
+    /// True once others than its reader wait for it.
+    pub(crate) awaited: bool,
     /// That of the most urgent get that waits for it.
     pub(crate) urgency: Urgency,
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use hearth_client::{
-    BlockBuf, BlockResult, Chain, Client, GetOptions, Lookup, MissReason, PutBlock, PutOptions, PutResult,
+    BlockBuf, BlockResult, Chain, Client, Freshness, GetOptions, Lookup, MissReason, PutBlock, PutOptions,
+    PutResult,
 };
 use hearth_proto::limits::{BLOCK_BYTES_MAX, CHAIN_BLOCKS_MAX};
 use hearth_proto::{NodeId, PrefixHash, Priority, Retention, Tier};
@@ -217,7 +218,8 @@ fn report_get(form: Output, args: &GetArgs, fetched: &[Fetched]) -> anyhow::Resu
 /// Shows who holds each block.
 pub(crate) async fn locate(client: &Client, form: Output, args: LocateArgs) -> anyhow::Result<Exit> {
     let chain = Chain::from_keys(args.layout.keys(&args.hashes))?;
-    let lookup = client.lookup(&chain, Some(Duration::from_secs(5))).await;
+    let freshness = if args.linearizable { Freshness::Linearizable } else { Freshness::Any };
+    let lookup = client.lookup_fresh(&chain, &freshness, Some(Duration::from_secs(5))).await?;
     let Some(source) = lookup.source() else {
         bail!("no node of the cluster answered the lookup in time; see `hearth status`");
     };

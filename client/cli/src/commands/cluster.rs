@@ -35,7 +35,8 @@ pub(crate) async fn nodes(client: &Client, form: Output) -> anyhow::Result<Exit>
         }))?;
     } else {
         output::line(format_args!("cluster {}", cluster_name(&answer.cluster_id)));
-        let header = ["NODE", "NAME", "STATE", "VOTER", "INCARNATION", "GRPC", "BLOCKS", "HOST", "NVME"];
+        let header =
+            ["NODE", "NAME", "STATE", "VOTER", "ZONE", "INCARNATION", "GRPC", "BLOCKS", "HOST", "NVME"];
         output::table(
             &header,
             answer.nodes.iter().map(|node| {
@@ -44,6 +45,7 @@ pub(crate) async fn nodes(client: &Client, form: Output) -> anyhow::Result<Exit>
                     node.name.clone(),
                     state_name(node).into(),
                     if node.voter { "yes" } else { "no" }.into(),
+                    node.zone.clone(),
                     node.incarnation.to_string(),
                     node.control_address.clone(),
                     node.data_address.clone(),
@@ -62,6 +64,8 @@ fn node_json(node: &v1::Node) -> serde_json::Value {
         "name": node.name,
         "state": state_name(node),
         "voter": node.voter,
+        "zone": node.zone,
+        "command_version": node.command_version,
         "incarnation": node.incarnation,
         "control_address": node.control_address,
         "data_address": node.data_address,

@@ -23,6 +23,12 @@ impl Tick {
         if age > u32::MAX / 2 { 0 } else { age }
     }
 
+    /// When the tick began, in microseconds, given that it is not after `now_us`.
+    pub(crate) fn begin_us(self, now_us: u64) -> u64 {
+        let now = Self::from_us(now_us);
+        (now_us >> TICK_SHIFT).saturating_sub(u64::from(now.since(self))) << TICK_SHIFT
+    }
+
     pub(crate) fn is_after(self, other: Self) -> bool {
         self.since(other) > 0
     }
