@@ -22,8 +22,15 @@ type Outcomes = FuturesOrdered<futures::future::BoxFuture<'static, LocalProposal
 
 /// The way to a group's leader. When it ends, what was not answered may or may not be committed.
 pub(crate) enum Pipe {
-    Here { group: Arc<Group>, outcomes: Outcomes },
-    There { proposals: mpsc::Sender<v1::OrderedProposal>, answers: Box<Streaming<v1::ProposeResponse>>, to: To },
+    Here {
+        group: Arc<Group>,
+        outcomes: Outcomes,
+    },
+    There {
+        proposals: mpsc::Sender<v1::OrderedProposal>,
+        answers: Box<Streaming<v1::ProposeResponse>>,
+        to: To,
+    },
 }
 
 /// What every proposal says of where it goes.

@@ -27,6 +27,7 @@ pub(crate) async fn run(plan: &Plan, case: Case) -> anyhow::Result<Ran> {
         host_capacity: "128MiB".into(),
         nvme_capacity: (plan.bytes() * 2 + (512 << 20)).to_string(),
         extra: Vec::new(),
+        ..NodeOptions::default()
     };
     let options = ClusterOptions { nodes: NODES, node, ..ClusterOptions::default() };
     let mut cluster = TestCluster::start(options).await?;
