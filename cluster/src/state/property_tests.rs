@@ -97,7 +97,7 @@ impl Reporter {
         let mut told = Vec::new();
         for first in [0, 64, 192] {
             self.sequence += 1;
-            let ranges = first..(first * 3).max(64).min(256);
+            let ranges = first..(first * 3).clamp(64, 256);
             let body = resync(self.node, self.incarnation, self.sequence, ranges, &inventory);
             sent.push(body.clone());
             match apply(state, 1, body) {
