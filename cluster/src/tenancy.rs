@@ -9,6 +9,8 @@ use hearth_proto::{BlockId, BlockKey, GroupId, NamespaceId, Retention, v1};
 use rustc_hash::FxHashSet;
 
 use crate::cluster::Cluster;
+use crate::error::ProposeError;
+use crate::fresh::Freshness;
 use crate::refusal::CommandError;
 use crate::state::{Control, State, command};
 
@@ -50,11 +52,22 @@ impl Cluster {
     /// # Errors
     /// [`CommandError`]: one that has pins is not removed, nor the one that is always there.
     pub async fn delete_namespace(&self, name: &str, deadline: Instant) -> Result<bool, CommandError> {
+        // Without a leader it would say that there is none of a namespace that it has not heard of yet.
+        if !self.refresh_control(deadline).await {
+            let (group, silent) = (GroupId::CONTROL, self.silent_voters(&self.0.control));
+            return Err(ProposeError::NoLeader { group, silent }.into());
+        }
         let id = self.peek_control(|control| {
             control.tenancy().namespaces().find_by_name(name).map(|spec| spec.namespace_id)
         });
         let Some(namespace_id) = id.flatten() else { return Ok(false) };
         self.change_control(Body::DeleteNamespace(v1::DeleteNamespace { namespace_id }), deadline).await
+    }
+
+    /// Waits until this node's copy of the control state has all that was acknowledged before. False if that
+    /// cannot be had in time, as without a leader: what is read then is as old as it is.
+    pub async fn refresh_control(&self, deadline: Instant) -> bool {
+        self.read_control(&Freshness::Linearizable, deadline, |_| ()).await.is_ok()
     }
 
     /// Every namespace, by id, with what it pins, as this node's copy has it.

@@ -23,6 +23,12 @@ pub(crate) fn deadline_of(metadata: &MetadataMap) -> Instant {
     Instant::now() + limit - ANSWER_TIME.min(limit / 4)
 }
 
+/// When a call gives up waiting for the newest state, so that it still can answer with what this node has.
+pub(crate) fn refresh_deadline_of(metadata: &MetadataMap) -> Instant {
+    let now = Instant::now();
+    now + deadline_of(metadata).saturating_duration_since(now) / 2
+}
+
 /// *Source*: gRPC over HTTP/2, "Timeout": up to eight digits and a unit.
 fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -130,6 +136,20 @@ mod tests {
         };
         assert!(with("1S") < Duration::from_secs(1) && with("1S") > Duration::from_millis(900));
         assert!(with("4m") < Duration::from_millis(4) && with("99999999H") < Duration::from_secs(601));
+    }
+
+    #[test]
+    fn a_chain_too_long_or_a_key_cut_short_is_refused() {
+        let keys = vec![vec![1_u8; 32]; CHAIN_BLOCKS_MAX + 1];
+        let refused = keys_of(&keys, 1).expect_err("one too many");
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains("4097; split the chain"), "{}", refused.message());
+        assert_eq!(keys_of(&keys[1..], 1).map(|keys| keys.len()).ok(), Some(CHAIN_BLOCKS_MAX));
+        assert_eq!(keys_of(&keys[..0], 0).map(|keys| keys.len()).ok(), Some(0));
+        for bad in [&keys[..0], &[vec![1_u8; 31]]] {
+            assert_eq!(keys_of(bad, 1).map_err(|status| status.code()), Err(Code::InvalidArgument));
+        }
+        assert!(pin_id_of(&[1; 16]).is_ok() && pin_id_of(&[1; 17]).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use hearth_proto::v1;
 use hearth_proto::v1::operate_server::Operate;
 use tonic::{Request, Response, Status};
 
-use crate::calls::{deadline_of, malformed, status_of};
+use crate::calls::{deadline_of, malformed, refresh_deadline_of, status_of};
 use crate::operate_nodes;
 use crate::progress::Progress;
 
@@ -72,8 +72,10 @@ impl Operate for OperateService {
 
     async fn namespaces(
         &self,
-        _: Request<v1::NamespacesRequest>,
+        request: Request<v1::NamespacesRequest>,
     ) -> Result<Response<v1::NamespacesResponse>, Status> {
+        // Who changes part of what is listed must not bring back what somebody else has changed.
+        self.cluster.refresh_control(refresh_deadline_of(request.metadata())).await;
         Ok(Response::new(v1::NamespacesResponse { namespaces: self.cluster.namespaces() }))
     }
 
@@ -88,7 +90,11 @@ impl Operate for OperateService {
         Ok(Response::new(v1::PutPolicyResponse { changed }))
     }
 
-    async fn policy(&self, _: Request<v1::PolicyRequest>) -> Result<Response<v1::PolicyResponse>, Status> {
+    async fn policy(
+        &self,
+        request: Request<v1::PolicyRequest>,
+    ) -> Result<Response<v1::PolicyResponse>, Status> {
+        self.cluster.refresh_control(refresh_deadline_of(request.metadata())).await;
         Ok(Response::new(self.cluster.policy()))
     }
 

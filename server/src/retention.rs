@@ -6,7 +6,7 @@ use hearth_proto::{NamespaceId, Priority, Retention, v1};
 use hearth_store::Store;
 use tonic::{Request, Response, Status};
 
-use crate::calls::{deadline_of, keys_of, malformed, pin_id_of, status_of};
+use crate::calls::{deadline_of, keys_of, malformed, pin_id_of, refresh_deadline_of, status_of};
 
 /// Pins and retentions are committed; every node's store is told of them by what it applies.
 #[derive(Clone)]
@@ -41,7 +41,8 @@ impl RetentionRpc for RetentionService {
         Ok(Response::new(v1::UnpinResponse { changed }))
     }
 
-    async fn pins(&self, _: Request<v1::PinsRequest>) -> Result<Response<v1::PinsResponse>, Status> {
+    async fn pins(&self, request: Request<v1::PinsRequest>) -> Result<Response<v1::PinsResponse>, Status> {
+        self.cluster.refresh_control(refresh_deadline_of(request.metadata())).await;
         Ok(Response::new(self.cluster.pins(NamespaceId::DEFAULT)))
     }
 

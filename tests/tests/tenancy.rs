@@ -294,7 +294,8 @@ async fn an_operator_manages_namespaces_pins_and_the_policy_from_any_node() {
     let changed = |address: &str, arguments: &[&str]| json(address, arguments)["changed"] == true;
     let put = ["namespace", "put", "team-a", "--quota", "1GiB", "--pin-quota", "1MiB"];
     assert!(changed(&here, &put) && !changed(&here, &put), "INV-IDEMPOTENT");
-    assert!(changed(&here, &["namespace", "put", "team-a", "--replicas", "2"]));
+    // Another node may not have heard of it yet, and must not put its defaults in the place of what was said.
+    assert!(changed(&there, &["namespace", "put", "team-a", "--replicas", "2"]));
     let listed = json(&here, &["namespace", "list"]);
     let names: Vec<_> = listed["namespaces"].as_array().expect("a list").iter().map(|n| &n["name"]).collect();
     assert_eq!(names, ["default", "team-a"]);
@@ -302,14 +303,14 @@ async fn an_operator_manages_namespaces_pins_and_the_policy_from_any_node() {
     assert_eq!((&team["pin_quota_bytes"], &team["replicas"]), (&Value::from(1 << 20), &Value::from(2)));
     assert!(hearth(&there, &["namespace", "list"]).1.contains("team-a"));
     assert!(changed(&here, &["namespace", "delete", "team-a"]));
-    assert!(!changed(&here, &["namespace", "delete", "team-a"]));
+    assert!(!changed(&there, &["namespace", "delete", "team-a"]));
     let (code, _, error) = hearth(&here, &["namespace", "delete", "default"]);
     assert!(code == Some(2) && error.contains("always there"), "{code:?} {error}");
     let (code, _, error) = hearth(&here, &["namespace", "put", "no spaces please"]);
     assert!(code == Some(2) && error.contains("letters, digits"), "{code:?} {error}");
 
     assert!(changed(&here, &["policy", "set", "--replicas", "2", "--ramp", "30"]));
-    assert!(changed(&here, &["policy", "set", "--repair-rate", "1MiB"]));
+    assert!(changed(&there, &["policy", "set", "--repair-rate", "1MiB"]));
     let policy = json(&here, &["policy", "show"]);
     assert_eq!(policy["replicas"], 2);
     assert_eq!((&policy["ramp_ms"], &policy["repair_bytes_per_second"]), (&30_000.into(), &(1 << 20).into()));
