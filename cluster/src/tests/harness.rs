@@ -307,7 +307,11 @@ pub(super) fn found_three_split(tuning: Tuning, groups: DirectoryGroups) -> Vec<
     }
     for group in std::iter::once(GroupId::CONTROL).chain(groups.ids()) {
         eventually("three voters", || {
-            members.iter().all(|member| member.cluster().group(group).unwrap().members().0.len() == 3)
+            // Of a change under way both sides have to agree: without one of two the third would never vote.
+            members.iter().all(|member| {
+                let members = member.cluster().group(group).unwrap().membership();
+                members.voters.len() == 3 && !members.joint
+            })
         });
     }
     members
