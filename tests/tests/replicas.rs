@@ -33,17 +33,22 @@ async fn holders(client: &Client, chain: &Chain) -> Vec<BTreeSet<u64>> {
 
 /// Waits until each block has `count` durable copies, none of them on `gone`.
 async fn wait_copies(client: &Client, chains: &[Chain], count: usize, gone: Option<u64>) {
-    TestCluster::wait_until("every block has its copies", PATIENCE, async || {
-        for chain in chains {
+    let lacking = async || {
+        let mut lacking = Vec::new();
+        for (at, chain) in chains.iter().enumerate() {
             let all = holders(client, chain).await;
-            if !all.iter().all(|nodes| nodes.iter().filter(|node| Some(**node) != gone).count() >= count) {
-                return false;
-            }
+            let lacks =
+                |nodes: &BTreeSet<u64>| nodes.iter().filter(|node| Some(**node) != gone).count() < count;
+            lacking.extend(all.into_iter().filter(lacks).map(|nodes| (at, nodes)));
         }
-        true
-    })
-    .await
-    .expect("copies are made");
+        lacking
+    };
+    let copied = TestCluster::wait_until("copies", PATIENCE, async || lacking().await.is_empty()).await;
+    assert!(
+        copied.is_ok(),
+        "these blocks, by chain, lack copies besides those of {gone:?}: {:?}",
+        lacking().await
+    );
 }
 
 /// The sum of one counter over the nodes that run.
