@@ -78,7 +78,7 @@ async fn keep_blocks_of(group: &Group, keeper: &Arc<dyn BlockKeeper>) {
             let keeper = Arc::clone(keeper);
             // The store takes locks that puts hold, which an async thread does not wait for.
             let told =
-                tokio::task::spawn_blocking(move || orders.iter().for_each(|order| order.give(&*keeper)));
+                crate::offload::spawn_blocking(move || orders.iter().for_each(|order| order.give(&*keeper)));
             if let Err(error) = told.await {
                 tracing::error!(%error, "the store was not told how blocks are kept");
             }

@@ -231,7 +231,7 @@ impl Raft for RaftService {
 /// To go on from a damaged snapshot would stop the group here, and it is the sender's that is damaged.
 async fn verify_arrived(snapshot: &SnapshotFile, group: GroupId) -> Result<(), Status> {
     let arrived = snapshot.clone();
-    let verified = tokio::task::spawn_blocking(move || verify(&arrived, group)).await;
+    let verified = crate::offload::spawn_blocking(move || verify(&arrived, group)).await;
     match verified.map_err(std::io::Error::other).and_then(|verified| verified) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {
