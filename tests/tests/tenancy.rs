@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hearth_client::{CallError, Chain, Claim, Client, Flight, Grant, Watch};
-use hearth_proto::limits::DEADLINE_GRACE_MS;
+use hearth_proto::limits::{DEADLINE_GRACE_MS, REPLICAS_MAX};
 use hearth_proto::v1::RefusalReason;
 use hearth_proto::{AckLevel, Priority, Retention};
 use hearth_tests::blocks::{chain, get_all, put_all};
@@ -316,7 +316,7 @@ async fn an_operator_manages_namespaces_pins_and_the_policy_from_any_node() {
     assert_eq!((&policy["ramp_ms"], &policy["repair_bytes_per_second"]), (&30_000.into(), &(1 << 20).into()));
     assert!(hearth(&here, &["policy", "show"]).1.contains("30 s"));
     let (code, _, error) = hearth(&here, &["policy", "set", "--replicas", "99"]);
-    assert!(code == Some(2) && error.contains("up to 16 replicas"), "{code:?} {error}");
+    assert!(code == Some(2) && error.contains(&format!("up to {REPLICAS_MAX} replicas")), "{code:?} {error}");
 
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("kv.bin");
