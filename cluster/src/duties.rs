@@ -107,7 +107,7 @@ impl Cluster {
 /// A duty that fails is done at the next tick, by whoever leads then.
 async fn propose_here(group: &Group, body: Body) {
     let command = command::new(body);
-    let proposal = group.propose(&command, now_ms());
+    let proposal = group.propose(&command);
     match tokio::time::timeout(Duration::from_millis(PROPOSE_ATTEMPT_MS), proposal).await {
         Ok(LocalProposal::Applied(..) | LocalProposal::NotLeader(_)) => {}
         Ok(other) => tracing::debug!(?other, "a duty was not done"),

@@ -12,6 +12,7 @@ use v1::read_index_response::Result as Answer;
 use crate::cluster::Cluster;
 use crate::error::Silent;
 use crate::lookup::LookupAnswer;
+use crate::propose::ASK_AFTER_MS;
 use crate::raft::{Applied, Group, LocalRead};
 use crate::state::{Control, State};
 
@@ -28,15 +29,15 @@ pub enum Freshness {
 }
 
 impl Freshness {
-    /// What a request asks for; nothing said is `any`.
-    pub fn from_wire(message: Option<v1::Freshness>) -> Self {
-        match message.and_then(|message| message.kind) {
-            None => Self::Any,
-            Some(Kind::Linearizable(_)) => Self::Linearizable,
-            Some(Kind::AtLeast(least)) => Self::AtLeast(
+    /// What a request asks for; nothing said is `any`, and `None` is something that only a later build knows.
+    pub fn from_wire(message: Option<v1::Freshness>) -> Option<Self> {
+        let Some(message) = message else { return Some(Self::Any) };
+        Some(match message.kind? {
+            Kind::Linearizable(_) => Self::Linearizable,
+            Kind::AtLeast(least) => Self::AtLeast(
                 least.indexes.iter().map(|of| (GroupId(of.group_id), LogIndex(of.index))).collect(),
             ),
-        }
+        })
     }
 }
 
@@ -188,6 +189,7 @@ impl Cluster {
     async fn read_index(&self, group_id: GroupId, deadline: Instant) -> Result<LogIndex, ReadError> {
         let group = self.group(group_id).ok_or(ReadError::UnknownGroup { group: group_id })?;
         let mut hint: Option<(NodeId, String)> = None;
+        let (begun, mut asked) = (Instant::now(), 0);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -201,7 +203,14 @@ impl Cluster {
                     LocalRead::NoQuorum => Attempt::NoAnswer,
                     LocalRead::Stopped => Attempt::Stopped,
                 },
-                Some((leader, address)) => self.read_index_there(group_id, leader, &address, limit).await,
+                Some((leader, address)) => {
+                    let ask = self.read_index_there(group_id, leader, &address, limit);
+                    tokio::select! {
+                        attempt = ask => attempt,
+                        // A leader that was stopped answers nothing, and its connection lives on.
+                        () = self.deposed(group, leader) => Attempt::NoAnswer,
+                    }
+                }
                 None if group.stopped().is_some() => Attempt::Stopped,
                 None => Attempt::NoAnswer,
             };
@@ -210,6 +219,10 @@ impl Cluster {
                 Attempt::NotLeader(leader) => hint = leader,
                 Attempt::NoAnswer => {}
                 Attempt::Stopped => return Err(ReadError::Stopped { group: group_id }),
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if hint.is_none() && begun.elapsed() > Duration::from_millis(ASK_AFTER_MS) {
+                hint = self.ask_who_leads(group_id, &mut asked, left).await;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             tokio::time::sleep(left.min(Duration::from_millis(PROPOSE_RETRY_MS))).await;

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 use v1::propose_response::Result as Answer;
 
-use crate::cluster::{Cluster, now_ms};
+use crate::cluster::Cluster;
 use crate::propose::answer_peer;
 use crate::raft::{Group, LocalProposal, Pending, check_cluster};
 
@@ -50,7 +50,7 @@ impl Pipe {
     pub(crate) async fn send(&mut self, command: Bytes) {
         match self {
             Self::Here { group, outcomes } => {
-                outcomes.push_back(group.begin_propose(command, now_ms()).await.outcome().boxed());
+                outcomes.push_back(group.begin_propose(command).await.outcome().boxed());
             }
             // If the other end is gone, no answer says so.
             Self::There { proposals, to, .. } => drop(proposals.send(to.proposal(command)).await),
@@ -124,7 +124,7 @@ impl Cluster {
         if let Some(refused) = self.version_refusal(&command) {
             return Err(Status::failed_precondition(refused.detail));
         }
-        Ok(group.begin_propose(proposal.command, now_ms()).await)
+        Ok(group.begin_propose(proposal.command).await)
     }
 }
 

@@ -8,13 +8,13 @@ use tonic::{Code, Request};
 use v1::outcome::Kind;
 use v1::propose_response::Result as Answer;
 
-use crate::cluster::{Cluster, now_ms};
+use crate::cluster::Cluster;
 use crate::error::{ProposeError, Silent};
 use crate::raft::{Group, LocalProposal};
 use crate::state::State;
 
 /// How long a proposal waits for this node to hear of a leader before it asks others: elections are over by then.
-const ASK_AFTER_MS: u64 = RAFT_ELECTION_MS_MAX * 2;
+pub(crate) const ASK_AFTER_MS: u64 = RAFT_ELECTION_MS_MAX * 2;
 
 impl Cluster {
     /// Commits a command, asking leader after leader until the deadline. The command may be committed
@@ -96,7 +96,7 @@ impl Cluster {
 
     /// Resolves once a node that was known to lead here is known not to any more. What another node said of
     /// its leader is news to this one, and ends by the limit of the attempt.
-    async fn deposed(&self, group: &Group, leader: NodeId) {
+    pub(crate) async fn deposed(&self, group: &Group, leader: NodeId) {
         if group.leader() == Some(leader) {
             group.deposed(leader).await;
         } else {
@@ -115,7 +115,7 @@ impl Cluster {
             let outcome = v1::Outcome { kind: Some(Kind::Refused(refused)) };
             return LocalProposal::Applied(LogIndex(0), outcome);
         }
-        let proposed = tokio::time::timeout(limit, group.propose(command, now_ms())).await;
+        let proposed = tokio::time::timeout(limit, group.propose(command)).await;
         proposed.unwrap_or(LocalProposal::Unknown)
     }
 

@@ -8,9 +8,11 @@ use tonic::Status;
 /// What a request asks for.
 ///
 /// # Errors
-/// `InvalidArgument` if it names more groups than a cluster has.
+/// `InvalidArgument` if it names more groups than a cluster has, or asks in a way of a later build.
 pub(crate) fn freshness_of(message: Option<v1::Freshness>) -> Result<Freshness, Status> {
-    let freshness = Freshness::from_wire(message);
+    let freshness = Freshness::from_wire(message).ok_or_else(|| {
+        Status::invalid_argument("this build does not know how new the answer is to be; ask a newer node")
+    })?;
     match &freshness {
         Freshness::AtLeast(indexes) if indexes.len() > DIRECTORY_GROUPS_MAX as usize + 1 => {
             Err(Status::invalid_argument("a read names each group once"))

@@ -30,6 +30,10 @@ pub struct Identity {
     pub name: String,
     /// Cluster and number, once the node has founded or joined one.
     pub member: Option<Member>,
+    /// Whether the node has run its metadata plane: it may have voted, and must not do so again without
+    /// knowing how.
+    #[serde(default)]
+    pub has_voted: bool,
 }
 
 /// The place of a node in its cluster.
@@ -90,6 +94,14 @@ pub enum IdentityError {
         /// What is wrong.
         problem: String,
     },
+    /// The metadata of a member is gone.
+    #[error(
+        "{} is gone, and this node may have voted: mount what is missing, or remove the node from the cluster and          have it join anew with an empty --data-dir", path.display()
+    )]
+    MetadataGone {
+        /// What is missing.
+        path: PathBuf,
+    },
     /// The folder belongs to another node.
     #[error(
         "the data folder {} belongs to node {found:?}, not {wanted:?}; give the folder of {wanted:?}, or leave --name out",
@@ -148,7 +160,10 @@ impl DataDir {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let name = name.unwrap_or(default_name).to_owned();
                 let node_uuid = uuid::Uuid::new_v4().simple().to_string();
-                (Identity { format: FORMAT_OF_ONE_GROUP, node_uuid, name, member: None }, true)
+                (
+                    Identity { format: FORMAT_OF_ONE_GROUP, node_uuid, name, member: None, has_voted: false },
+                    true,
+                )
             }
             Err(source) => return Err(io(&path)(source)),
         };
@@ -180,6 +195,30 @@ impl DataDir {
             self.identity.format = FORMAT;
         }
         self.identity.member = Some(member);
+        self.save()
+    }
+
+    /// Checks that the metadata which the node voted with is there.
+    ///
+    /// # Errors
+    /// [`IdentityError::MetadataGone`]: with an empty one it could vote for two leaders of one term.
+    pub fn check_metadata(&self) -> Result<(), IdentityError> {
+        let path = self.path("meta").join("rocksdb");
+        if self.identity.has_voted && !path.join("CURRENT").exists() {
+            return Err(IdentityError::MetadataGone { path });
+        }
+        Ok(())
+    }
+
+    /// Remembers that the metadata plane has run.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`] if it cannot be written.
+    pub fn note_metadata(&mut self) -> Result<(), IdentityError> {
+        if self.identity.has_voted {
+            return Ok(());
+        }
+        self.identity.has_voted = true;
         self.save()
     }
 
@@ -291,6 +330,21 @@ mod tests {
         assert_eq!(member.directory_groups, DirectoryGroups::ONE);
         let none = r#"{"cluster_id":"07070707070707070707070707070707","node_id":3,"founder":false,"directory_groups":0}"#;
         assert!(serde_json::from_str::<Member>(none).is_err());
+    }
+
+    #[test]
+    fn a_member_whose_metadata_is_gone_does_not_start() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let mut dir = open(root.path(), None, None).expect("a new folder");
+        dir.check_metadata().expect("it has not voted yet");
+        dir.note_metadata().expect("the folder is writable");
+        drop(dir);
+        let rocksdb = root.path().join("meta/rocksdb");
+        let dir = open(root.path(), None, None).expect("the folder is its own");
+        assert!(matches!(dir.check_metadata(), Err(IdentityError::MetadataGone { .. })));
+        std::fs::create_dir_all(&rocksdb).expect("the folder is writable");
+        std::fs::write(rocksdb.join("CURRENT"), b"MANIFEST-1").expect("the folder is writable");
+        dir.check_metadata().expect("it is there");
     }
 
     #[test]

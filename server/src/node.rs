@@ -166,6 +166,7 @@ impl Node {
             data: advertised(&config, endpoints.data),
         };
         let member = settle_membership(&config, &mut data_dir, &addresses).await?;
+        data_dir.check_metadata()?;
         let cluster = Cluster::start(ClusterConfig {
             dir: data_dir.path("meta"),
             node_id: member.node_id,
@@ -181,6 +182,7 @@ impl Node {
             nvme_capacity_bytes: config.nvme_capacity_bytes,
         })
         .await?;
+        data_dir.note_metadata()?;
         store.set_copies(Arc::new(DirectoryCopies(cluster.clone())));
         let copying = Copying {
             news: Arc::new(NewBlocks::new(config.nvme_capacity_bytes > 0)),

@@ -18,6 +18,8 @@ use crate::offload::spawn_blocking;
 pub(super) struct Arrival {
     path: PathBuf,
     part: Option<Part>,
+    /// Snapshots that have arrived whole.
+    arrived: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +31,7 @@ struct Part {
 
 impl Arrival {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, part: None }
+        Self { path, part: None, arrived: 0 }
     }
 
     /// Bytes of this snapshot that are here.
@@ -72,7 +74,11 @@ impl Arrival {
         on_disk(move || file.sync_all()).await?;
         // Whatever is made of it, it is not begun again from the middle.
         self.part = None;
-        let snapshot = SnapshotFile::open(self.path.clone()).map_err(failed)?;
+        // Under a name of its own: it may still be being installed when the next one arrives.
+        self.arrived += 1;
+        let whole = self.path.with_extension(format!("{}.tmp", self.arrived));
+        std::fs::rename(&self.path, &whole).map_err(failed)?;
+        let snapshot = SnapshotFile::open(whole).map_err(failed)?;
         let found = snapshot.checksum().map_err(failed)?;
         if found != checksum {
             return Err(Status::data_loss("the snapshot is not the one that was announced"));
@@ -141,6 +147,8 @@ mod tests {
         let rest = [chunk(&bytes[5_000..])];
         let whole = arrival.receive(&header(5_000), futures::stream::iter(rest)).await.unwrap();
         assert_eq!(std::fs::read(&whole.path).unwrap(), bytes);
+        let next = arrival.receive(&header(0), futures::stream::iter([chunk(&bytes)])).await.unwrap();
+        assert_ne!(next.path, whole.path, "the first may still be being installed");
         assert_eq!(arrival.offset(&header(0)), 0);
         let large = [chunk(&bytes), chunk(&[0])];
         arrival.receive(&header(0), futures::stream::iter(large)).await.unwrap_err();

@@ -103,6 +103,11 @@ impl Database {
             CheckError::Damaged(damage) => OpenError::Damaged(damage.to_string()),
             CheckError::Io(error) => OpenError::Io(error),
         })?;
+        // Whoever has a snapshot has voted: without the votes it must not vote again.
+        let is_new = !path.join("CURRENT").exists();
+        if is_new && has_snapshot(&snapshots).map_err(OpenError::Io)? {
+            return Err(OpenError::Damaged("its log and its votes are gone, and snapshots are there".into()));
+        }
         if DB::list_cf(&options, &path).is_ok_and(|names| names.iter().any(|name| name == FORMAT_1_FAMILY)) {
             return Err(OpenError::OlderFormat);
         }
@@ -168,6 +173,15 @@ impl Database {
     fn family(&self, name: &str) -> &ColumnFamily {
         self.db().cf_handle(name).expect("every column family is opened with the database")
     }
+}
+
+fn has_snapshot(dir: &Path) -> io::Result<bool> {
+    for entry in std::fs::read_dir(dir)? {
+        if entry?.path().extension().is_some_and(|extension| extension == "snap") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The prefix of a group's keys.
@@ -244,6 +258,17 @@ mod tests {
         let error = Database::open(dir.path(), identity(1, 2)).unwrap_err();
         let [found, expected] = [1, 2].map(|cluster| ClusterId([cluster; 16]).to_string());
         assert!(error.to_string().contains(&found) && error.to_string().contains(&expected), "{error}");
+    }
+
+    #[test]
+    fn a_folder_whose_votes_are_gone_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Database::open(dir.path(), identity(1, 1)).unwrap());
+        std::fs::write(dir.path().join("snapshots/1-7.snap"), b"").unwrap();
+        drop(Database::open(dir.path(), identity(1, 1)).unwrap());
+        std::fs::remove_dir_all(dir.path().join("rocksdb")).unwrap();
+        let error = Database::open(dir.path(), identity(1, 1)).unwrap_err();
+        assert!(matches!(&error, OpenError::Damaged(detail) if detail.contains("votes are gone")), "{error}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -23,12 +23,14 @@ use prost::Message;
 
 use super::arrival::Arrival;
 use super::database::Database;
+use super::leader_time::LeaderTime;
 use super::log_store::LogStore;
 use super::machine::{Replicated, SnapshotGauge, StateMachine, read};
 use super::network::Network;
 use super::peers::Peers;
 use super::types::{CommandBytes, Proposal, TypeConfig};
 use super::wal_sync::WalSync;
+use crate::cluster::now_ms;
 use crate::config::Tuning;
 use crate::mutant::{self, Mutant};
 use crate::news::NewsDesk;
@@ -102,6 +104,9 @@ pub(crate) struct Group {
     replicated: Arc<RwLock<Replicated>>,
     news: Arc<NewsDesk>,
     gauge: SnapshotGauge,
+    /// The replicated time.
+    time_ms: Arc<AtomicU64>,
+    leader_time: Mutex<LeaderTime>,
     arrival: tokio::sync::Mutex<Arrival>,
     started: Instant,
     /// Milliseconds from `started` to when a leader was last heard.
@@ -158,7 +163,7 @@ impl Group {
         let failed = |detail: String| GroupError::Raft { group: id, detail };
         let config = raft_config(id, tuning).map_err(failed)?;
         let (replicated, snapshots, gauge) = (machine.replicated(), machine.snapshots(), machine.gauge());
-        let news = machine.news();
+        let (news, time_ms) = (machine.news(), machine.time_ms());
         let network = Network { group: id, node, peers };
         let raft = Raft::new(node.0, Arc::new(config), network, log, machine)
             .await
@@ -169,6 +174,8 @@ impl Group {
             replicated,
             news,
             gauge,
+            time_ms,
+            leader_time: Mutex::default(),
             arrival: tokio::sync::Mutex::new(Arrival::new(snapshots.unfinished_path("arrival"))),
             started: Instant::now(),
             heard_ms: AtomicU64::new(0),
@@ -265,17 +272,25 @@ impl Group {
         }
     }
 
+    /// The time that a command has which is proposed now.
+    pub(crate) fn stamp_ms(&self) -> u64 {
+        let replicated_ms = self.time_ms.load(Ordering::Relaxed);
+        let mut time = self.leader_time.lock().unwrap_or_else(PoisonError::into_inner);
+        time.now_ms(replicated_ms, now_ms(), Instant::now())
+    }
+
     /// Stamps and proposes a command, if this node leads.
     ///
     /// # Cancel safety
     /// A proposal that is dropped may still be committed.
-    pub(crate) async fn propose(&self, command: &v1::Command, stamp_ms: u64) -> LocalProposal {
-        self.begin_propose(command.encode_to_vec().into(), stamp_ms).await.outcome().await
+    pub(crate) async fn propose(&self, command: &v1::Command) -> LocalProposal {
+        self.begin_propose(command.encode_to_vec().into()).await.outcome().await
     }
 
     /// Gives the group an encoded command. Those that are given one after the other stand in the log in that
     /// order, if they come to stand there at all.
-    pub(crate) async fn begin_propose(&self, command: Bytes, stamp_ms: u64) -> Pending {
+    pub(crate) async fn begin_propose(&self, command: Bytes) -> Pending {
+        let stamp_ms = self.stamp_ms();
         Pending(self.raft.client_write_many([Proposal { stamp_ms, command: CommandBytes(command) }]).await)
     }
 

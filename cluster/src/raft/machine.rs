@@ -21,7 +21,7 @@ use super::types::{Entry, LogId, Proposal, Reply, SnapshotMeta, StoredMembership
 use crate::mutant::{self, Mutant};
 use crate::news::NewsDesk;
 use crate::offload::spawn_blocking;
-use crate::state::{RecordKey, State, Walk, command};
+use crate::state::{Overtaken, RecordKey, State, Walk, command};
 
 /// What an entry counts for besides its command, in bytes: applying even an empty one takes its time.
 const ENTRY_BYTES: u64 = 128;
@@ -57,7 +57,10 @@ pub(crate) struct StateMachine {
     snapshots: Arc<SnapshotFolder>,
     /// What was applied since the last snapshot was begun, in bytes of the log.
     unsaved: Arc<AtomicU64>,
+    /// The replicated time, for whoever must not wait for the state.
+    time_ms: Arc<AtomicU64>,
     news: Arc<NewsDesk>,
+    snapshots_begun: u64,
 }
 
 /// Says when a group is to be snapshotted.
@@ -92,12 +95,25 @@ impl StateMachine {
                 needs: 0,
             },
         };
+        let time_ms = Arc::new(AtomicU64::new(replicated.state.time_ms()));
         let replicated = Arc::new(RwLock::new(replicated));
-        Ok(Self { group, replicated, snapshots, unsaved: Arc::default(), news: Arc::default() })
+        Ok(Self {
+            time_ms,
+            group,
+            replicated,
+            snapshots,
+            unsaved: Arc::default(),
+            news: Arc::default(),
+            snapshots_begun: 0,
+        })
     }
 
     pub(super) fn gauge(&self) -> SnapshotGauge {
         SnapshotGauge { snapshots: self.snapshots.clone(), unsaved: self.unsaved.clone() }
+    }
+
+    pub(super) fn time_ms(&self) -> Arc<AtomicU64> {
+        self.time_ms.clone()
     }
 
     /// Where what is applied is told.
@@ -135,6 +151,7 @@ impl StateMachine {
         replicated.needs = replicated.needs.max(version);
         let outcome = command.map(|command| replicated.state.apply(&command)).unwrap_or_default();
         replicated.applied = Some(log_id);
+        self.time_ms.store(replicated.state.time_ms(), Ordering::Relaxed);
         self.news.post(replicated.state.take_news());
         Ok(Reply(outcome))
     }
@@ -183,7 +200,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_snapshot_builder(&mut self) -> SnapshotBuild {
         self.unsaved.store(0, Ordering::Relaxed);
         // Entries that are applied from here on must not show in the snapshot.
-        let build = Build::begin(self.group, self.replicated.clone(), self.snapshots.clone());
+        self.snapshots_begun += 1;
+        let number = self.snapshots_begun;
+        let build = Build::begin(self.group, number, self.replicated.clone(), self.snapshots.clone());
         SnapshotBuild { task: Some(spawn_blocking(move || build.write())) }
     }
 
@@ -192,11 +211,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let meta = meta.clone();
         let install = move || {
             let _exclusive = snapshots.exclusive.lock().unwrap_or_else(PoisonError::into_inner);
-            let replicated = load(group, &meta, &snapshot)?;
+            let replicated = load(group, &meta, &snapshot).inspect_err(|_| {
+                std::fs::remove_file(&snapshot.path).ok();
+            })?;
             snapshots.adopt(&meta, &snapshot.path)?;
             Ok::<_, io::Error>(replicated)
         };
         let installed = spawn_blocking(install).await.map_err(io::Error::other)??;
+        self.time_ms.store(installed.state.time_ms(), Ordering::Relaxed);
         let replaced = std::mem::replace(&mut *write(&self.replicated), installed);
         // Millions of blocks are given back, which readers need not wait for.
         spawn_blocking(move || drop(replaced));
@@ -242,12 +264,17 @@ struct Build {
 }
 
 impl Build {
-    fn begin(group: GroupId, replicated: Arc<RwLock<Replicated>>, snapshots: Arc<SnapshotFolder>) -> Self {
+    fn begin(
+        group: GroupId,
+        number: u64,
+        replicated: Arc<RwLock<Replicated>>,
+        snapshots: Arc<SnapshotFolder>,
+    ) -> Self {
         let (meta, needs, (records, walk)) = {
             let mut replicated = write(&replicated);
             let last_membership = replicated.membership.clone();
             let meta = SnapshotMeta { last_log_id: replicated.applied, last_membership };
-            (meta, replicated.needs, replicated.state.begin_snapshot())
+            (meta, replicated.needs, replicated.state.begin_snapshot(number))
         };
         Self { group, replicated, snapshots, meta, needs, records, walk }
     }
@@ -268,10 +295,13 @@ impl Build {
         while let Some(walk) = &mut self.walk {
             piece.clear();
             // Entries wait only as long as one piece takes.
-            let more = read(&self.replicated)
-                .state
-                .write_snapshot(walk, SNAPSHOT_PIECE_SLOTS, &mut piece)
-                .map_err(io::Error::other)?;
+            let written = read(&self.replicated).state.write_snapshot(walk, SNAPSHOT_PIECE_SLOTS, &mut piece);
+            let more = match (written, self.snapshots.current()) {
+                (Ok(more), _) => more,
+                // One that arrived meanwhile has replaced the state: it is the newer one.
+                (Err(Overtaken), Some(current)) => return Ok(current),
+                (Err(overtaken), None) => return Err(io::Error::other(overtaken)),
+            };
             if !piece.is_empty() {
                 writer.record(&key, &piece)?;
             }
@@ -289,7 +319,9 @@ impl Drop for Build {
     /// What was kept for the snapshot is let go of, whatever became of it.
     fn drop(&mut self) {
         if let Some(walk) = &self.walk {
-            write(&self.replicated).state.end_snapshot(walk);
+            let kept = write(&self.replicated).state.end_snapshot(walk);
+            // There may be a lot of it, and nobody waits any more.
+            drop(kept);
         }
     }
 }

@@ -6,6 +6,7 @@ mod arrival;
 mod damage_tests;
 mod database;
 mod group;
+mod leader_time;
 mod log_family;
 mod log_store;
 mod machine;

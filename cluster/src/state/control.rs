@@ -176,7 +176,9 @@ impl Control {
             }
             return outcome::admitted(id);
         }
-        if self.nodes.len() >= limits::NODES_MAX {
+        // Those that were taken out are remembered and make room.
+        let there = self.nodes.values().filter(|node| node.state() != NodeState::Removed).count();
+        if there >= limits::NODES_MAX {
             let detail = format!("a cluster has at most {} nodes", limits::NODES_MAX);
             return refused(RefusalReason::ClusterFull, detail);
         }

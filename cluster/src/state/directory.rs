@@ -15,7 +15,7 @@ use super::held::HOLDERS_MAX;
 use super::holder::{Holder, TIERS, position};
 use super::outcome::{self, refused};
 use super::record::{RecordError, RecordKey};
-use super::shard::{Changed, Encoded, SHARDS, Shard, digest, hash, shard_of};
+use super::shard::{Changed, Encoded, SHARDS, Shadow, Shard, digest, hash, shard_of};
 use super::timed::{self, Timed};
 use crate::mutant::{self, Mutant};
 
@@ -41,8 +41,8 @@ pub(crate) struct Replica {
 pub(crate) struct Directory {
     shards: Box<[Shard]>,
     holders: Holders,
-    /// Counts the snapshots that were begun.
-    snapshots: u64,
+    /// The number of the last snapshot that was begun.
+    snapshot: u64,
     timed: Timed,
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct Overtaken;
 impl Default for Directory {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| Shard::default()).collect();
-        Self { shards, holders: Holders::default(), snapshots: 0, timed: Timed::default() }
+        Self { shards, holders: Holders::default(), snapshot: 0, timed: Timed::default() }
     }
 }
 
@@ -271,7 +271,7 @@ impl Directory {
 
     fn count(&mut self, number: u16, range: usize, hash: u64, id: &BlockId, changed: Changed) {
         if changed.before != changed.after {
-            let Changed { before, after, payload_len, .. } = changed;
+            let Changed { before, after, payload_len } = changed;
             self.holders.at(number).count(before, after, range, digest(hash, id), payload_len);
         }
     }
@@ -360,17 +360,18 @@ impl Directory {
         let holder = holders.at(number);
         for range in ranges {
             shards[range].drop_tiers(number, tiers, |id, changed| {
-                let Changed { before, after, payload_len, .. } = changed;
+                let Changed { before, after, payload_len } = changed;
                 holder.count(before, after, range, digest(hash(id), id), payload_len);
             });
         }
     }
 
-    /// Begins a snapshot of what is here now; one that was begun before cannot be written any more.
-    pub(super) fn begin_snapshot(&mut self) -> Walk {
+    /// Begins a snapshot of what is here now, with a number that no other one has; one that was begun before
+    /// cannot be written any more.
+    pub(super) fn begin_snapshot(&mut self, number: u64) -> Walk {
         self.shards.iter_mut().for_each(Shard::begin_shadow);
-        self.snapshots += 1;
-        Walk { snapshot: self.snapshots, shard: 0 }
+        self.snapshot = number;
+        Walk { snapshot: number, shard: 0 }
     }
 
     /// Appends the next blocks of the snapshot, from so many slots at the most. False if there are no more.
@@ -380,7 +381,7 @@ impl Directory {
         slots_max: u32,
         out: &mut Vec<u8>,
     ) -> Result<bool, Overtaken> {
-        if walk.snapshot != self.snapshots {
+        if walk.snapshot != self.snapshot {
             return Err(Overtaken);
         }
         let Some(shard) = self.shards.get(walk.shard) else { return Ok(false) };
@@ -390,11 +391,13 @@ impl Directory {
         Ok(walk.shard < SHARDS)
     }
 
-    /// Ends a snapshot, whether it was written or not, unless another one was begun.
-    pub(super) fn end_snapshot(&mut self, walk: &Walk) {
-        if walk.snapshot == self.snapshots {
-            self.shards.iter_mut().for_each(Shard::end_shadow);
+    /// Ends a snapshot, whether it was written or not, unless another one was begun, and gives what was kept
+    /// for it: there may be a lot to let go of.
+    pub(super) fn end_snapshot(&mut self, walk: &Walk) -> Vec<Shadow> {
+        if walk.snapshot != self.snapshot {
+            return Vec::new();
         }
+        self.shards.iter_mut().filter_map(Shard::end_shadow).collect()
     }
 
     /// Puts back blocks that [`Self::write_snapshot`] wrote. Their holders have to be there.

@@ -35,6 +35,7 @@ pub(crate) use control::Control;
 pub(crate) use directory::{Digests, Directory, Overtaken, Replica, Walk, tier_bit};
 pub(crate) use membership::FINALIZED_FIRST;
 pub(crate) use record::{RecordError, RecordKey};
+pub(crate) use shard::Shadow;
 
 /// What commands did that somebody on this node waits for.
 #[derive(Debug, Default)]
@@ -117,11 +118,11 @@ impl State {
     }
 
     /// Begins a snapshot of this moment: its first records, and what is left to be written while commands
-    /// go on. An earlier one that is not written yet cannot be any more.
-    pub(crate) fn begin_snapshot(&mut self) -> (Vec<(RecordKey, Vec<u8>)>, Option<Walk>) {
+    /// go on. No two have the same number. An earlier one that is not written yet cannot be any more.
+    pub(crate) fn begin_snapshot(&mut self, number: u64) -> (Vec<(RecordKey, Vec<u8>)>, Option<Walk>) {
         let (mut keys, walk) = match self {
             Self::Control(control) => (control.record_keys(), None),
-            Self::Directory(directory) => (directory.record_keys(), Some(directory.begin_snapshot())),
+            Self::Directory(directory) => (directory.record_keys(), Some(directory.begin_snapshot(number))),
         };
         keys.sort_unstable();
         (keys.into_iter().map(|key| (key, self.record(&key))).collect(), walk)
@@ -144,10 +145,12 @@ impl State {
         }
     }
 
-    /// Ends the snapshot, whether it was written or not.
-    pub(crate) fn end_snapshot(&mut self, walk: &Walk) {
-        if let Self::Directory(directory) = self {
-            directory.end_snapshot(walk);
+    /// Ends the snapshot, whether it was written or not, and gives what was kept for it, to be let go of where
+    /// nobody waits.
+    pub(crate) fn end_snapshot(&mut self, walk: &Walk) -> Vec<Shadow> {
+        match self {
+            Self::Control(_) => Vec::new(),
+            Self::Directory(directory) => directory.end_snapshot(walk),
         }
     }
 

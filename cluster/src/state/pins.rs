@@ -147,7 +147,7 @@ impl Pins {
     ) -> Option<v1::Outcome> {
         let used = self.used(NamespaceId(spec.namespace_id));
         let others = used.bytes - before.map_or(0, |before| before.size_bytes);
-        if others.saturating_add(size_bytes) > spec.pin_quota_bytes {
+        if others.checked_add(size_bytes).is_none_or(|bytes| bytes > spec.pin_quota_bytes) {
             let detail = format!(
                 "namespace {:?} may pin {} bytes, pins {others} and asks for {size_bytes} more; unpin something \
                  or raise its pin quota",

@@ -234,7 +234,7 @@ proptest! {
             apply(&mut state, 1, body.clone());
         }
         let at_cut = state.encode();
-        let (records, walk) = state.begin_snapshot();
+        let (records, walk) = state.begin_snapshot(1);
         let mut walk = walk.unwrap();
         let mut stored: Vec<_> = records.into_iter().map(|(key, value)| (key.encode(), value)).collect();
         let mut write = |state: &State, pieces: usize| {

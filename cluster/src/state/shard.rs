@@ -53,7 +53,7 @@ pub(super) struct Shard {
 
 /// The blocks of a snapshot that is being written.
 #[derive(Debug)]
-struct Shadow {
+pub(crate) struct Shadow {
     /// Slots below it are written.
     from: AtomicU32,
     /// Slots from here on were taken later.
@@ -63,15 +63,12 @@ struct Shadow {
 }
 
 /// What a change did to one node's claim on a block.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Changed {
     pub(super) before: u8,
     pub(super) after: u8,
     /// Length of the payload, as the first that held the block said it.
     pub(super) payload_len: u32,
-    /// The block has its first claim now, or lost its last.
-    pub(super) is_new: bool,
-    pub(super) is_gone: bool,
 }
 
 impl Shard {
@@ -132,25 +129,23 @@ impl Shard {
             if after != 0 {
                 self.insert(hash, id, payload_len, Held::new(holder, after));
             }
-            return Changed { after, payload_len, is_new: after != 0, ..Changed::default() };
+            return Changed { before: 0, after, payload_len };
         };
         let payload_len = self.payload_len(slot);
         let held = self.held(slot).iter().find(|held| held.holder() == holder);
         let before = held.map_or(0, |held| held.tiers());
         let after = tiers(before);
-        let mut is_gone = false;
         if after != before {
             self.preserve(slot);
-            is_gone = !self.set(slot, holder, after);
-            if is_gone {
+            if !self.set(slot, holder, after) {
                 self.remove(hash, slot);
             }
         }
-        Changed { before, after, payload_len, is_new: false, is_gone }
+        Changed { before, after, payload_len }
     }
 
     /// Drops tiers of a holder's claims, wherever there are any, and tells of each block: what the holder
-    /// had of them, the payload's length, and whether no claim is left.
+    /// had of them and the payload's length.
     pub(super) fn drop_tiers(&mut self, holder: u16, tiers: u8, mut dropped: impl FnMut(&BlockId, Changed)) {
         for slot in 0..self.blocks.len() as u32 {
             let Some(before) = self.held(slot).iter().find(|held| held.holder() == holder) else { continue };
@@ -160,12 +155,11 @@ impl Shard {
             }
             let (id, after) = (self.id(slot), before & !tiers);
             self.preserve(slot);
-            let is_gone = !self.set(slot, holder, after);
             let payload_len = self.payload_len(slot);
-            if is_gone {
+            if !self.set(slot, holder, after) {
                 self.remove(hash(&id), slot);
             }
-            dropped(&id, Changed { before, after, payload_len, is_new: false, is_gone });
+            dropped(&id, Changed { before, after, payload_len });
         }
     }
 
@@ -186,8 +180,8 @@ impl Shard {
     }
 
     /// Ends it, whether it was written or not.
-    pub(super) fn end_shadow(&mut self) {
-        self.shadow = None;
+    pub(super) fn end_shadow(&mut self) -> Option<Shadow> {
+        self.shadow.take()
     }
 
     /// Appends the next slots of the snapshot, at the most so many. False if there are no more.
@@ -433,9 +427,13 @@ impl<'a> Encoded<'a> {
     }
 }
 
-/// A key is a digest already: eight of its bytes and the namespace, mixed.
+/// A key is a digest already, unless somebody makes keys up: all of it counts, and the namespace.
 pub(super) fn hash(id: &BlockId) -> u64 {
-    let mixed = (word(id, 0) ^ u64::from(id.namespace.0).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let rest = word(id, 8).wrapping_mul(0xa076_1d64_78bd_642f)
+        ^ word(id, 16).wrapping_mul(0xe703_7ed1_a0b4_28db)
+        ^ word(id, 24).wrapping_mul(0x8ebc_6af0_9c88_c6e3);
+    let whole = word(id, 0) ^ (rest ^ (rest >> 29)) ^ u64::from(id.namespace.0).rotate_left(32);
+    let mixed = whole.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed ^ (mixed >> 32)
 }
 

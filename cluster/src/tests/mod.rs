@@ -313,7 +313,7 @@ fn a_member_whose_group_stopped_says_so() {
     let future = v1::Command { version: crate::state::command::VERSION + 1, ..Default::default() };
     leading.block_on(async |cluster| {
         let directory = cluster.group(GroupId::DIRECTORY).unwrap();
-        tokio::time::timeout(LIMIT, directory.propose(&future, 0)).await.expect("an answer in time")
+        tokio::time::timeout(LIMIT, directory.propose(&future)).await.expect("an answer in time")
     });
     // The others may be left without a quorum before they hear that it was committed.
     let stopped = members[usize::try_from(leader.0 - 1).unwrap()].member_result();
