@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_proto::limits::{
-    PROPOSE_ATTEMPT_MS, REPORT_DELTAS_MAX, REPORT_QUEUE_MAX, REPORTS_IN_FLIGHT_MAX, RESYNC_RANGES,
+    PROPOSE_ATTEMPT_MS, REPORT_DELTAS_MAX, REPORT_LINGER_MS, REPORT_QUEUE_MAX, REPORTS_IN_FLIGHT_MAX,
+    RESYNC_RANGES,
 };
 use hearth_proto::v1::command::Body;
 use hearth_proto::v1::outcome::Kind;
@@ -267,7 +268,7 @@ impl Cluster {
         source: &Arc<dyn BlockSource>,
         lacking: &Notify,
     ) -> MemberError {
-        let to = GroupReports { cluster: self, incarnation, position, feed };
+        let mut to = GroupReports { cluster: self, incarnation, position, feed, sent: None, way: None };
         loop {
             let reported = match feed.next().await {
                 News::Inventory(digests) => to.resync(&digests, source).await,
@@ -327,12 +328,16 @@ struct GroupReports<'a> {
     incarnation: Incarnation,
     position: usize,
     feed: &'a Feed,
+    /// When the last report was sent.
+    sent: Option<Instant>,
+    /// The way to the leader, and who that is, as long as it lasts.
+    way: Option<(Pipe, Option<NodeId>)>,
 }
 
 impl GroupReports<'_> {
     /// Has the group compare what it knows with what is held, range by range, and reports what differs.
     async fn resync(
-        &self,
+        &mut self,
         digests: &Digests,
         source: &Arc<dyn BlockSource>,
     ) -> Result<Reported, MemberError> {
@@ -370,7 +375,7 @@ impl GroupReports<'_> {
     }
 
     /// Has the group forget what it knows and reports all that is held: builds that do not compare know this.
-    async fn begin_anew(&self, source: &Arc<dyn BlockSource>) -> Result<Reported, MemberError> {
+    async fn begin_anew(&mut self, source: &Arc<dyn BlockSource>) -> Result<Reported, MemberError> {
         let begin = v1::BlockReport {
             node_id: self.cluster.node_id().0,
             incarnation: self.incarnation.0,
@@ -387,7 +392,7 @@ impl GroupReports<'_> {
 
     /// Reports what is held of this group's and chosen.
     async fn report_held(
-        &self,
+        &mut self,
         source: &Arc<dyn BlockSource>,
         is_chosen: impl Fn(&BlockDelta) -> bool + Send + 'static,
     ) -> Result<Reported, MemberError> {
@@ -412,47 +417,59 @@ impl GroupReports<'_> {
 
     /// Reports these changes, and if `go_on` those that come meanwhile. Full reports go one after the other without
     /// waiting; one that is not full waits for the answers, and grows while it does.
-    async fn report(&self, deltas: Vec<BlockDelta>, go_on: bool) -> Result<Reported, MemberError> {
+    async fn report(&mut self, deltas: Vec<BlockDelta>, go_on: bool) -> Result<Reported, MemberError> {
         let group = &self.cluster.0.directories[self.position];
+        let linger = Duration::from_millis(REPORT_LINGER_MS);
         let mut deltas = VecDeque::from(deltas);
         // Sent anew, in their order, whenever the way to the leader ends: their numbers make that harmless
         // (INV-IDEMPOTENT).
         let mut unanswered: VecDeque<Bytes> = VecDeque::new();
-        let mut pipe: Option<Pipe> = None;
         let mut heard = Instant::now();
-        let mut leader = None;
         loop {
+            let due = self.sent.map_or_else(Instant::now, |sent| sent + linger);
+            if go_on && unanswered.is_empty() && deltas.len() < REPORT_DELTAS_MAX && due > Instant::now() {
+                tokio::select! {
+                    () = tokio::time::sleep_until(due.into()) => {}
+                    more = self.feed.changes() => deltas.extend(more),
+                }
+                continue;
+            }
             while !deltas.is_empty()
                 && (unanswered.is_empty()
                     || deltas.len() >= REPORT_DELTAS_MAX && unanswered.len() < REPORTS_IN_FLIGHT_MAX)
             {
                 let report = self.encode(&mut deltas);
-                if let Some(pipe) = &mut pipe {
+                if let Some((pipe, _)) = &mut self.way {
                     pipe.send(report.clone()).await;
                 }
+                if unanswered.is_empty() {
+                    heard = Instant::now();
+                }
                 unanswered.push_back(report);
+                self.sent = Some(Instant::now());
             }
             if unanswered.is_empty() {
                 return Ok(Reported::Applied);
             }
             let patience = Duration::from_millis(PROPOSE_ATTEMPT_MS);
-            let Some(open) = &mut pipe else {
+            let Some((open, leader)) = &mut self.way else {
                 if let Some(reason) = group.failure() {
                     return Err(MemberError::Stopped { detail: reason });
                 }
-                leader = group.leader();
-                pipe = self.cluster.open_pipe(group).await;
-                match &mut pipe {
+                let leader = group.leader();
+                match self.cluster.open_pipe(group).await {
                     None => pause().await,
-                    Some(open) => {
+                    Some(mut pipe) => {
                         for report in &unanswered {
-                            open.send(report.clone()).await;
+                            pipe.send(report.clone()).await;
                         }
                         heard = Instant::now();
+                        self.way = Some((pipe, leader));
                     }
                 }
                 continue;
             };
+            let leader = *leader;
             tokio::select! {
                 biased;
                 answer = tokio::time::timeout_at((heard + patience).into(), open.next()) => match answer {
@@ -461,17 +478,21 @@ impl GroupReports<'_> {
                         heard = Instant::now();
                         match self.reported(self.outcome(outcome)?)? {
                             Reported::Applied => {}
-                            other => return Ok(other),
+                            other => {
+                                // Answers to what was sent behind it must not be taken for later ones'.
+                                self.way = None;
+                                return Ok(other);
+                            }
                         }
                     }
                     Ok(Some(LocalProposal::Stopped(detail))) => return Err(MemberError::Stopped { detail }),
                     Ok(Some(LocalProposal::NotLeader(_) | LocalProposal::Unknown) | None) | Err(_) => {
-                        pipe = None;
+                        self.way = None;
                         pause().await;
                     }
                 },
                 // A leader that was stopped answers nothing, and its connection lives on.
-                () = deposed(group, leader) => pipe = None,
+                () = deposed(group, leader) => self.way = None,
                 more = self.feed.changes(), if go_on && deltas.len() < REPORT_DELTAS_MAX => deltas.extend(more),
             }
         }
@@ -516,7 +537,7 @@ impl GroupReports<'_> {
     }
 
     /// Proposes a command until its fate is known.
-    async fn tell(&self, command: v1::Command) -> Result<Kind, MemberError> {
+    async fn tell(&mut self, command: v1::Command) -> Result<Kind, MemberError> {
         let group = self.cluster.0.directories[self.position].id();
         loop {
             let deadline = Instant::now() + Duration::from_millis(PROPOSE_ATTEMPT_MS);

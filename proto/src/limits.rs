@@ -149,6 +149,9 @@ pub const REFUSALS_MAX: usize = 32;
 
 /// Deltas in one report of a node.
 pub const REPORT_DELTAS_MAX: usize = 8_192;
+/// How soon after a report to a directory group the next one is sent if it is not full: under load an entry of
+/// the log costs more than what is in it.
+pub const REPORT_LINGER_MS: u64 = 5;
 /// Full reports to one directory group that may be on their way at a time.
 pub const REPORTS_IN_FLIGHT_MAX: usize = 4;
 /// Changes that wait to be reported to one directory group; beyond it its inventory is sent anew.

@@ -113,9 +113,8 @@ impl Directory {
             (hash, self.shards[shard_of(hash)].first_place(hash))
         };
         let probes: Vec<(u64, u32)> = ids.clone().map(probe).collect();
-        let touch = |sum, (hash, place): &(u64, u32)| {
-            self.shards[shard_of(*hash)].first_byte(*place).wrapping_add(sum)
-        };
+        let touch =
+            |sum, (hash, place): &(u64, u32)| self.shards[shard_of(*hash)].touch(*place).wrapping_add(sum);
         std::hint::black_box(probes.iter().fold(0, touch));
         for (position, (id, (hash, _))) in ids.zip(probes).enumerate() {
             let range = shard_of(hash);
@@ -250,7 +249,7 @@ impl Directory {
             let touch = |sum: u32, (_, hash): &(_, u64)| {
                 let shard = &self.shards[shard_of(*hash)];
                 let place = shard.first_place(*hash);
-                sum.wrapping_add(u32::from(shard.first_byte(place)))
+                sum.wrapping_add(u32::from(shard.touch(place)))
             };
             std::hint::black_box(batch.iter().fold(0, touch));
             for (delta, hash) in &batch {

@@ -82,9 +82,9 @@ impl Shard {
         if self.places.is_empty() { EMPTY } else { self.places[hash as usize & (self.places.len() - 1)] }
     }
 
-    /// Some byte of the block that this place leads to.
-    pub(super) fn first_byte(&self, place: u32) -> u8 {
-        self.blocks.get(slot_in(place)).map_or(0, |block| block.key[0])
+    /// Something of either end of the block that this place leads to, which may lie in two lines of the cache.
+    pub(super) fn touch(&self, place: u32) -> u8 {
+        self.blocks.get(slot_in(place)).map_or(0, |block| block.key[31] ^ block.namespace as u8)
     }
 
     pub(super) fn find(&self, hash: u64, id: &BlockId) -> Option<u32> {
