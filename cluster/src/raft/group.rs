@@ -36,6 +36,9 @@ use crate::mutant::{self, Mutant};
 use crate::news::NewsDesk;
 use crate::state::State;
 
+/// Pause before a snapshot is asked for again.
+const SNAPSHOT_RETRY: Duration = Duration::from_millis(100);
+
 /// The group cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GroupError {
@@ -318,13 +321,15 @@ impl Group {
     /// Dropping it does not stop the writing.
     pub(crate) async fn write_snapshot(&self) -> Result<(), GroupError> {
         let index = self.replicated().applied_index();
-        self.raft.trigger().snapshot().await.map_err(|error| self.failed(&error))?;
         let mut metrics = self.raft.metrics();
         let is_done = |metrics: &RaftMetrics<TypeConfig>| {
             metrics.snapshot.is_some_and(|snapshot| snapshot.index >= index) || metrics.running_state.is_err()
         };
         while !is_done(&metrics.borrow_watched()) {
-            metrics.changed().await.map_err(|error| self.failed(&error))?;
+            // While another one is being written, which began earlier, this is of no effect.
+            self.raft.trigger().snapshot().await.map_err(|error| self.failed(&error))?;
+            let changed = tokio::time::timeout(SNAPSHOT_RETRY, metrics.changed()).await;
+            changed.unwrap_or(Ok(())).map_err(|error| self.failed(&error))?;
         }
         match self.failure() {
             None => Ok(()),
