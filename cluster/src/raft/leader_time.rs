@@ -2,26 +2,26 @@
 
 use std::time::Instant;
 
-/// The time of every command that the leader of a group proposes: its clock, or the replicated time and what
-/// has passed since, whichever is later. A clock that jumped ahead once has moved the replicated time ahead for good; what is
-/// granted after that must not last until all clocks have caught up.
+/// The time of every command that the leader of a group proposes: its clock, or the latest time that it saw or
+/// gave and what has passed since, whichever is later. A clock that jumped ahead once has moved the time ahead
+/// for good, and what is granted after that must last as long as it should, not until all clocks have caught up.
 #[derive(Debug, Default)]
 pub(super) struct LeaderTime {
-    seen: Option<(u64, Instant)>,
+    latest: Option<(u64, Instant)>,
 }
 
 impl LeaderTime {
     /// What the time is now.
     pub(super) fn now_ms(&mut self, replicated_ms: u64, clock_ms: u64, now: Instant) -> u64 {
-        let since = match self.seen {
-            Some((seen_ms, since)) if seen_ms == replicated_ms => since,
-            _ => {
-                self.seen = Some((replicated_ms, now));
-                now
-            }
-        };
-        let passed = now.saturating_duration_since(since).as_millis();
-        clock_ms.max(replicated_ms.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX)))
+        let passed_ms = self.latest.map_or(0, |(latest_ms, since)| {
+            let passed = now.saturating_duration_since(since).as_millis();
+            latest_ms.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
+        });
+        let now_ms = passed_ms.max(clock_ms).max(replicated_ms);
+        if now_ms > passed_ms {
+            self.latest = Some((now_ms, now));
+        }
+        now_ms
     }
 }
 
@@ -43,8 +43,8 @@ mod tests {
         assert_eq!(time.now_ms(9_000, 100, start), 9_000);
         assert_eq!(time.now_ms(9_000, 250, start + ms(150)), 9_150);
         assert_eq!(time.now_ms(9_000, 9_500, start + ms(200)), 9_500, "a clock that is ahead is believed");
-        assert_eq!(time.now_ms(9_500, 300, start + ms(300)), 9_500);
-        assert_eq!(time.now_ms(9_500, 350, start + ms(350)), 9_550);
+        assert_eq!(time.now_ms(9_500, 300, start + ms(300)), 9_600);
+        assert_eq!(time.now_ms(9_600, 350, start + ms(350)), 9_650);
     }
 
     /// A clock jumped an hour ahead, its time came into the log, and it was set right: who renews in time keeps

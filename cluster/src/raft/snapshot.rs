@@ -235,7 +235,7 @@ impl Reader {
 
     fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
         let mut bytes = [0; N];
-        self.input.read_exact(&mut bytes)?;
+        self.input.read_exact(&mut bytes).map_err(cut)?;
         self.crc.update(&bytes);
         Ok(bytes)
     }
@@ -245,7 +245,7 @@ impl Reader {
             return Err(damaged("a length is impossible"));
         }
         let mut bytes = vec![0; size as usize];
-        self.input.read_exact(&mut bytes)?;
+        self.input.read_exact(&mut bytes).map_err(cut)?;
         self.crc.update(&bytes);
         Ok(bytes)
     }
@@ -264,6 +264,14 @@ pub(super) fn verify(file: &SnapshotFile, group: GroupId) -> io::Result<()> {
 fn length(bytes: &[u8]) -> io::Result<u32> {
     let length = u32::try_from(bytes.len()).ok().filter(|length| *length <= PART_BYTES_MAX);
     length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a snapshot record is too large"))
+}
+
+/// A file that ends early is damaged; the disk is well.
+fn cut(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => damaged("it ends early"),
+        _ => error,
+    }
 }
 
 fn damaged(detail: &str) -> io::Error {
