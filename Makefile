@@ -9,12 +9,13 @@ CARGO_FLAGS := --release --locked
 JOBS ?= 2
 DEMO_FLAGS ?=
 
-.PHONY: help setup build demo lint test fuzz
+.PHONY: help setup build demo lint test fuzz mutants
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 	@echo "make demo    three nodes, an agent workload, every byte checked (TRACE=path replays a trace file)"
 	@echo "make test    formatting, clippy, every test"
+	@echo "make mutants known bugs of the cluster, each found by its simulation"
 	@echo "make fuzz    feeds what decodes frames and what lies on the disk with whatever breaks it (nightly and cargo-fuzz)"
 	@echo "make build   the binaries hearthd, hearth and hearth-bench"
 
@@ -44,4 +45,7 @@ fuzz:
 test: lint build
 	cargo test $(CARGO_FLAGS) -j$(JOBS) --workspace
 	cargo test $(CARGO_FLAGS) -j$(JOBS) -p hearth-store --features mutants --test mutants
+
+# Known bugs of the cluster that its simulation has to find, one process for each seed.
+mutants: setup
 	cargo test $(CARGO_FLAGS) -j$(JOBS) -p hearth-chaos --features mutants --test mutants

@@ -92,7 +92,7 @@ pub(crate) fn status_of(error: &CommandError) -> Status {
     }
 }
 
-fn refused(reason: RefusalReason, detail: impl Into<String>) -> Status {
+pub(crate) fn refused(reason: RefusalReason, detail: impl Into<String>) -> Status {
     let code = match reason {
         RefusalReason::Malformed => Code::InvalidArgument,
         RefusalReason::UnknownNamespace | RefusalReason::UnknownPin | RefusalReason::UnknownNode => {

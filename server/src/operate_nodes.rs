@@ -6,6 +6,8 @@ use hearth_cluster::{Cluster, OperateError, ProposeError};
 use hearth_proto::{NodeId, v1};
 use tonic::Status;
 
+use crate::calls;
+
 /// Begins a drain of a node, or with `undo` ends it.
 pub(crate) async fn drain(
     cluster: &Cluster,
@@ -38,11 +40,11 @@ pub(crate) async fn finalize_version(
         .map_err(|error| status_of(&error))
 }
 
-/// `FailedPrecondition` is a refusal; `Unavailable` may be asked again, and is harmless to.
+/// A refusal says its reason; `Unavailable` may be asked again, and is harmless to.
 fn status_of(error: &OperateError) -> Status {
     match error {
-        OperateError::Propose(ProposeError::Refused { detail, .. }) => {
-            Status::failed_precondition(detail.clone())
+        OperateError::Propose(ProposeError::Refused { reason, detail }) => {
+            calls::refused(*reason, detail.clone())
         }
         OperateError::Propose(ProposeError::NoLeader { .. } | ProposeError::Unknown { .. })
         | OperateError::Read(_) => Status::unavailable(error.to_string()),

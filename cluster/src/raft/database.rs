@@ -22,9 +22,9 @@ const FORMAT_1_FAMILY: &str = "state";
 /// Write-ahead log size at which RocksDB flushes column families so that old logs can go.
 const WAL_BYTES_MAX: u64 = 256 << 20;
 const WRITE_BUFFER_BYTES: usize = 8 << 20;
-/// Under steady load a group's log is purged up to a snapshot before so much has come: then most entries are
-/// written once, to the write-ahead log.
-const LOG_BUFFER_BYTES: usize = 128 << 20;
+/// Entries come in megabytes. RocksDB reserves as much again on disk for the write-ahead log, so a small disk must
+/// have room for it.
+const LOG_BUFFER_BYTES: usize = 32 << 20;
 
 /// Whose data a folder holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
