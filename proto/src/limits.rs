@@ -159,6 +159,8 @@ pub const REPORT_QUEUE_MAX: usize = 1 << 18;
 /// Of the 256 ranges of a directory group, how many are compared at a time when a node returns: lookups wait
 /// while what differs is dropped.
 pub const RESYNC_RANGES: usize = 16;
+/// Of the same, in how many one purge drops what a node claimed.
+pub const PURGE_RANGES: usize = 16;
 /// How long the claims of a node that is down are kept for its return.
 pub const SUSPENDED_CLAIMS_MS: u64 = 3_600_000;
 /// Largest Raft message or gRPC message.
@@ -260,6 +262,8 @@ pub const PROPOSE_ATTEMPT_MS: u64 = 5_000;
 pub const VOTER_LAG_ENTRIES_MAX: u64 = 1_000;
 /// How fast a snapshot is written or sent at the most, so that the log beside it goes on.
 pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 256 << 20;
+/// Pause before a snapshot is asked for again, while another one is being written.
+pub const SNAPSHOT_RETRY_MS: u64 = 100;
 /// Piece of a snapshot in one message.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 

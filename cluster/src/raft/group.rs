@@ -11,7 +11,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use hearth_proto::limits::{
     RAFT_APPEND_ENTRIES_MAX, RAFT_ELECTION_MS_MAX, RAFT_ELECTION_MS_MIN, RAFT_HEARTBEAT_MS,
-    RAFT_LAG_ENTRIES_MAX, SNAPSHOT_SEND_MS, VOTER_LAG_ENTRIES_MAX,
+    RAFT_LAG_ENTRIES_MAX, SNAPSHOT_RETRY_MS, SNAPSHOT_SEND_MS, VOTER_LAG_ENTRIES_MAX,
 };
 use hearth_proto::{GroupId, LogIndex, NodeId, v1};
 use openraft::async_runtime::watch::WatchReceiver;
@@ -35,9 +35,6 @@ use crate::config::Tuning;
 use crate::mutant::{self, Mutant};
 use crate::news::NewsDesk;
 use crate::state::State;
-
-/// Pause before a snapshot is asked for again.
-const SNAPSHOT_RETRY: Duration = Duration::from_millis(100);
 
 /// The group cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -328,7 +325,8 @@ impl Group {
         while !is_done(&metrics.borrow_watched()) {
             // While another one is being written, which began earlier, this is of no effect.
             self.raft.trigger().snapshot().await.map_err(|error| self.failed(&error))?;
-            let changed = tokio::time::timeout(SNAPSHOT_RETRY, metrics.changed()).await;
+            let changed =
+                tokio::time::timeout(Duration::from_millis(SNAPSHOT_RETRY_MS), metrics.changed()).await;
             changed.unwrap_or(Ok(())).map_err(|error| self.failed(&error))?;
         }
         match self.failure() {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use hearth_proto::limits::PURGE_RANGES;
 use hearth_proto::{BlockDelta, BlockId, BlockKey, Incarnation, NamespaceId, NodeId, Tier, v1};
 use smallvec::SmallVec;
 use v1::RefusalReason;
@@ -21,8 +22,6 @@ use crate::mutant::{self, Mutant};
 
 /// Deltas whose blocks are brought into the processor's cache together.
 const WARM_DELTAS: usize = 32;
-/// Ranges in which one purge drops claims, at the most: lookups wait for it.
-const PURGE_RANGES: usize = 16;
 /// Every bit of [`Replica::tiers`].
 const ALL_TIERS: u8 = (1 << TIERS) - 1;
 
