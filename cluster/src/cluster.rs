@@ -188,6 +188,21 @@ impl Cluster {
             && self.all_groups().all(|group| group.leader().is_some())
     }
 
+    /// What this node waits for until it is ready, for people; `None` if it is.
+    pub fn waits_for(&self) -> Option<String> {
+        let leaderless = self.all_groups().find(|group| group.leader().is_none());
+        match leaderless {
+            Some(group) => {
+                let (id, silent) = (group.id(), self.silent_voters(group));
+                Some(format!("no leader of group {id} is known{silent}"))
+            }
+            None if self.incarnation().is_none() => {
+                Some("not registered with a leader of the cluster yet".into())
+            }
+            None => None,
+        }
+    }
+
     /// Finds the replicas of blocks in this node's copy of the directory.
     ///
     /// The answer may be stale by `staleness`; a claim counts only while its node is up under the

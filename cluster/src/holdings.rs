@@ -2,7 +2,7 @@
 //!
 //! Like a lookup: local, without a call to another node, and only claims that count (INV-FENCE).
 
-use hearth_proto::{BlockId, Incarnation, NamespaceId, NodeId, Tier, v1};
+use hearth_proto::{BlockId, BlockKey, Fingerprint, Incarnation, NamespaceId, NodeId, Tier, v1};
 use rustc_hash::{FxHashMap, FxHashSet};
 use v1::NodeState;
 
@@ -73,18 +73,32 @@ impl Cluster {
 
     /// The copies of one block that count.
     pub fn copies_of(&self, id: &BlockId) -> Vec<HeldCopy> {
-        let answer = self.lookup(id.namespace, std::slice::from_ref(&id.key));
-        let mut copies: Vec<HeldCopy> = Vec::new();
-        for replica in answer.replicas.iter().flatten() {
-            let known = copies.iter().position(|copy| copy.node == replica.node);
-            let at = known.unwrap_or_else(|| {
-                copies.push(HeldCopy { node: replica.node, host: false, nvme: false });
-                copies.len() - 1
-            });
-            copies[at].host |= replica.tier == Tier::Host;
-            copies[at].nvme |= replica.tier == Tier::Nvme;
-        }
+        let mut copies = Vec::new();
+        self.for_each_copies(std::slice::from_ref(id), |_, found| copies = found.to_vec());
         copies
+    }
+
+    /// Visits each of these blocks, by its position among them, with the copies that count.
+    pub fn for_each_copies(&self, ids: &[BlockId], mut visit: impl FnMut(usize, &[HeldCopy])) {
+        let mut position = 0;
+        let mut copies: Vec<HeldCopy> = Vec::new();
+        for of_one in ids.chunk_by(|a, b| a.namespace == b.namespace) {
+            let keys: Vec<BlockKey> = of_one.iter().map(|id| id.key).collect();
+            for replicas in self.lookup(of_one[0].namespace, &keys).replicas {
+                copies.clear();
+                for replica in replicas {
+                    let known = copies.iter().position(|copy| copy.node == replica.node);
+                    let at = known.unwrap_or_else(|| {
+                        copies.push(HeldCopy { node: replica.node, host: false, nvme: false });
+                        copies.len() - 1
+                    });
+                    copies[at].host |= replica.tier == Tier::Host;
+                    copies[at].nvme |= replica.tier == Tier::Nvme;
+                }
+                visit(position, &copies);
+                position += 1;
+            }
+        }
     }
 
     /// Whether a node that keeps what it has holds a durable copy of a block, other than this one.
@@ -103,7 +117,7 @@ impl Cluster {
         &self,
         position: usize,
         range: u8,
-        mut visit: impl FnMut(&BlockId, u32, &[HeldCopy]),
+        mut visit: impl FnMut(&Fingerprint, u32, &[HeldCopy]),
     ) {
         let serving = self.serving();
         let Some(group) = self.0.directories.get(position) else { return };
@@ -115,10 +129,10 @@ impl Cluster {
             .map(|(node, ..)| node)
             .collect();
         let mut copies = Vec::new();
-        directory.for_each_in_range(range, |id, payload_len, replicas| {
+        directory.for_each_in_range(range, |name, payload_len, replicas| {
             copies.clear();
             copies.extend(replicas.iter().filter(|replica| live.contains(&replica.node)).map(held));
-            visit(id, payload_len, &copies);
+            visit(name, payload_len, &copies);
         });
     }
 

@@ -142,6 +142,7 @@ mod tests {
 
     use super::*;
     use crate::state::command;
+    use crate::state::deltas::pack_deltas;
 
     const KEY: BlockKey = BlockKey([3; 32]);
 
@@ -158,8 +159,15 @@ mod tests {
     fn report(directory: &mut State, incarnation: u64) {
         let id = BlockId { namespace: NamespaceId::DEFAULT, key: KEY };
         let held = BlockDelta { id, tier: Tier::Nvme, added: true, payload_len: 1 };
-        let deltas = command::pack_deltas([held].into_iter());
-        let report = v1::BlockReport { node_id: 1, incarnation, sequence: 1, reset: true, deltas };
+        let deltas = pack_deltas([held].into_iter());
+        let report = v1::BlockReport {
+            node_id: 1,
+            incarnation,
+            sequence: 1,
+            reset: true,
+            deltas,
+            ..Default::default()
+        };
         apply(directory, Body::BlockReport(report));
     }
 

@@ -77,6 +77,11 @@ impl Cluster {
                 ))
             };
         }
+        if command.version > self.newest_version()
+            && let Some(detail) = too_old(self.newest_version(), finalized)
+        {
+            return refused(detail);
+        }
         // In the log it would stop every replica that is as old as the oldest.
         if command.version <= finalized.min(self.newest_version()) {
             return None;

@@ -4,6 +4,7 @@
 pub mod block;
 mod directory_groups;
 mod error;
+mod fingerprint;
 pub mod frame;
 pub mod hex;
 mod ids;
@@ -16,6 +17,7 @@ mod urgency;
 pub use block::{BlockDelta, BlockId, BlockKey, PrefixHash};
 pub use directory_groups::{DirectoryGroups, DirectoryGroupsError};
 pub use error::{Classified, ErrorKind};
+pub use fingerprint::Fingerprint;
 pub use ids::{ClusterId, Generation, GroupId, IdError, Incarnation, LogIndex, NamespaceId, NodeId};
 pub use layout::{Layout, LayoutId};
 pub use retention::{AckLevel, Priority, Retention, Tier};

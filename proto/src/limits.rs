@@ -154,8 +154,11 @@ pub const REPORT_DELTAS_MAX: usize = 8_192;
 pub const REPORT_LINGER_MS: u64 = 5;
 /// Full reports to one directory group that may be on their way at a time.
 pub const REPORTS_IN_FLIGHT_MAX: usize = 4;
-/// Changes that wait to be reported to one directory group; beyond it its inventory is sent anew.
+/// Changes that may wait to be reported to the directory before the store is held back.
 pub const REPORT_QUEUE_MAX: usize = 1 << 18;
+/// How long a directory group that takes nothing may hold the store back: then what waits for it is let go of, and
+/// its inventory is compared once it listens. Longer than the election of a leader.
+pub const REPORT_STALL_MS: u64 = 1_500;
 /// Of the 256 ranges of a directory group, how many are compared at a time when a node returns: lookups wait
 /// while what differs is dropped.
 pub const RESYNC_RANGES: usize = 16;
@@ -386,6 +389,7 @@ const _: () = {
     assert!(RAFT_ELECTION_MS_MAX * 3 < NODE_DOWN_AFTER_MS);
     assert!(RAFT_ELECTION_MS_MAX * 2 < PEER_KEEP_ALIVE_MS + PEER_KEEP_ALIVE_ANSWER_MS);
     assert!(PROPOSE_RETRY_MS * 4 <= RAFT_ELECTION_MS_MIN);
+    assert!(RAFT_ELECTION_MS_MAX * 2 < REPORT_STALL_MS);
     assert!(NODE_DOWN_AFTER_MS < VOTER_LOST_AFTER_MS);
     assert!(BREAKER_PAUSE_MS_MIN <= BREAKER_PAUSE_MS_MAX);
     assert!(SNAPSHOT_CHUNK_BYTES < GRPC_MESSAGE_BYTES_MAX);

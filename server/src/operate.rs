@@ -46,7 +46,9 @@ impl Operate for OperateService {
         request: Request<v1::RemoveRequest>,
     ) -> Result<Response<v1::RemoveResponse>, Status> {
         let deadline = deadline_of(request.metadata());
-        operate_nodes::remove(&self.cluster, request.into_inner(), deadline).await.map(Response::new)
+        let removed =
+            operate_nodes::remove(&self.cluster, &self.progress, request.into_inner(), deadline).await;
+        removed.map(Response::new)
     }
 
     async fn put_namespace(

@@ -7,6 +7,7 @@ use hearth_proto::{NodeId, v1};
 use tonic::Status;
 
 use crate::calls;
+use crate::progress::Progress;
 
 /// Begins a drain of a node, or with `undo` ends it.
 pub(crate) async fn drain(
@@ -18,12 +19,25 @@ pub(crate) async fn drain(
     cluster.drain_node(NodeId(node_id), undo, deadline).await.map_err(|error| status_of(&error))
 }
 
-/// Takes a node out for good.
+/// Takes a node out for good. Without force it has to be drained, and the drain to have ended.
 pub(crate) async fn remove(
     cluster: &Cluster,
+    progress: &Progress,
     request: v1::RemoveRequest,
     deadline: Instant,
 ) -> Result<v1::RemoveResponse, Status> {
+    let node = request.node_id;
+    // Without a leader the removal itself says so.
+    if !request.force && cluster.refresh_control(deadline).await {
+        let left = progress.remaining_blocks(NodeId(node)).await;
+        if left > 0 {
+            let detail = format!(
+                "node {node} is being drained, and {left} blocks are on no node that stays: wait until `hearth \
+                 status` shows none, or lose them with --force"
+            );
+            return Err(calls::refused(v1::RefusalReason::NotDrained, detail));
+        }
+    }
     let removed = cluster.remove_node(NodeId(request.node_id), request.force, deadline).await;
     removed.map(|changed| v1::RemoveResponse { changed }).map_err(|error| status_of(&error))
 }

@@ -29,7 +29,8 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    latest: Option<(Instant, Sums)>,
+    /// With the nodes that were being drained.
+    latest: Option<(Instant, Vec<u64>, Sums)>,
     rates: Rates,
 }
 
@@ -56,12 +57,23 @@ impl Progress {
         Self(Arc::new(Inner { cluster, counters, state: tokio::sync::Mutex::default() }))
     }
 
+    /// Blocks that no node holds but drained ones, this one among them, as the directory has it now.
+    pub(crate) async fn remaining_blocks(&self, node: NodeId) -> u64 {
+        // One at a time, as for the answers below.
+        let _state = self.0.state.lock().await;
+        let cluster = self.0.cluster.clone();
+        let sums = tokio::task::spawn_blocking(move || sums(&cluster)).await.unwrap_or_default();
+        sums.leaving.get(&node).map_or(0, |left| left.blocks)
+    }
+
     /// The answer to [`v1::ProgressRequest`].
     pub(crate) async fn answer(&self) -> v1::ProgressResponse {
         let mut state = self.0.state.lock().await;
         let nodes = self.0.cluster.nodes();
         let drained = || nodes.iter().filter(|node| node.state() == v1::NodeState::Draining);
-        let is_fresh = |(at, _): &(Instant, Sums)| at.elapsed() < FRESH;
+        let leaving: Vec<u64> = drained().map(|node| node.node_id).collect();
+        // What was found before a drain began says nothing of it.
+        let is_fresh = |(at, of, _): &(Instant, Vec<u64>, Sums)| at.elapsed() < FRESH && *of == leaving;
         if !state.latest.as_ref().is_some_and(is_fresh) {
             let cluster = self.0.cluster.clone();
             // Millions of blocks may be looked at.
@@ -72,9 +84,9 @@ impl Progress {
                 let left = sums.leaving.get(&NodeId(node.node_id)).copied().unwrap_or_default();
                 state.rates.measure(NodeId(node.node_id), left.bytes, now);
             }
-            state.latest = Some((now, sums));
+            state.latest = Some((now, leaving, sums));
         }
-        let (_, sums) = state.latest.clone().unwrap_or((Instant::now(), Sums::default()));
+        let sums = state.latest.as_ref().map(|(_, _, sums)| sums.clone()).unwrap_or_default();
         let drains = drained().map(|node| {
             let left = sums.leaving.get(&NodeId(node.node_id)).copied().unwrap_or_default();
             v1::DrainProgress {
@@ -100,9 +112,9 @@ fn sums(cluster: &Cluster) -> Sums {
     let mut sums = Sums::default();
     for position in 0..cluster.directory_groups().count() as usize {
         for range in 0..=u8::MAX {
-            cluster.for_each_in_range(position, range, |id, payload_len, copies| {
-                let replicas = policy.replicas_of(id.namespace);
-                let Some(shortage) = sites.judge(id, copies, replicas) else { return };
+            cluster.for_each_in_range(position, range, |name, payload_len, copies| {
+                let replicas = policy.replicas_of(name.namespace);
+                let Some(shortage) = sites.judge(name, copies, replicas) else { return };
                 sums.missing.add(payload_len, shortage.missing as u64);
                 if shortage.settled.is_empty() {
                     for copy in copies.iter().filter(|copy| !sites.stays(copy.node)) {

@@ -41,10 +41,8 @@ impl Vitals {
         };
         if let Some(failure) = cluster.failure() {
             Some(format!("the metadata plane does not work on this node: {failure}"))
-        } else if !cluster.is_ready() {
-            Some("not registered with a leader of the cluster yet".into())
         } else {
-            None
+            cluster.waits_for()
         }
     }
 

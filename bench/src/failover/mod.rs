@@ -3,7 +3,9 @@
 //! Three hearthd processes with default settings on loopback. A writer reports one new block after the other to
 //! the directory and never skips one: if an acknowledged report were lost, the next would find a gap. A fault
 //! strikes the leader of a group; the clock runs from there to the acknowledgement of a write begun after it.
+//! Meanwhile blocks are claimed and pinned: each claim has to outlast eight faults, each pin all that follow.
 
+mod promises;
 mod writer;
 
 use std::time::{Duration, Instant};
@@ -19,6 +21,7 @@ use hearth_tests::{ClusterOptions, TestCluster};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use self::promises::Promises;
 use self::writer::{Writer, admit};
 use crate::ReportArgs;
 
@@ -74,12 +77,14 @@ pub(crate) async fn run(args: FailoverArgs) -> anyhow::Result<bool> {
     let elections: u64 = terms(&cluster).await?.iter().zip(&before).map(|(now, then)| now - then).sum();
     let steady_rate = writer.acknowledged() as f64 / steady as f64;
 
+    let mut promises = Promises::default();
     let mut put = 0;
     let mut outages = Vec::new();
     for fault in [Fault::Kill, Fault::Stop] {
         let mut found = Outages::default();
         for round in 0..rounds {
-            strike(&mut cluster, &writer, fault, &mut rng, &mut found, put).await.with_context(|| {
+            let struck = strike(&mut cluster, &writer, fault, &mut rng, &mut found, &mut promises, put).await;
+            struck.with_context(|| {
                 format!("{fault:?} {round}, after {} acknowledged writes", writer.acknowledged())
             })?;
             put += 1;
@@ -88,10 +93,15 @@ pub(crate) async fn run(args: FailoverArgs) -> anyhow::Result<bool> {
     }
     let acknowledged = writer.stop().await?;
     let missing = missing(&mut cluster, acknowledged, put).await?;
+    let pins_lost = promises.pins_lost(&cluster).await?;
 
     let mut figures = vec![
         Figure::new("writes acknowledged", "writes", acknowledged as f64),
         Figure::new("acknowledged writes lost", "writes", missing as f64).with_goal(Goal::AtMost(0.0)),
+        Figure::new("claims granted", "claims", promises.claims_granted as f64),
+        Figure::new("claims lost", "claims", promises.claims_lost as f64).with_goal(Goal::AtMost(0.0)),
+        Figure::new("pins granted", "pins", promises.pins_granted() as f64),
+        Figure::new("pins lost", "pins", pins_lost as f64).with_goal(Goal::AtMost(0.0)),
         Figure::new("one writer, no fault", "writes/s", steady_rate),
         Figure::new("elections without a fault", "elections", elections as f64).with_goal(Goal::AtMost(0.0)),
     ];
@@ -103,9 +113,11 @@ pub(crate) async fn run(args: FailoverArgs) -> anyhow::Result<bool> {
         figures.extend(quantiles(&format!("{what}, directory without writes"), &found.directory));
         figures.extend(quantiles(&format!("{what}, control without writes"), &found.control));
     }
-    let report = BenchReport::new("hearth-bench failover", figures, missing);
+    figures.extend(quantiles("from the fault to a claim granted by a survivor", &promises.claim_ms));
+    let lost = missing + promises.claims_lost + pins_lost;
+    let report = BenchReport::new("hearth-bench failover", figures, lost);
     args.report.publish(&report)?;
-    Ok(missing == 0 && (!args.report.check || report.passes()))
+    Ok(lost == 0 && (!args.report.check || report.passes()))
 }
 
 /// One fault: strikes a leader, times the next write, and heals.
@@ -115,12 +127,14 @@ async fn strike(
     fault: Fault,
     rng: &mut ChaCha8Rng,
     outages: &mut Outages,
+    promises: &mut Promises,
     round: u64,
 ) -> anyhow::Result<()> {
     let leads = [cluster.wait_leader(0).await?, cluster.wait_leader(1).await?];
     // In turn, should the groups have different leaders.
     let struck = leads[round as usize % 2];
     let survivor = (struck + 1 + rng.random_range(0..2)) % 3;
+    let client = cluster.client(survivor).await?;
     writer.avoid(Some(struck));
     // Anywhere between two heartbeats.
     tokio::time::sleep(Duration::from_millis(rng.random_range(0..RAFT_ELECTION_MS_MAX))).await;
@@ -130,8 +144,11 @@ async fn strike(
         Fault::Stop => cluster.nodes[struck].pause()?,
     }
     let survivors = [1, 2].map(|step| cluster.nodes[(struck + step) % 3].control_address());
-    let (directory, control) =
-        tokio::join!(writer.next_acknowledged(begun, PATIENCE), admit(&survivors, begun, PATIENCE));
+    let (directory, control, claimed) = tokio::join!(
+        writer.next_acknowledged(begun, PATIENCE),
+        admit(&survivors, begun, PATIENCE),
+        promises.claim(&client, round, begun)
+    );
     for group in GROUPS.into_iter().filter(|group| leads[*group as usize] == struck) {
         match group {
             0 => outages.control.push(control.as_ref().map_or(f64::NAN, |took| millis(*took))),
@@ -140,8 +157,9 @@ async fn strike(
     }
     control?;
     directory?;
-    let client = cluster.client(survivor).await?;
+    claimed?;
     put_all(&client, &chain(round, BLOCKS), BLOCK_BYTES, AckLevel::Durable).await?;
+    promises.keep(&client, round).await?;
     match fault {
         Fault::Kill => cluster.nodes[struck].launch()?,
         Fault::Stop => cluster.nodes[struck].resume()?,

@@ -121,6 +121,7 @@ impl Work {
                     sequence,
                     reset: sequence == 1,
                     deltas: delta(sequence).into(),
+                    ..Default::default()
                 })),
             }),
         };

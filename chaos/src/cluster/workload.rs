@@ -218,6 +218,7 @@ fn report(reporter_number: u64, incarnation: u64, sequence: u64, reset: bool) ->
         sequence,
         reset,
         deltas: deltas.into(),
+        ..Default::default()
     }))
 }
 

@@ -116,18 +116,23 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// Begins to move off a node what only it holds; it votes nowhere where another node will do.
-    #[command(after_help = "Example:\n  hearth node drain node-7400")]
+    #[command(after_help = "Example:\n  hearth node drain node-7400 --wait")]
     Drain {
         /// Its id or its name.
         node: String,
+        /// Until nothing is left that only drained nodes hold; shows meanwhile how much there is.
+        #[arg(long)]
+        wait: bool,
     },
+    /// Shows how far drains and repairs are, and when they will have ended.
+    Progress,
     /// Ends a drain and takes the node in again.
     Undrain {
         /// Its id or its name.
         node: String,
     },
     /// Takes a node out for good: it stops, and neither it nor its data folder gets in again.
-    #[command(after_help = "Example:\n  hearth node drain 3 && hearth node remove 3")]
+    #[command(after_help = "Example:\n  hearth node drain 3 --wait && hearth node remove 3")]
     Remove {
         /// Its id or its name.
         node: String,

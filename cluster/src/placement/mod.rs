@@ -8,7 +8,7 @@
 mod tests;
 
 use hearth_proto::limits::{RAMP_MS_DEFAULT, RAMP_WEIGHT_MIN};
-use hearth_proto::{BlockId, NodeId};
+use hearth_proto::{Fingerprint, NodeId};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
@@ -115,7 +115,7 @@ impl Sites {
     ///
     /// *Source*: rendezvous hashing (Thaler, Ravishankar 1996), weighted by exponential races; a node that
     /// comes or goes moves only what it takes over or leaves.
-    pub fn choose(&self, id: &BlockId, held: &[NodeId], replicas: usize, avoid: &[NodeId]) -> Chosen {
+    pub fn choose(&self, name: &Fingerprint, held: &[NodeId], replicas: usize, avoid: &[NodeId]) -> Chosen {
         let mut uses: SmallVec<[(usize, usize); 4]> = SmallVec::new();
         let mut chosen = Chosen::new();
         for node in held {
@@ -130,7 +130,7 @@ impl Sites {
         let is_open =
             |site: &&Weighed| site.takes && !chosen.contains(&site.node) && !avoid.contains(&site.node);
         let mut open: Vec<(f64, &Weighed)> =
-            self.nodes.iter().filter(is_open).map(|site| (race(id, site), site)).collect();
+            self.nodes.iter().filter(is_open).map(|site| (race(name, site), site)).collect();
         // The earliest finish wins; equal ones are told apart by the id.
         open.sort_unstable_by(|(a, x), (b, y)| a.total_cmp(b).then(x.node.cmp(&y.node)));
         while chosen.len() < replicas && !open.is_empty() {
@@ -148,7 +148,7 @@ impl Sites {
     ///
     /// Copies on nodes that are drained are sources and do not count. A block that is durable nowhere is not
     /// worth a second copy; if only drained nodes have it, it is worth one elsewhere.
-    pub fn judge(&self, id: &BlockId, copies: &[HeldCopy], replicas: usize) -> Option<Shortage> {
+    pub fn judge(&self, name: &Fingerprint, copies: &[HeldCopy], replicas: usize) -> Option<Shortage> {
         let live = || copies.iter().filter_map(|copy| self.of(copy.node).map(|site| (copy, site)));
         let is_durable = |copy: &HeldCopy, site: &Weighed| copy.nvme || (site.memory_lasts && copy.host);
         let durable = live().any(|(copy, site)| is_durable(copy, site));
@@ -163,7 +163,7 @@ impl Sites {
             return None;
         }
         let responsible = live()
-            .map(|(copy, site)| (!is_durable(copy, site), !site.stays, mix(id, copy.node), copy.node))
+            .map(|(copy, site)| (!is_durable(copy, site), !site.stays, mix(name, copy.node), copy.node))
             .min()
             .map(|(.., node)| node)?;
         Some(Shortage { responsible, settled, missing, durable })
@@ -202,19 +202,16 @@ fn weight(site: &Site, ramp_ms: u64) -> f64 {
 }
 
 /// When a node finishes in the race for a block; a node of twice the weight runs twice as fast.
-fn race(id: &BlockId, site: &Weighed) -> f64 {
+fn race(name: &Fingerprint, site: &Weighed) -> f64 {
     // Strictly between zero and one.
-    let uniform = ((mix(id, site.node) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    let uniform = ((mix(name, site.node) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
     -uniform.ln() / site.weight.max(f64::MIN_POSITIVE)
 }
 
-/// Mixes a block and a node. The key is a digest already, and whoever makes keys otherwise harms the balance
-/// alone.
-fn mix(id: &BlockId, node: NodeId) -> u64 {
-    let (words, _) = id.key.0.as_chunks::<8>();
-    let key = words.iter().fold(0_u64, |mixed, word| mixed.rotate_left(19) ^ u64::from_le_bytes(*word));
-    let mut mixed =
-        key ^ u64::from(id.namespace.0).rotate_left(32) ^ node.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+/// Mixes a block and a node.
+fn mix(name: &Fingerprint, node: NodeId) -> u64 {
+    let block = name.words[0] ^ u64::from(name.namespace.0).rotate_left(32);
+    let mut mixed = block ^ node.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     // The end of SplitMix64, twice, so that neighbouring ids differ everywhere.
     for _ in 0..2 {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

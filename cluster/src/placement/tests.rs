@@ -1,4 +1,4 @@
-use hearth_proto::{BlockKey, NamespaceId};
+use hearth_proto::{BlockId, BlockKey, NamespaceId};
 use proptest::prelude::*;
 
 use super::*;
@@ -18,10 +18,10 @@ fn site(node: u64, zone: &str) -> Site {
     }
 }
 
-fn block(number: u64) -> BlockId {
+fn block(number: u64) -> Fingerprint {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&number.to_le_bytes());
-    BlockId { namespace: NamespaceId::DEFAULT, key: BlockKey(key) }
+    Fingerprint::of(&BlockId { namespace: NamespaceId::DEFAULT, key: BlockKey(key) })
 }
 
 fn ids(nodes: &[u64]) -> Vec<NodeId> {

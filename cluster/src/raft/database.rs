@@ -13,7 +13,7 @@ use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Options,
 use super::wal_check::{self, CheckError};
 
 /// The on-disk format that this build writes and reads.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const MAGIC: &[u8; 8] = b"HEARTHMD";
 const IDENTITY_KEY: &[u8] = b"identity";
 const IDENTITY_BYTES: usize = 8 + 4 + 8 + 16 + 4 + 4;
@@ -210,6 +210,9 @@ fn decode(bytes: &[u8]) -> Result<Identity, OpenError> {
     if found > FORMAT {
         return Err(OpenError::NewerFormat { found, supported: FORMAT });
     }
+    if found < FORMAT {
+        return Err(OpenError::OlderFormat);
+    }
     let (node, rest) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
     let (cluster, rest) = rest.split_first_chunk::<16>().ok_or_else(damaged)?;
     let (groups, crc) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
@@ -298,10 +301,13 @@ mod tests {
             result
         };
         let mut newer = bytes.clone();
-        newer[8] = 3;
+        newer[8] = 4;
         let error = open_with(&newer).unwrap_err();
-        assert!(matches!(error, OpenError::NewerFormat { found: 3, supported: 2 }), "{error}");
-        assert!(error.to_string().contains("format 3") && error.to_string().contains("up to 2"), "{error}");
+        assert!(matches!(error, OpenError::NewerFormat { found: 4, supported: 3 }), "{error}");
+        assert!(error.to_string().contains("format 4") && error.to_string().contains("up to 3"), "{error}");
+        newer[8] = 2;
+        let error = open_with(&newer).unwrap_err();
+        assert!(matches!(error, OpenError::OlderFormat), "{error}");
         for at in [0, 12, 20, IDENTITY_BYTES - 1] {
             let mut bad = bytes.clone();
             bad[at] ^= 1;

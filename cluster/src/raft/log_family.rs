@@ -46,9 +46,14 @@ impl LogBatch<'_> {
 
 impl Database {
     pub(super) fn log_batch(&self) -> LogBatch<'_> {
+        self.log_batch_for(0)
+    }
+
+    /// A batch with room for so many bytes, which are not copied again and again while it grows.
+    pub(super) fn log_batch_for(&self, bytes: usize) -> LogBatch<'_> {
         LogBatch {
             database: self,
-            rocks: WriteBatch::default(),
+            rocks: WriteBatch::with_capacity_bytes(bytes),
             #[cfg(feature = "sim")]
             simulated: Vec::new(),
         }

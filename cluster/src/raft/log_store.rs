@@ -25,6 +25,8 @@ const COMMITTED: u8 = b'C';
 const PURGED: u8 = b'P';
 /// What an entry of the log takes in memory besides its command, about.
 const RECENT_ENTRY_BYTES: usize = 128;
+/// What it takes in a batch besides, at the most: key, lengths and what names the column family.
+const BATCH_ENTRY_BYTES: usize = 64;
 
 /// One group's log. Clones read and write the same log.
 #[derive(Clone, Debug)]
@@ -260,8 +262,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut batch = self.database.log_batch();
         let entries: Vec<Entry> = entries.into_iter().collect();
+        let bytes = entries.iter().map(|entry| cost(entry) + BATCH_ENTRY_BYTES).sum();
+        let mut batch = self.database.log_batch_for(bytes);
         for entry in &entries {
             batch.put_log(&self.entry_key(entry.log_id().index), encode(entry)?);
         }

@@ -19,6 +19,7 @@ use super::group::Group;
 use super::log_store::LogStore;
 use super::machine::StateMachine;
 use super::types::{CommandBytes, Entry, Proposal, TypeConfig};
+use crate::state::deltas::{DELTA_BYTES, pack_deltas};
 use crate::state::{State, command};
 
 const IDENTITY: Identity = Identity { node: NodeId(1), cluster: ClusterId([7; 16]), directory_groups: 1 };
@@ -67,7 +68,8 @@ fn report(index: u64, sequence: u64, blocks: std::ops::Range<u32>) -> Entry {
         incarnation: 1,
         sequence,
         reset: sequence == 1,
-        deltas: command::pack_deltas(deltas.iter().copied()),
+        deltas: pack_deltas(deltas.iter().copied()),
+        ..Default::default()
     }));
     let payload = EntryPayload::Normal(proposal(&command));
     Entry::new(log_id::<TypeConfig>(1, 1, index), payload)
@@ -129,7 +131,7 @@ async fn one_read_for_replication_is_bounded_in_bytes_and_never_empty() {
     let large = (1..=40).map(|index| report(index, index, 0..8_192)).collect::<Vec<_>>();
     log.blocking_append(large).await.unwrap();
     let read = log.limited_get_log_entries(1, 41).await.unwrap();
-    let bytes = read.len() * 8_192 * command::DELTA_BYTES;
+    let bytes = read.len() * 8_192 * DELTA_BYTES;
     let limit = hearth_proto::limits::RAFT_APPEND_BYTES_MAX;
     assert!(!read.is_empty() && read.len() < 40 && bytes < limit * 2, "{} entries", read.len());
 }

@@ -1,7 +1,7 @@
 //! Claims: who may compute a block that nobody holds, so that everybody else waits and loads it.
 
 use bytes::Bytes;
-use hearth_proto::{BlockId, limits, v1};
+use hearth_proto::{BlockId, Fingerprint, limits, v1};
 use rustc_hash::FxHashMap;
 use v1::RefusalReason;
 
@@ -25,6 +25,8 @@ pub(crate) struct Claim {
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     by_block: FxHashMap<BlockId, Claim>,
+    /// Derived: reports name blocks so.
+    by_name: FxHashMap<Fingerprint, BlockId>,
     ends: Ends<BlockId>,
     /// Blocks whose claims ended since that was last asked for.
     ended: Vec<BlockId>,
@@ -56,13 +58,20 @@ impl Claims {
         }
     }
 
-    /// Ends the claim on a block, if there is one.
-    pub(super) fn end(&mut self, id: &BlockId) -> bool {
+    /// Ends the claim on the block of this fingerprint, if there is one.
+    pub(super) fn end_named(&mut self, name: &Fingerprint) {
         // Every block that comes to a node is asked of, and hardly one is claimed.
-        if self.by_block.is_empty() {
-            return false;
+        if !self.by_name.is_empty()
+            && let Some(id) = self.by_name.get(name).copied()
+        {
+            self.end(&id);
         }
+    }
+
+    /// Ends the claim on a block, if there is one.
+    fn end(&mut self, id: &BlockId) -> bool {
         let Some(claim) = self.by_block.remove(id) else { return false };
+        self.by_name.remove(&Fingerprint::of(id));
         self.ends.remove(claim.expires_at_ms, *id);
         self.ended.push(*id);
         true
@@ -135,6 +144,7 @@ impl Claims {
 
     fn insert(&mut self, id: BlockId, claim: Claim) {
         self.ends.insert(claim.expires_at_ms, id);
+        self.by_name.insert(Fingerprint::of(&id), id);
         self.by_block.insert(id, claim);
     }
 

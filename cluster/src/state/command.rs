@@ -1,8 +1,8 @@
-//! Builds commands, and packs and unpacks the deltas of a block report.
+//! Builds commands, each in the oldest format that can say it.
 
 use bytes::Bytes;
 use hearth_proto::limits::CHAIN_BLOCKS_MAX;
-use hearth_proto::{BlockDelta, BlockId, BlockKey, NamespaceId, Tier, v1};
+use hearth_proto::{BlockKey, v1};
 use v1::command::Body;
 
 /// The newest command format that this build applies.
@@ -20,8 +20,8 @@ pub(crate) const MEMBERSHIP_SINCE: u32 = 3;
 /// The first that compares what a node holds with what the directory has of it.
 pub(crate) const RESYNC_SINCE: u32 = 3;
 
-/// Bytes of one packed delta.
-pub(crate) const DELTA_BYTES: usize = 42;
+/// The first whose reports name blocks by their fingerprints.
+pub(crate) const RUNS_SINCE: u32 = 3;
 
 /// A command that a leader can stamp and propose, in the oldest format that can say it.
 pub(crate) fn new(body: Body) -> v1::Command {
@@ -34,6 +34,7 @@ pub(crate) fn new(body: Body) -> v1::Command {
         Body::AdmitNode(admit) if !admit.zone.is_empty() => MEMBERSHIP_SINCE,
         Body::RegisterNode(register) if !register.zone.is_empty() || register.never_votes => MEMBERSHIP_SINCE,
         Body::DrainNode(_) | Body::RemoveNode(_) | Body::FinalizeVersion(_) => MEMBERSHIP_SINCE,
+        Body::BlockReport(report) if !report.runs.is_empty() => RUNS_SINCE,
         Body::ResyncHolder(_) => RESYNC_SINCE,
         Body::PutNamespace(_)
         | Body::DeleteNamespace(_)
@@ -50,30 +51,6 @@ pub(crate) fn new(body: Body) -> v1::Command {
     v1::Command { version, stamp_ms: 0, body: Some(body) }
 }
 
-/// Packs deltas in the order given.
-pub(crate) fn pack_deltas(deltas: impl ExactSizeIterator<Item = BlockDelta>) -> Bytes {
-    let mut out = Vec::with_capacity(deltas.len() * DELTA_BYTES);
-    for delta in deltas {
-        let mut record = [0; DELTA_BYTES];
-        record[..4].copy_from_slice(&delta.id.namespace.0.to_le_bytes());
-        record[4..36].copy_from_slice(&delta.id.key.0);
-        record[36] = delta.tier as u8;
-        record[37] = u8::from(delta.added);
-        record[38..].copy_from_slice(&delta.payload_len.to_le_bytes());
-        out.extend_from_slice(&record);
-    }
-    out.into()
-}
-
-/// Reads packed deltas one after the other, without copying the whole; `None` if they are malformed.
-pub(crate) fn unpack_deltas(bytes: &[u8]) -> Option<impl Iterator<Item = BlockDelta>> {
-    let (records, rest) = bytes.as_chunks::<DELTA_BYTES>();
-    if !rest.is_empty() || records.iter().any(|record| unpack(record).is_none()) {
-        return None;
-    }
-    Some(records.iter().filter_map(unpack))
-}
-
 /// Reads block keys that lie one after the other; `None` if there are too many or one is cut.
 pub(crate) fn unpack_keys(bytes: &[u8]) -> Option<Vec<BlockKey>> {
     let (keys, rest) = bytes.as_chunks::<32>();
@@ -84,22 +61,4 @@ pub(crate) fn unpack_keys(bytes: &[u8]) -> Option<Vec<BlockKey>> {
 pub(crate) fn pack_keys<'a>(keys: impl IntoIterator<Item = &'a BlockKey>) -> Bytes {
     let packed: Vec<u8> = keys.into_iter().flat_map(|key| key.0).collect();
     packed.into()
-}
-
-fn unpack(record: &[u8; DELTA_BYTES]) -> Option<BlockDelta> {
-    let (namespace, rest) = record.split_first_chunk::<4>()?;
-    let (key, rest) = rest.split_first_chunk::<32>()?;
-    let (&[tier, added], rest) = rest.split_first_chunk::<2>()?;
-    let payload_len = u32::from_le_bytes(*rest.first_chunk::<4>()?);
-    let added = match added {
-        0 => false,
-        1 => true,
-        _ => return None,
-    };
-    Some(BlockDelta {
-        id: BlockId { namespace: NamespaceId(u32::from_le_bytes(*namespace)), key: BlockKey(*key) },
-        tier: Tier::from_wire(tier)?,
-        added,
-        payload_len,
-    })
 }

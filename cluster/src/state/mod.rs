@@ -4,9 +4,11 @@
 //! same commands in the same order give the same bytes on every replica, which is what
 //! [`State::encode`] lets a test check.
 
+mod blocks;
 mod claims;
 pub(crate) mod command;
 mod control;
+pub(crate) mod deltas;
 mod directory;
 mod ends;
 mod held;

@@ -9,7 +9,8 @@ use v1::outcome::Kind;
 
 use super::directory::tier_bit;
 use super::tests::{
-    CLUSTER, admit, apply, as_control, control, delta, differing, down, found, held, register, report, resync,
+    CLUSTER, admit, apply, as_control, control, delta, differing, down, found, held, parts_of, register,
+    report, resync,
 };
 use super::{RecordKey, State};
 
@@ -108,9 +109,9 @@ impl Reporter {
                 }
             }
         }
-        let is_told = |delta: &BlockDelta| {
-            told.contains(&(delta.tier as i32, super::Digests::range_of(&delta.id) as u32))
-        };
+        let parts = parts_of(self.node);
+        let is_told =
+            |delta: &BlockDelta| told.contains(&(delta.tier as i32, super::Digests::place(&delta.id, parts)));
         self.queue = inventory.into_iter().filter(is_told).collect();
         true
     }

@@ -1,22 +1,21 @@
 //! One of the 256 parts of a directory group: an array of blocks and a table of where each one is.
 //!
-//! A block takes 48 bytes and four in the table, whatever the number of its replicas up to four. Parts keep
+//! A block takes 32 bytes and four in the table, whatever the number of its replicas up to four. Parts keep
 //! what must not take long short: growing a table, comparing or dropping what a node holds in a range.
 //!
 //! While a snapshot is being written, blocks that it has not come to yet are kept as they were when it began.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use hearth_proto::{BlockId, BlockKey, NamespaceId};
+use hearth_proto::{Fingerprint, NamespaceId};
 use rustc_hash::FxHashMap;
 
+use super::blocks::{Block, Blocks, NEAR_MAX};
 use super::held::Held;
 use super::record::RecordError;
 
 /// Parts of a directory group; a block's hash says which.
 pub(super) const SHARDS: usize = 256;
-/// Claims that lie beside the block.
-const NEAR_MAX: usize = 4;
 /// The low bits of a place hold the block's slot, counted from one; the rest is a tag from its hash.
 const SLOT_BITS: u32 = 24;
 const SLOTS_MAX: usize = (1 << SLOT_BITS) - 2;
@@ -25,16 +24,7 @@ const EMPTY: u32 = 0;
 const GRAVE: u32 = u32::MAX;
 const PLACES_MIN: usize = 16;
 /// Bytes of a block in a snapshot, without its claims.
-const ENCODED_BYTES: usize = 4 + 32 + 4 + 2;
-
-#[derive(Clone, Copy, Debug)]
-struct Block {
-    key: [u8; 32],
-    namespace: u32,
-    payload_len: u32,
-    /// In the order of their holders; [`Held::SPILLED`] and then two halves of an index if there are more.
-    held: [Held; NEAR_MAX],
-}
+const ENCODED_BYTES: usize = 4 + Fingerprint::BYTES + 4 + 2;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -43,7 +33,7 @@ pub(super) struct Shard {
     places: Vec<u32>,
     graves: usize,
     /// Without a claim: a slot that is free.
-    blocks: Vec<Block>,
+    blocks: Blocks,
     free: Vec<u32>,
     /// Claims of blocks with more than lie beside them.
     spilled: Vec<Vec<Held>>,
@@ -82,12 +72,12 @@ impl Shard {
         if self.places.is_empty() { EMPTY } else { self.places[hash as usize & (self.places.len() - 1)] }
     }
 
-    /// Something of either end of the block that this place leads to, which may lie in two lines of the cache.
+    /// Something of the block that this place leads to.
     pub(super) fn touch(&self, place: u32) -> u8 {
-        self.blocks.get(slot_in(place)).map_or(0, |block| block.key[31] ^ block.namespace as u8)
+        self.blocks.get(slot_in(place)).map_or(0, |block| block.namespace as u8)
     }
 
-    pub(super) fn find(&self, hash: u64, id: &BlockId) -> Option<u32> {
+    pub(super) fn find(&self, hash: u64, name: &Fingerprint) -> Option<u32> {
         let mask = self.places.len().checked_sub(1)?;
         let mut at = hash as usize & mask;
         loop {
@@ -96,10 +86,10 @@ impl Shard {
                 return None;
             }
             if place != GRAVE && place >> SLOT_BITS == tag(hash) {
-                let slot = slot_in(place);
+                let slot = slot_in(place) as u32;
                 let block = &self.blocks[slot];
-                if block.key == id.key.0 && block.namespace == id.namespace.0 {
-                    return Some(slot as u32);
+                if block.words == name.words && block.namespace == name.namespace.0 {
+                    return Some(slot);
                 }
             }
             at = (at + 1) & mask;
@@ -108,26 +98,26 @@ impl Shard {
 
     /// The claims on the block in this slot, in the order of their holders.
     pub(super) fn held(&self, slot: u32) -> &[Held] {
-        self.held_by(&self.blocks[slot as usize])
+        self.held_by(&self.blocks[slot])
     }
 
     pub(super) fn payload_len(&self, slot: u32) -> u32 {
-        self.blocks[slot as usize].payload_len
+        self.blocks[slot].payload_len
     }
 
     /// Changes the tiers on which a holder claims a block, from those that it does now.
     pub(super) fn change(
         &mut self,
         hash: u64,
-        id: &BlockId,
+        name: &Fingerprint,
         holder: u16,
         payload_len: u32,
         tiers: impl FnOnce(u8) -> u8,
     ) -> Changed {
-        let Some(slot) = self.find(hash, id) else {
+        let Some(slot) = self.find(hash, name) else {
             let after = tiers(0);
             if after != 0 {
-                self.insert(hash, id, payload_len, Held::new(holder, after));
+                self.insert(hash, name, payload_len, Held::new(holder, after));
             }
             return Changed { before: 0, after, payload_len };
         };
@@ -144,31 +134,36 @@ impl Shard {
         Changed { before, after, payload_len }
     }
 
-    /// Drops tiers of a holder's claims, wherever there are any, and tells of each block: what the holder
-    /// had of them and the payload's length.
-    pub(super) fn drop_tiers(&mut self, holder: u16, tiers: u8, mut dropped: impl FnMut(&BlockId, Changed)) {
+    /// Drops tiers of a holder's claims, those that are named for the block, wherever there are any, and tells
+    /// of each block: what the holder had of them and the payload's length.
+    pub(super) fn drop_tiers(
+        &mut self,
+        holder: u16,
+        tiers: impl Fn(&Fingerprint) -> u8,
+        mut dropped: impl FnMut(&Fingerprint, Changed),
+    ) {
         for slot in 0..self.blocks.len() as u32 {
             let Some(before) = self.held(slot).iter().find(|held| held.holder() == holder) else { continue };
-            let before = before.tiers();
-            if before & tiers == 0 {
+            let (before, name) = (before.tiers(), self.blocks[slot].name());
+            let after = before & !tiers(&name);
+            if after == before {
                 continue;
             }
-            let (id, after) = (self.id(slot), before & !tiers);
             self.preserve(slot);
             let payload_len = self.payload_len(slot);
             if !self.set(slot, holder, after) {
-                self.remove(hash(&id), slot);
+                self.remove(hash(&name), slot);
             }
-            dropped(&id, Changed { before, after, payload_len });
+            dropped(&name, Changed { before, after, payload_len });
         }
     }
 
     /// Every block with its claims, in no order that means anything.
-    pub(super) fn for_each(&self, mut visit: impl FnMut(&BlockId, u32, &[Held])) {
-        for block in &self.blocks {
+    pub(super) fn for_each(&self, mut visit: impl FnMut(&Fingerprint, u32, &[Held])) {
+        for block in self.blocks.iter() {
             let held = self.held_by(block);
             if !held.is_empty() {
-                visit(&id_of(block), block.payload_len, held);
+                visit(&block.name(), block.payload_len, held);
             }
         }
     }
@@ -202,12 +197,12 @@ impl Shard {
 
     /// Puts back one block of what [`Self::write_shadow`] wrote.
     pub(super) fn restore(&mut self, hash: u64, encoded: &Encoded<'_>) -> Result<(), RecordError> {
-        if self.find(hash, &encoded.id).is_some() {
+        if self.find(hash, &encoded.name).is_some() {
             return Err(RecordError("a block that is there twice"));
         }
         let mut held = encoded.held();
         let first = held.next().flatten().ok_or(RecordError("a block without a claim"))?;
-        let slot = self.insert(hash, &encoded.id, encoded.payload_len, first);
+        let slot = self.insert(hash, &encoded.name, encoded.payload_len, first);
         let mut last = first;
         for held in held {
             let held = held.ok_or(RecordError("a claim that is none"))?;
@@ -220,10 +215,6 @@ impl Shard {
         Ok(())
     }
 
-    fn id(&self, slot: u32) -> BlockId {
-        id_of(&self.blocks[slot as usize])
-    }
-
     fn held_by<'a>(&'a self, block: &'a Block) -> &'a [Held] {
         if block.held[0] == Held::SPILLED {
             return &self.spilled[spill_of(block)];
@@ -234,7 +225,7 @@ impl Shard {
 
     /// Sets a holder's claim; one without tiers goes away. False when none is left.
     fn set(&mut self, slot: u32, holder: u16, tiers: u8) -> bool {
-        let block = self.blocks[slot as usize];
+        let block = self.blocks[slot];
         let mut held = smallvec::SmallVec::<[Held; NEAR_MAX + 1]>::from_slice(self.held_by(&block));
         match held.binary_search_by_key(&holder, |held| held.holder()) {
             Ok(at) if tiers == 0 => drop(held.remove(at)),
@@ -257,7 +248,7 @@ impl Shard {
         } else {
             near[..held.len()].copy_from_slice(&held);
         }
-        self.blocks[slot as usize].held = near;
+        self.blocks[slot].held = near;
         near[0] != Held::NONE
     }
 
@@ -276,24 +267,20 @@ impl Shard {
         [Held::SPILLED, low, high, Held::NONE]
     }
 
-    fn insert(&mut self, hash: u64, id: &BlockId, payload_len: u32, held: Held) -> u32 {
+    fn insert(&mut self, hash: u64, name: &Fingerprint, payload_len: u32, held: Held) -> u32 {
         self.make_room();
         let mut near = [Held::NONE; NEAR_MAX];
         near[0] = held;
-        let block = Block { key: id.key.0, namespace: id.namespace.0, payload_len, held: near };
+        let block = Block { words: name.words, namespace: name.namespace.0, payload_len, held: near };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.preserve(slot);
-                self.blocks[slot as usize] = block;
+                self.blocks[slot] = block;
                 slot
             }
             None => {
                 let len = self.blocks.len();
                 assert!(len < SLOTS_MAX, "a directory group holds under 2^32 blocks");
-                if len == self.blocks.capacity() {
-                    // Not doubled: there may be tens of millions of them.
-                    self.blocks.reserve_exact((len / 8).max(64));
-                }
                 self.blocks.push(block);
                 len as u32
             }
@@ -327,7 +314,7 @@ impl Shard {
                 at = at.wrapping_sub(1) & mask;
             }
         }
-        self.blocks[slot as usize].held = [Held::NONE; NEAR_MAX];
+        self.blocks[slot].held = [Held::NONE; NEAR_MAX];
         self.free.push(slot);
     }
 
@@ -347,7 +334,7 @@ impl Shard {
             if block.held[0] == Held::NONE {
                 continue;
             }
-            let hash = hash(&id_of(block));
+            let hash = hash(&block.name());
             let mut at = hash as usize & (count - 1);
             while self.places[at] != EMPTY {
                 at = (at + 1) & (count - 1);
@@ -374,35 +361,35 @@ impl Shard {
 
     /// Appends the block in this slot, nothing if it is free.
     fn encode(&self, slot: u32, out: &mut Vec<u8>) {
-        let block = &self.blocks[slot as usize];
+        let block = &self.blocks[slot];
         let held = self.held_by(block);
         if !held.is_empty() {
-            encode_to(&id_of(block), block.payload_len, held, out);
+            encode_to(&block.name(), block.payload_len, held, out);
         }
     }
 }
 
-/// A block as a snapshot has it: namespace u32, key, payload length u32, number u16 of claims and those,
+/// A block as a snapshot has it: namespace u32, fingerprint, payload length u32, number u16 of claims and those,
 /// little-endian.
-fn encode_to(id: &BlockId, payload_len: u32, held: &[Held], out: &mut Vec<u8>) {
-    out.extend_from_slice(&id.namespace.0.to_le_bytes());
-    out.extend_from_slice(&id.key.0);
+fn encode_to(name: &Fingerprint, payload_len: u32, held: &[Held], out: &mut Vec<u8>) {
+    out.extend_from_slice(&name.namespace.0.to_le_bytes());
+    out.extend_from_slice(&name.to_bytes());
     out.extend_from_slice(&payload_len.to_le_bytes());
     out.extend_from_slice(&(held.len() as u16).to_le_bytes());
     out.extend(held.iter().flat_map(|held| held.to_bytes()));
 }
 
 #[cfg(any(test, feature = "sim"))]
-pub(super) fn encode(id: &BlockId, payload_len: u32, held: &[Held]) -> Vec<u8> {
+pub(super) fn encode(name: &Fingerprint, payload_len: u32, held: &[Held]) -> Vec<u8> {
     let mut out = Vec::new();
-    encode_to(id, payload_len, held, &mut out);
+    encode_to(name, payload_len, held, &mut out);
     out
 }
 
 /// A block that [`encode_to`] wrote.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Encoded<'a> {
-    pub(super) id: BlockId,
+    pub(super) name: Fingerprint,
     pub(super) payload_len: u32,
     held: &'a [[u8; 2]],
 }
@@ -413,12 +400,12 @@ impl<'a> Encoded<'a> {
         let cut = RecordError("a block that is cut");
         let (head, rest) = bytes.split_first_chunk::<ENCODED_BYTES>().ok_or(cut.clone())?;
         let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let mut key = [0; 32];
-        key.copy_from_slice(&head[4..36]);
-        let count = usize::from(u16::from_le_bytes([head[40], head[41]]));
+        let mut name = [0; Fingerprint::BYTES];
+        name.copy_from_slice(&head[4..20]);
+        let count = usize::from(u16::from_le_bytes([head[24], head[25]]));
         let (held, rest) = rest.split_at_checked(count * 2).ok_or(cut)?;
-        let id = BlockId { namespace: NamespaceId(number(0)), key: BlockKey(key) };
-        Ok((Self { id, payload_len: number(36), held: held.as_chunks().0 }, rest))
+        let name = Fingerprint::from_bytes(NamespaceId(number(0)), &name);
+        Ok((Self { name, payload_len: number(20), held: held.as_chunks().0 }, rest))
     }
 
     /// The claims; `None` for bytes that are none.
@@ -427,14 +414,9 @@ impl<'a> Encoded<'a> {
     }
 }
 
-/// A key is a digest already, unless somebody makes keys up: all of it counts, and the namespace.
-pub(super) fn hash(id: &BlockId) -> u64 {
-    let rest = word(id, 8).wrapping_mul(0xa076_1d64_78bd_642f)
-        ^ word(id, 16).wrapping_mul(0xe703_7ed1_a0b4_28db)
-        ^ word(id, 24).wrapping_mul(0x8ebc_6af0_9c88_c6e3);
-    let whole = word(id, 0) ^ (rest ^ (rest >> 29)) ^ u64::from(id.namespace.0).rotate_left(32);
-    let mixed = whole.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mixed ^ (mixed >> 32)
+/// Where a block is: the part of the group, and the place there. It is part of the protocol.
+pub(super) fn hash(name: &Fingerprint) -> u64 {
+    name.words[1] ^ u64::from(name.namespace.0).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// The part of the group that a block with this hash is in.
@@ -443,20 +425,10 @@ pub(super) fn shard_of(hash: u64) -> usize {
 }
 
 /// The digest of one block in the sum of those that a node holds in a range. It is part of the protocol.
-pub(super) fn digest(hash: u64, id: &BlockId) -> u64 {
-    let mixed =
-        (hash ^ word(id, 8).rotate_left(17) ^ 0x2545_f491_4f6c_dd1d).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    (mixed ^ (mixed >> 29) ^ word(id, 16)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-fn word(id: &BlockId, from: usize) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&id.key.0[from..from + 8]);
-    u64::from_le_bytes(bytes)
-}
-
-fn id_of(block: &Block) -> BlockId {
-    BlockId { namespace: NamespaceId(block.namespace), key: BlockKey(block.key) }
+pub(super) fn digest(name: &Fingerprint) -> u64 {
+    let mixed = (name.words[0] ^ hash(name).rotate_left(32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 32)
 }
 
 fn tag(hash: u64) -> u32 {

@@ -7,6 +7,7 @@ use v1::command::Body;
 use v1::outcome::Kind;
 use v1::{NodeState, RefusalReason};
 
+use super::deltas::{pack_deltas, pack_runs};
 use super::directory::tier_bit;
 use super::{Control, Digests, Directory, RecordKey, State, command};
 
@@ -208,13 +209,14 @@ pub(super) fn delta(number: u8, tier: Tier, added: bool) -> BlockDelta {
 }
 
 pub(super) fn report(node: u64, incarnation: u64, sequence: u64, reset: bool, deltas: &[BlockDelta]) -> Body {
-    Body::BlockReport(v1::BlockReport {
-        node_id: node,
-        incarnation,
-        sequence,
-        reset,
-        deltas: command::pack_deltas(deltas.iter().copied()),
-    })
+    let mut report = v1::BlockReport { node_id: node, incarnation, sequence, reset, ..Default::default() };
+    // Both forms mean the same.
+    if sequence.is_multiple_of(2) {
+        report.runs = pack_runs(deltas.iter().copied());
+    } else {
+        report.deltas = pack_deltas(deltas.iter().copied());
+    }
+    Body::BlockReport(report)
 }
 
 fn next(next_sequence: u64) -> Kind {
@@ -297,17 +299,25 @@ pub(super) fn resync(
     ranges: Range<usize>,
     held: &[BlockDelta],
 ) -> Body {
+    let mut digests = Digests::new(parts_of(node));
+    held.iter().for_each(|delta| digests.add(&delta.id, delta.tier));
     Body::ResyncHolder(v1::ResyncHolder {
         node_id: node,
         incarnation,
         sequence,
         first_range: ranges.start as u32,
         ranges: ranges.len() as u32,
-        tiers: held.iter().copied().collect::<Digests>().tiers(ranges),
+        tiers: digests.tiers(ranges),
+        parts: digests.parts() as u32,
     })
 }
 
-/// The tiers and ranges that are to be reported anew.
+/// Parts in which a node has its ranges compared.
+pub(super) fn parts_of(node: u64) -> usize {
+    [1, 4, 256][node as usize % 3]
+}
+
+/// The tiers and parts of ranges that are to be reported anew.
 pub(super) fn differing(kind: Kind) -> Vec<(i32, u32)> {
     let Kind::HolderResynced(resynced) = kind else { panic!("not resynced: {kind:?}") };
     let tiers = resynced.differing.into_iter();
@@ -326,11 +336,12 @@ fn a_returning_node_is_told_what_differs_and_keeps_the_rest() {
     let came = delta(99, Tier::Nvme, true);
     let holds: Vec<_> = (1..40).map(|n| delta(n, Tier::Nvme, true)).chain([came]).collect();
     let half = Digests::RANGES / 2;
+    let place = |number| Digests::place(&block(number), parts_of(2));
     let lower = resync(2, 2, 1, 0..half, &holds);
     let mut told = differing(apply(&mut state, 1, lower.clone()));
     for number in blocks.clone().skip(1) {
-        let is_compared = Digests::range_of(&block(number)) < half;
-        let lost = Digests::range_of(&block(number)) == Digests::range_of(&block(0));
+        let is_compared = Digests::place(&block(number), 1) < half as u32;
+        let lost = place(number) == place(0);
         let expected: &[_] = if is_compared && !lost { &[(2, nvme)] } else { &[] };
         assert_eq!(held(&state, number), expected, "block {number}: what is not compared yet does not count");
     }
@@ -338,11 +349,11 @@ fn a_returning_node_is_told_what_differs_and_keeps_the_rest() {
     assert_eq!(apply(&mut state, 1, report(2, 2, 2, false, &[came])), gap(0), "half is not all");
     assert_eq!(apply(&mut state, 1, resync(2, 2, 3, half..half * 2, &holds)), gap(0), "one was lost");
     told.extend(differing(apply(&mut state, 1, resync(2, 2, 2, half..half * 2, &holds))));
-    let range = |number| (Tier::Nvme as i32, Digests::range_of(&block(number)) as u32);
-    assert!(told.contains(&range(99)) && told.len() <= 2, "{told:?}");
+    let part = |number| (Tier::Nvme as i32, place(number));
+    assert!(told.contains(&part(99)) && told.len() <= 2, "{told:?}");
     let news: Vec<_> = holds
         .iter()
-        .filter(|delta| told.contains(&(delta.tier as i32, Digests::range_of(&delta.id) as u32)))
+        .filter(|delta| told.contains(&(delta.tier as i32, Digests::place(&delta.id, parts_of(2)))))
         .copied()
         .collect();
     assert_eq!(apply(&mut state, 1, report(2, 2, 3, false, &news)), next(4));
@@ -355,6 +366,40 @@ fn a_returning_node_is_told_what_differs_and_keeps_the_rest() {
 }
 
 #[test]
+fn a_block_more_among_many_costs_a_few_others() {
+    let block = |number: u32| {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&number.to_le_bytes());
+        BlockId { namespace: NamespaceId::DEFAULT, key: BlockKey(key) }
+    };
+    let delta = |number| BlockDelta { id: block(number), tier: Tier::Nvme, added: true, payload_len: 1 };
+    let held: Vec<BlockDelta> = (0..100_000).map(delta).collect();
+    for (parts_max, told_max) in [(1, 500), (256, 30)] {
+        let mut digests = Digests::new(parts_max);
+        held.iter().chain([&delta(100_000)]).for_each(|delta| digests.add(&delta.id, delta.tier));
+        let digests = digests.coarsened();
+        let resync = v1::ResyncHolder {
+            node_id: 1,
+            incarnation: 1,
+            sequence: 2,
+            first_range: 0,
+            ranges: Digests::RANGES as u32,
+            tiers: digests.tiers(0..Digests::RANGES),
+            parts: digests.parts() as u32,
+        };
+        let mut copy = State::new(GroupId::DIRECTORY);
+        apply(&mut copy, 1, report(1, 1, 1, true, &held));
+        let told = differing(apply(&mut copy, 1, Body::ResyncHolder(resync)));
+        assert_eq!(told, [(Tier::Nvme as i32, digests.place_of(&block(100_000)))]);
+        let is_told = |delta: &&BlockDelta| digests.place_of(&delta.id) == told[0].1;
+        let again = held.iter().filter(is_told).count();
+        assert!(again <= told_max, "{again} blocks are told anew, in {} parts", digests.parts());
+        let State::Directory(directory) = &copy else { panic!() };
+        assert_eq!(directory.block_count(), held.len() - again);
+    }
+}
+
+#[test]
 fn malformed_resyncs_are_refused() {
     let mut state = State::new(GroupId::DIRECTORY);
     let good = v1::ResyncHolder { node_id: 1, incarnation: 1, sequence: 1, ranges: 2, ..Default::default() };
@@ -364,6 +409,9 @@ fn malformed_resyncs_are_refused() {
         v1::ResyncHolder { ranges: 257, ..good.clone() },
         v1::ResyncHolder { first_range: u32::MAX, ..good.clone() },
         v1::ResyncHolder { sequence: 0, ..good.clone() },
+        v1::ResyncHolder { parts: 3, tiers: tier(2, 48), ..good.clone() },
+        v1::ResyncHolder { parts: 512, tiers: tier(2, 8_192), ..good.clone() },
+        v1::ResyncHolder { parts: 2, tiers: tier(2, 16), ..good.clone() },
         v1::ResyncHolder { tiers: tier(0, 16), ..good.clone() },
         v1::ResyncHolder { tiers: tier(5, 16), ..good.clone() },
         v1::ResyncHolder { tiers: tier(2, 15), ..good.clone() },
@@ -398,7 +446,7 @@ fn a_block_may_have_any_number_of_holders() {
 #[test]
 fn malformed_reports_are_refused() {
     let mut state = State::new(GroupId::DIRECTORY);
-    let good = command::pack_deltas([delta(1, Tier::Host, true)].into_iter());
+    let good = pack_deltas([delta(1, Tier::Host, true)].into_iter());
     let with = |deltas: Vec<u8>, sequence| {
         Body::BlockReport(v1::BlockReport {
             node_id: 1,
@@ -406,6 +454,7 @@ fn malformed_reports_are_refused() {
             sequence,
             reset: true,
             deltas: deltas.into(),
+            ..Default::default()
         })
     };
     let flip = |at: usize, value: u8| {

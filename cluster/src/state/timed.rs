@@ -1,7 +1,7 @@
 //! What a directory group knows besides replicas, all of which ends by replicated time: claims on missing
 //! blocks, and how blocks are kept.
 
-use hearth_proto::{BlockId, BlockKey, NamespaceId, limits, v1};
+use hearth_proto::{BlockId, BlockKey, Fingerprint, NamespaceId, limits, v1};
 use v1::RefusalReason;
 use v1::command::Body;
 
@@ -57,8 +57,8 @@ impl Timed {
     }
 
     /// A block has come to some node: whoever claimed it is done.
-    pub(super) fn published(&mut self, id: &BlockId) {
-        self.claims.end(id);
+    pub(super) fn published(&mut self, name: &Fingerprint) {
+        self.claims.end_named(name);
     }
 
     /// Applies a command; `is_held` is what [`is_held`] says of it.

@@ -395,6 +395,7 @@ fn a_node_that_brings_a_block_back_ends_the_claim_on_it_and_no_other() {
         tiers: [brought].into_iter().collect::<Digests>().tiers(0..Digests::RANGES),
         first_range: 0,
         ranges: Digests::RANGES as u32,
+        ..Default::default()
     };
     assert!(matches!(apply(&mut state, 2, Body::ResyncHolder(resync)), Kind::HolderResynced(_)));
     assert_eq!(state.take_news().unclaimed, [block(0, 1)]);

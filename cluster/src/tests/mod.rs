@@ -273,9 +273,9 @@ fn a_folder_starts_only_the_node_it_belongs_to() {
     assert!(matches!(refused, StartError::OtherCluster { found: CLUSTER, .. }), "{refused}");
     let refused = members[1].try_start(|config| config.node_id = NodeId(3)).unwrap_err();
     assert!(matches!(refused, StartError::OtherNode { found: NodeId(2), expected: NodeId(3) }), "{refused}");
-    members[1].damage(|database| database.db().put(b"identity", b"HEARTHMD\x03\0\0\0later").unwrap());
+    members[1].damage(|database| database.db().put(b"identity", b"HEARTHMD\x04\0\0\0later").unwrap());
     let refused = members[1].try_start(|_| ()).unwrap_err();
-    assert!(matches!(refused, StartError::NewerFormat { found: 3, supported: 2 }), "{refused}");
+    assert!(matches!(refused, StartError::NewerFormat { found: 4, supported: 3 }), "{refused}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use v1::RefusalReason;
 use super::harness::{LIMIT, Member, block, eventually, found_three, join, sees, try_join};
 use crate::config::Tuning;
 use crate::error::{MemberError, OperateError, ProposeError};
+use crate::state::command::VERSION;
 
 /// A build that knows the version before this one's.
 fn older() -> Tuning {
@@ -45,21 +46,23 @@ fn nodes_are_upgraded_one_by_one_and_the_new_version_is_used_once_all_know_it() 
         eventually("it is registered", || members[at].cluster().incarnation().is_some());
         for node in left {
             eventually("whoever holds it up is named", || {
-                let error = finalize(&members[at], 3).unwrap_err();
+                let error = finalize(&members[at], VERSION).unwrap_err();
                 error.to_string().contains(&format!("node {node} n{node} (knows 2)"))
             });
         }
     }
     // The leader may have to hear each of them first.
-    eventually("all know it", || matches!(finalize(&members[0], 0), Ok((3, _))));
-    assert_eq!(finalize(&members[1], 3).unwrap(), (3, false), "INV-IDEMPOTENT");
-    let unknown = finalize(&members[0], 4).unwrap_err();
-    refused(&unknown, &["not every node knows version 4", "node 1 n1 (knows 3)"]);
+    eventually("all know it", || matches!(finalize(&members[0], 0), Ok((VERSION, _))));
+    assert_eq!(finalize(&members[1], VERSION).unwrap(), (VERSION, false), "INV-IDEMPOTENT");
+    let unknown = finalize(&members[0], VERSION + 1).unwrap_err();
+    let [wanted, known] = [VERSION + 1, VERSION].map(|version| version.to_string());
+    let texts = [format!("not every node knows version {wanted}"), format!("node 1 n1 (knows {known})")];
+    refused(&unknown, &texts.each_ref().map(String::as_str));
     assert!(drain(&members[1], 2).unwrap());
     for member in &members {
         eventually("what could not be said before is said now", || {
             let nodes = member.cluster().nodes();
-            nodes.iter().all(|node| node.zone == "east" && node.command_version == 3)
+            nodes.iter().all(|node| node.zone == "east" && node.command_version == VERSION)
         });
     }
     // The build before this one is not let in any more, neither as itself nor as another.
@@ -71,7 +74,7 @@ fn nodes_are_upgraded_one_by_one_and_the_new_version_is_used_once_all_know_it() 
         matches!(&stopped, MemberError::Refused { detail, .. } if detail.contains("start a newer build")),
         "{stopped}"
     );
-    // Any build says what it knows when it asks to join; this one says 3, so it gets in.
+    // Any build says what it knows when it asks to join; this one says the newest, so it gets in.
     assert_eq!(join(&members[0], 9, |_| ()).id, NodeId(4));
 }
 
@@ -79,7 +82,7 @@ fn nodes_are_upgraded_one_by_one_and_the_new_version_is_used_once_all_know_it() 
 fn a_new_cluster_begins_with_all_that_its_founder_knows() {
     let members = found_three(Tuning::default());
     for member in &members {
-        eventually("the version", || member.cluster().finalized_version() == 3);
+        eventually("the version", || member.cluster().finalized_version() == VERSION);
     }
     let old = found_three(older());
     assert_eq!(old[0].cluster().finalized_version(), 2);
@@ -90,7 +93,7 @@ fn a_command_that_a_leader_does_not_know_is_not_taken() {
     let members = found_three(Tuning::default());
     let leader = members[0].cluster().group(GroupId::CONTROL).unwrap().leader().unwrap();
     let member = members.iter().find(|member| member.id != leader).unwrap();
-    let future = v1::Command { version: crate::state::command::VERSION + 1, ..Default::default() };
+    let future = v1::Command { version: VERSION + 1, ..Default::default() };
     let asked = member.block_on(async |cluster| {
         let (id, address) = cluster.known_leader(cluster.group(GroupId::CONTROL).unwrap()).unwrap();
         let request = v1::ProposeRequest {
@@ -105,7 +108,8 @@ fn a_command_that_a_leader_does_not_know_is_not_taken() {
     };
     let Some(v1::outcome::Kind::Refused(refused)) = answer.outcome.unwrap().kind else { panic!() };
     assert_eq!((answer.log_index, refused.reason()), (0, RefusalReason::Version));
-    assert!(refused.detail.contains("needs version 4 and the cluster is at 3"), "{}", refused.detail);
+    let expected = format!("needs version {} and the cluster is at {VERSION}", VERSION + 1);
+    assert!(refused.detail.contains(&expected), "{}", refused.detail);
 }
 
 #[test]
@@ -119,6 +123,7 @@ fn a_build_that_knows_too_little_is_told_so_when_it_asks_to_join() {
         ClusterClient::connect(address).await.unwrap().join(request).await.unwrap().into_inner()
     });
     let Some(v1::join_response::Result::Refused(refused)) = answer.result else { panic!("{answer:?}") };
-    assert!(refused.detail.contains("cluster is at version 3 and this build knows 2"), "{}", refused.detail);
+    let expected = format!("cluster is at version {VERSION} and this build knows 2");
+    assert!(refused.detail.contains(&expected), "{}", refused.detail);
     assert_eq!(try_join(&members[0], 8, |_| ()).unwrap().id, NodeId(4), "this build knows enough");
 }

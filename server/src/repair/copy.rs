@@ -8,7 +8,7 @@ use hearth_cluster::Cluster;
 use hearth_cluster::placement::HeldCopy;
 use hearth_fabric::{BlockStatus, Mover, PutItem};
 use hearth_proto::limits::COPY_MS_MAX;
-use hearth_proto::{AckLevel, ClusterId, NodeId};
+use hearth_proto::{AckLevel, ClusterId, Fingerprint, NodeId};
 use hearth_store::{BlockCopy, Store};
 use smallvec::SmallVec;
 
@@ -58,8 +58,8 @@ impl Copying {
         let mut ended = Copied { task, made: SmallVec::new(), failures: 0, again: false };
         let own = self.cluster.node_id();
         let copies = self.copies(&task, own, &settling);
-        let replicas = self.plan.policy.replicas_of(task.id.namespace);
-        let Some(shortage) = self.plan.sites.judge(&task.id, &copies, replicas) else { return ended };
+        let (name, replicas) = (Fingerprint::of(&task.id), self.plan.policy.replicas_of(task.id.namespace));
+        let Some(shortage) = self.plan.sites.judge(&name, &copies, replicas) else { return ended };
         if shortage.responsible != own && !task.is_new {
             return ended;
         }
@@ -67,7 +67,7 @@ impl Copying {
         let mut avoid = self.links.paused(Instant::now());
         avoid.push(own);
         let wanted = settled + shortage.missing;
-        let chosen = self.plan.sites.choose(&task.id, &shortage.settled, wanted, &avoid);
+        let chosen = self.plan.sites.choose(&name, &shortage.settled, wanted, &avoid);
         let targets = chosen.get(settled..).unwrap_or_default();
         ended.again = targets.len() < shortage.missing;
         if targets.is_empty() {

@@ -214,7 +214,7 @@ impl Repair {
         if scope == Scope::All {
             self.calm.answered();
         }
-        self.search = Some(Search::new(scope));
+        self.search = Some(Search::new(scope, &self.parts.store));
     }
 
     /// Lets go of all that is to be done: nothing is.
@@ -242,16 +242,10 @@ impl Repair {
     }
 
     fn take_step(&mut self, step: Step, now: Instant) {
-        let (found, sum) = match step {
-            Step::Found(found) => (found, None),
-            Step::Last(found, sum) => (found, Some(sum)),
+        let sum = match step {
+            Step::Found(found) => return self.take_found(found),
+            Step::Last(sum) => sum,
         };
-        for Found { id, payload_len, worth } in found {
-            let Some(worth) = worth else { continue };
-            let task = Task { id, payload_len, is_new: false, attempts: 0 };
-            self.left_out |= !self.queue.push_missing(task, worth);
-        }
-        let Some(sum) = sum else { return };
         self.search = None;
         self.parts.counters.missing_blocks.set(sum.blocks);
         self.parts.counters.missing_bytes.set(sum.bytes);
@@ -263,6 +257,14 @@ impl Repair {
         self.owed = self.owed.saturating_sub(1);
         if self.drains || self.owed > 0 || (self.left_out && gains) {
             self.search_again(now);
+        }
+    }
+
+    fn take_found(&mut self, found: Vec<Found>) {
+        for Found { id, payload_len, worth } in found {
+            let Some(worth) = worth else { continue };
+            let task = Task { id, payload_len, is_new: false, attempts: 0 };
+            self.left_out |= !self.queue.push_missing(task, worth);
         }
     }
 
@@ -316,6 +318,11 @@ impl Repair {
         counters.copied_blocks.add(made.len() as u64);
         counters.copied_bytes.add(made.len() as u64 * u64::from(task.payload_len));
         counters.failures.add(u64::from(failures));
+        if !task.is_new {
+            // One was asked for before it began.
+            let others = (made.len() as u64 + u64::from(failures)).saturating_sub(1);
+            self.throttle.charge(others * u64::from(task.payload_len));
+        }
         if !task.is_new && !again {
             counters.missing_blocks.subtract(1);
             counters.missing_bytes.subtract(u64::from(task.payload_len));

@@ -42,6 +42,11 @@ impl Throttle {
         Ok(())
     }
 
+    /// Takes bytes that were moved already, whatever is left: whoever is next waits for them.
+    pub(super) fn charge(&mut self, bytes: u64) {
+        self.balance -= i128::from(bytes);
+    }
+
     fn refill(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.at);
         let gained = elapsed.as_nanos() * u128::from(self.bytes_per_second) / 1_000_000_000;
@@ -96,6 +101,17 @@ mod tests {
         let later = start + Duration::from_secs(3_600);
         let at_once = (0..).take_while(|_| throttle.take(64 << 10, later).is_ok()).count() as u64;
         assert_eq!(at_once, MIB / (64 << 10) + 1);
+    }
+
+    #[test]
+    fn what_was_moved_without_asking_is_made_up_for() {
+        let start = Instant::now();
+        let mut throttle = Throttle::new(MIB, start);
+        assert!(throttle.take(64 << 10, start).is_ok());
+        throttle.charge(4 * MIB);
+        let due = throttle.take(64 << 10, start).expect_err("there is a debt");
+        let waits = due.duration_since(start).as_millis();
+        assert!((3_900..4_000).contains(&waits), "{waits} ms");
     }
 
     #[test]

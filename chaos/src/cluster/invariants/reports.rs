@@ -21,7 +21,8 @@ struct Holder {
     incarnation: u64,
     next: u64,
     tiers: BTreeMap<BlockId, u8>,
-    /// What a resync leaves depends on digests: until the next inventory the model says nothing of this node.
+    /// What a resync leaves depends on digests, and runs name no blocks: until the next inventory the model says
+    /// nothing of this node.
     unknown: bool,
 }
 
@@ -110,6 +111,7 @@ impl ReportsOnce {
             *tiers = if added { *tiers | 1 << tier } else { *tiers & !(1 << tier) };
         }
         holder.tiers.retain(|_, tiers| *tiers != 0);
+        holder.unknown |= !report.runs.is_empty();
     }
 
     fn purge(&mut self, purge: &v1::PurgeClaims) {

@@ -3,15 +3,17 @@
 //! It takes each node at its word, fenced by incarnation and sequence; whether that incarnation
 //! still serves is the control state's to say, at the time of the lookup.
 
+mod resync;
+
 use std::collections::BTreeMap;
 
 use hearth_proto::limits::PURGE_RANGES;
-use hearth_proto::{BlockDelta, BlockId, BlockKey, Incarnation, NamespaceId, NodeId, Tier, v1};
+use hearth_proto::{BlockId, BlockKey, Fingerprint, Incarnation, NamespaceId, NodeId, Tier, v1};
 use smallvec::SmallVec;
 use v1::RefusalReason;
 use v1::command::Body;
 
-use super::command::unpack_deltas;
+use super::deltas::{NamedDelta, deltas_of};
 use super::held::HOLDERS_MAX;
 use super::holder::{Holder, TIERS, position};
 use super::outcome::{self, refused};
@@ -24,6 +26,8 @@ use crate::mutant::{self, Mutant};
 const WARM_DELTAS: usize = 32;
 /// Every bit of [`Replica::tiers`].
 const ALL_TIERS: u8 = (1 << TIERS) - 1;
+
+pub(crate) use self::resync::Digests;
 
 /// One node's copies of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,23 +106,25 @@ impl Directory {
     pub(crate) fn find<'k>(
         &self,
         namespace: NamespaceId,
-        keys: impl Iterator<Item = &'k BlockKey> + Clone,
+        keys: impl Iterator<Item = &'k BlockKey>,
         mut found: impl FnMut(usize, Replica),
     ) {
         // In passes, so that the memory which one block waits for is fetched while others are worked on.
-        let ids = keys.map(|key| BlockId { namespace, key: *key });
-        let probe = |id: BlockId| {
-            let hash = hash(&id);
-            (hash, self.shards[shard_of(hash)].first_place(hash))
+        let probe = |key: &BlockKey| {
+            let name = Fingerprint::of(&BlockId { namespace, key: *key });
+            let hash = hash(&name);
+            (name, self.shards[shard_of(hash)].first_place(hash))
         };
-        let probes: Vec<(u64, u32)> = ids.clone().map(probe).collect();
-        let touch =
-            |sum, (hash, place): &(u64, u32)| self.shards[shard_of(*hash)].touch(*place).wrapping_add(sum);
+        let probes: Vec<(Fingerprint, u32)> = keys.map(probe).collect();
+        let touch = |sum: u8, (name, place): &(Fingerprint, u32)| {
+            self.shards[shard_of(hash(name))].touch(*place).wrapping_add(sum)
+        };
         std::hint::black_box(probes.iter().fold(0, touch));
-        for (position, (id, (hash, _))) in ids.zip(probes).enumerate() {
+        for (position, (name, _)) in probes.into_iter().enumerate() {
+            let hash = hash(&name);
             let range = shard_of(hash);
             let shard = &self.shards[range];
-            let Some(slot) = shard.find(hash, &id) else { continue };
+            let Some(slot) = shard.find(hash, &name) else { continue };
             for held in shard.held(slot) {
                 let holder = &self.holders.holders[usize::from(held.holder())];
                 if range < usize::from(holder.synced) {
@@ -138,9 +144,10 @@ impl Directory {
 
     /// Length of the block's payload in bytes, if anybody holds it.
     pub(crate) fn payload_len(&self, id: &BlockId) -> Option<u32> {
-        let hash = hash(id);
+        let name = Fingerprint::of(id);
+        let hash = hash(&name);
         let shard = &self.shards[shard_of(hash)];
-        shard.find(hash, id).map(|slot| shard.payload_len(slot))
+        shard.find(hash, &name).map(|slot| shard.payload_len(slot))
     }
 
     /// Every node that reported: the incarnation that counts, and the claims, each on one tier.
@@ -163,16 +170,16 @@ impl Directory {
 
     /// Visits every block of one of the 256 ranges with its replicas and the payload's length in bytes.
     /// What is left of an earlier incarnation is left out.
-    pub(crate) fn for_each_in_range(&self, range: u8, mut visit: impl FnMut(&BlockId, u32, &[Replica])) {
+    pub(crate) fn for_each_in_range(&self, range: u8, mut visit: impl FnMut(&Fingerprint, u32, &[Replica])) {
         let mut replicas = Vec::new();
-        self.shards[usize::from(range)].for_each(|id, payload_len, held| {
+        self.shards[usize::from(range)].for_each(|name, payload_len, held| {
             replicas.clear();
             replicas.extend(held.iter().filter_map(|held| {
                 let holder = &self.holders.holders[usize::from(held.holder())];
                 let (node, incarnation, tiers) = (holder.node, holder.incarnation, held.tiers());
                 (u16::from(range) < holder.synced).then_some(Replica { node, incarnation, tiers })
             }));
-            visit(id, payload_len, &replicas);
+            visit(name, payload_len, &replicas);
         });
     }
 
@@ -198,7 +205,7 @@ impl Directory {
     }
 
     fn report(&mut self, report: &v1::BlockReport) -> v1::Outcome {
-        let Some(deltas) = unpack_deltas(&report.deltas) else {
+        let Some(deltas) = deltas_of(report) else {
             return refused(RefusalReason::Malformed, "the deltas of the report are malformed");
         };
         if let Some(refused) = check_sequence(report.node_id, report.sequence) {
@@ -226,7 +233,7 @@ impl Directory {
         }
         let Some(number) = self.holders.number_of_new(node) else { return too_many_holders() };
         if report.reset {
-            self.drop_claims(number, 0..SHARDS, ALL_TIERS);
+            (0..SHARDS).for_each(|range| self.drop_claims(number, range, |_| ALL_TIERS));
         }
         let holder = self.holders.at(number);
         holder.incarnation = incarnation;
@@ -236,11 +243,11 @@ impl Directory {
         outcome::report_applied(report.sequence + 1)
     }
 
-    fn change_all(&mut self, number: u16, mut deltas: impl Iterator<Item = BlockDelta>) {
-        let mut batch: Vec<(BlockDelta, u64)> = Vec::with_capacity(WARM_DELTAS);
+    fn change_all(&mut self, number: u16, mut deltas: impl Iterator<Item = NamedDelta>) {
+        let mut batch: Vec<(NamedDelta, u64)> = Vec::with_capacity(WARM_DELTAS);
         loop {
             batch.clear();
-            batch.extend(deltas.by_ref().take(WARM_DELTAS).map(|delta| (delta, hash(&delta.id))));
+            batch.extend(deltas.by_ref().take(WARM_DELTAS).map(|delta| (delta, hash(&delta.name))));
             if batch.is_empty() {
                 return;
             }
@@ -254,78 +261,24 @@ impl Directory {
             for (delta, hash) in &batch {
                 self.change(number, delta, *hash);
                 if delta.added {
-                    self.timed.published(&delta.id);
+                    self.timed.published(&delta.name);
                 }
             }
         }
     }
 
-    fn change(&mut self, number: u16, delta: &BlockDelta, hash: u64) {
+    fn change(&mut self, number: u16, delta: &NamedDelta, hash: u64) {
         let (bit, range) = (tier_bit(delta.tier), shard_of(hash));
         let tiers = |before| if delta.added { before | bit } else { before & !bit };
-        let changed = self.shards[range].change(hash, &delta.id, number, delta.payload_len, tiers);
-        self.count(number, range, hash, &delta.id, changed);
+        let changed = self.shards[range].change(hash, &delta.name, number, delta.payload_len, tiers);
+        self.count(number, range, &delta.name, changed);
     }
 
-    fn count(&mut self, number: u16, range: usize, hash: u64, id: &BlockId, changed: Changed) {
+    fn count(&mut self, number: u16, range: usize, name: &Fingerprint, changed: Changed) {
         if changed.before != changed.after {
             let Changed { before, after, payload_len } = changed;
-            self.holders.at(number).count(before, after, range, digest(hash, id), payload_len);
+            self.holders.at(number).count(before, after, range, digest(name), payload_len);
         }
-    }
-
-    /// Compares ranges with what the node has there. The first ones begin anew under an incarnation.
-    fn resync(&mut self, resync: &v1::ResyncHolder) -> v1::Outcome {
-        if let Some(refused) = check_sequence(resync.node_id, resync.sequence) {
-            return refused;
-        }
-        let Some((first, digests)) = read_digests(resync) else {
-            return refused(RefusalReason::Malformed, "the digests of the resync are malformed");
-        };
-        let (node, incarnation) = (NodeId(resync.node_id), Incarnation(resync.incarnation));
-        let ranges = first..first + digests[0].len();
-        let known = self.holders.of(node);
-        let (held, next, synced) =
-            known.map_or((Incarnation::default(), 0, 0), |h| (h.incarnation, h.next_sequence, h.synced));
-        if incarnation < held {
-            return outcome::superseded(held);
-        }
-        let unknown = incarnation > held || next == 0;
-        let is_repeated = !unknown && resync.sequence < next;
-        if !is_repeated && first > 0 && (unknown || resync.sequence > next || first != usize::from(synced)) {
-            return outcome::report_gap(0);
-        }
-        let Some(number) = self.holders.number_of_new(node) else { return too_many_holders() };
-        let mut differing = Vec::new();
-        for (tier, theirs) in digests.iter().enumerate() {
-            let ours = |range: usize| self.holders.holders[usize::from(number)].digest(tier, range);
-            let differs = |range: &usize| ours(*range) != theirs[*range - first];
-            let ranges: Vec<usize> = ranges.clone().filter(differs).collect();
-            if !is_repeated {
-                ranges.iter().for_each(|range| self.drop_claims(number, *range..*range + 1, 1 << tier));
-            }
-            // What the node does not hold either needs no report.
-            let wanted = ranges.into_iter().filter(|range| theirs[*range - first] != 0);
-            differing.push(wanted.map(|range| range as u32).collect());
-        }
-        if is_repeated {
-            return outcome::resynced(next, differing);
-        }
-        let holder = self.holders.at(number);
-        holder.incarnation = incarnation;
-        holder.next_sequence = resync.sequence + 1;
-        holder.synced = ranges.end as u16;
-        if ranges.end == SHARDS {
-            self.end_claims_on_held_by(node);
-        }
-        outcome::resynced(resync.sequence + 1, differing)
-    }
-
-    /// Ends the claims on blocks that a node has brought back.
-    fn end_claims_on_held_by(&mut self, node: NodeId) {
-        let is_held = |id: &&BlockId| self.replicas(id).iter().any(|replica| replica.node == node);
-        let held: Vec<BlockId> = self.timed.claims().blocks().filter(is_held).copied().collect();
-        held.iter().for_each(|id| self.timed.published(id));
     }
 
     /// Fences what a node said under this incarnation and before, and drops some of it.
@@ -344,24 +297,23 @@ impl Directory {
         let is_held = |holder: &Holder, range| (0..TIERS).any(|tier| holder.digest(tier, range) != 0);
         let ranges: Vec<usize> =
             (0..SHARDS).filter(|range| is_held(holder, *range)).take(PURGE_RANGES).collect();
-        ranges.iter().for_each(|range| self.drop_claims(number, *range..*range + 1, ALL_TIERS));
+        ranges.iter().for_each(|range| self.drop_claims(number, *range, |_| ALL_TIERS));
         if ranges.len() < PURGE_RANGES && self.holders.at(number).claims() > 0 {
             // A sum of digests that happens to be zero.
-            self.drop_claims(number, 0..SHARDS, ALL_TIERS);
+            (0..SHARDS).for_each(|range| self.drop_claims(number, range, |_| ALL_TIERS));
         }
         let after = self.holders.at(number).claims();
         outcome::purged(before - after, after > 0)
     }
 
-    fn drop_claims(&mut self, number: u16, ranges: std::ops::Range<usize>, tiers: u8) {
+    /// Drops what a node claims in a range, of each block the tiers that are named for it.
+    fn drop_claims(&mut self, number: u16, range: usize, tiers: impl Fn(&Fingerprint) -> u8) {
         let Self { shards, holders, .. } = self;
         let holder = holders.at(number);
-        for range in ranges {
-            shards[range].drop_tiers(number, tiers, |id, changed| {
-                let Changed { before, after, payload_len } = changed;
-                holder.count(before, after, range, digest(hash(id), id), payload_len);
-            });
-        }
+        shards[range].drop_tiers(number, tiers, |name, changed| {
+            let Changed { before, after, payload_len } = changed;
+            holder.count(before, after, range, digest(name), payload_len);
+        });
     }
 
     /// Begins a snapshot of what is here now, with a number that no other one has; one that was begun before
@@ -402,13 +354,13 @@ impl Directory {
     pub(super) fn restore_blocks(&mut self, mut bytes: &[u8]) -> Result<(), RecordError> {
         while !bytes.is_empty() {
             let (block, rest) = Encoded::read(bytes)?;
-            let hash = hash(&block.id);
+            let hash = hash(&block.name);
             let range = shard_of(hash);
             if block.held().flatten().any(|held| usize::from(held.holder()) >= self.holders.holders.len()) {
                 return Err(RecordError("a claim of a holder that is not there"));
             }
             self.shards[range].restore(hash, &block)?;
-            let digest = digest(hash, &block.id);
+            let digest = digest(&block.name);
             for held in block.held().flatten() {
                 let holder = self.holders.at(held.holder());
                 holder.count(0, held.tiers(), range, digest, block.payload_len);
@@ -457,8 +409,8 @@ impl Directory {
     pub(super) fn blocks(&self) -> Vec<Vec<u8>> {
         let mut blocks = Vec::new();
         for shard in &self.shards {
-            shard.for_each(|id, payload_len, held| {
-                blocks.push(super::shard::encode(id, payload_len, held));
+            shard.for_each(|name, payload_len, held| {
+                blocks.push(super::shard::encode(name, payload_len, held));
             });
         }
         blocks.sort_unstable();
@@ -480,72 +432,4 @@ fn too_many_holders() -> v1::Outcome {
     let detail =
         format!("a directory group counts the blocks of at most {HOLDERS_MAX} nodes, dead ones included");
     refused(RefusalReason::Limit, detail)
-}
-
-/// The first range, and for each tier the digests from there on: as many for each, zeros where none are said.
-fn read_digests(resync: &v1::ResyncHolder) -> Option<(usize, [Vec<u64>; TIERS])> {
-    let (first, count) = (resync.first_range as usize, resync.ranges as usize);
-    if count == 0 || first.checked_add(count)? > SHARDS {
-        return None;
-    }
-    let mut digests = [(); TIERS].map(|()| vec![0; count]);
-    for tier in &resync.tiers {
-        let at = usize::try_from(tier.tier).ok()?.checked_sub(1).filter(|at| *at < TIERS)?;
-        let (words, rest) = tier.digests.as_chunks::<8>();
-        if !rest.is_empty() || words.len() != count {
-            return None;
-        }
-        digests[at] = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
-    }
-    Some((first, digests))
-}
-
-/// What a node says of its inventory so that only what differs has to be told: the digests of its blocks
-/// in each range, for each tier.
-#[derive(Clone, Debug)]
-pub(crate) struct Digests {
-    tiers: Box<[[u64; SHARDS]; TIERS]>,
-}
-
-impl Default for Digests {
-    fn default() -> Self {
-        Self { tiers: Box::new([[0; SHARDS]; TIERS]) }
-    }
-}
-
-impl Digests {
-    /// Ranges of a directory group.
-    pub(crate) const RANGES: usize = SHARDS;
-
-    /// Adds a block on a tier, which must not be in it yet.
-    pub(crate) fn add(&mut self, id: &BlockId, tier: Tier) {
-        let hash = hash(id);
-        let sum = &mut self.tiers[position(tier)][shard_of(hash)];
-        *sum = sum.wrapping_add(digest(hash, id));
-    }
-
-    /// The range that a block belongs to.
-    pub(crate) fn range_of(id: &BlockId) -> usize {
-        shard_of(hash(id))
-    }
-
-    /// As a command carries them.
-    pub(crate) fn tiers(&self, ranges: std::ops::Range<usize>) -> Vec<v1::TierDigests> {
-        let tiers = Tier::ALL.into_iter().zip(self.tiers.iter());
-        let said = tiers.filter(|(_, sums)| sums[ranges.clone()].iter().any(|sum| *sum != 0));
-        said.map(|(tier, sums)| v1::TierDigests {
-            tier: i32::from(tier as u8),
-            digests: sums[ranges.clone()].iter().flat_map(|sum| sum.to_le_bytes()).collect::<Vec<_>>().into(),
-        })
-        .collect()
-    }
-}
-
-#[cfg(test)]
-impl FromIterator<BlockDelta> for Digests {
-    fn from_iter<I: IntoIterator<Item = BlockDelta>>(inventory: I) -> Self {
-        let mut digests = Self::default();
-        inventory.into_iter().for_each(|delta| digests.add(&delta.id, delta.tier));
-        digests
-    }
 }

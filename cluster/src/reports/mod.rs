@@ -1,10 +1,12 @@
 //! Tells the directory what this node holds: after each registration, and after it missed something, what
 //! differs from what it knows; then changes.
 
+mod feed;
+
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,6 +21,7 @@ use prost::Message;
 use rustc_hash::FxHashSet;
 use tokio::sync::{Notify, mpsc};
 
+use self::feed::{Feed, News};
 use crate::cluster::Cluster;
 use crate::error::{MemberError, ProposeError};
 use crate::member::pause;
@@ -26,6 +29,7 @@ use crate::offload::{blocking_send, spawn_blocking};
 use crate::pipe::Pipe;
 use crate::raft::{Group, LocalProposal};
 use crate::source::{BlockSource, DeltaStatus};
+use crate::state::deltas::{pack_deltas, pack_runs};
 use crate::state::{Digests, command};
 
 /// What the directory said to a report.
@@ -35,125 +39,6 @@ enum Reported {
     Gap,
     /// This incarnation has nothing to say any more.
     Fenced,
-}
-
-/// What is to be reported to one directory group. Groups do not wait for each other: one without a leader
-/// holds up nothing but itself.
-struct Feed {
-    queue: Mutex<Queue>,
-    filled: Notify,
-    /// Changes that may wait.
-    deltas_max: usize,
-}
-
-#[derive(Default)]
-struct Queue {
-    /// What came since the inventory was taken, or is about to be.
-    deltas: Vec<BlockDelta>,
-    inventory: Inventory,
-}
-
-/// Whether a group needs to be told everything.
-#[derive(Default)]
-enum Inventory {
-    #[default]
-    Known,
-    /// It missed something.
-    Lacking,
-    /// It is being taken: what comes from here on is told after it.
-    Coming,
-    There(Digests),
-}
-
-/// What a group is told next.
-enum News {
-    Inventory(Digests),
-    Changes(Vec<BlockDelta>),
-}
-
-impl Feed {
-    fn new(deltas_max: usize) -> Self {
-        Self { queue: Mutex::default(), filled: Notify::new(), deltas_max }
-    }
-
-    /// Adds changes. False if there are too many, so that only the inventory will do.
-    fn push(&self, deltas: impl Iterator<Item = BlockDelta>) -> bool {
-        let mut queue = self.lock();
-        if matches!(queue.inventory, Inventory::Lacking) {
-            return true;
-        }
-        queue.deltas.extend(deltas);
-        if queue.deltas.len() > self.deltas_max {
-            drop(queue);
-            self.lack_inventory();
-            return false;
-        }
-        let is_news = !queue.deltas.is_empty();
-        drop(queue);
-        if is_news {
-            self.filled.notify_one();
-        }
-        true
-    }
-
-    fn lack_inventory(&self) {
-        *self.lock() = Queue { deltas: Vec::new(), inventory: Inventory::Lacking };
-    }
-
-    /// True if the inventory is to be taken for this group: after this call.
-    fn awaits_inventory(&self) -> bool {
-        let mut queue = self.lock();
-        let lacks = matches!(queue.inventory, Inventory::Lacking);
-        if lacks {
-            queue.inventory = Inventory::Coming;
-        }
-        lacks
-    }
-
-    /// Gives the inventory to a group that waits for it: not to one that never did, nor to one that missed
-    /// something again meanwhile, for which it is too old.
-    fn give_inventory(&self, inventory: Digests) {
-        let mut queue = self.lock();
-        if matches!(queue.inventory, Inventory::Coming) {
-            queue.inventory = Inventory::There(inventory);
-            drop(queue);
-            self.filled.notify_one();
-        }
-    }
-
-    /// Waits for something to tell.
-    async fn next(&self) -> News {
-        loop {
-            {
-                let mut queue = self.lock();
-                match std::mem::take(&mut queue.inventory) {
-                    Inventory::There(inventory) => return News::Inventory(inventory),
-                    Inventory::Known if !queue.deltas.is_empty() => {
-                        return News::Changes(std::mem::take(&mut queue.deltas));
-                    }
-                    other => queue.inventory = other,
-                }
-            }
-            self.filled.notified().await;
-        }
-    }
-
-    /// Waits for changes, as long as no inventory has to be told first.
-    async fn changes(&self) -> Vec<BlockDelta> {
-        loop {
-            {
-                let mut queue = self.lock();
-                if matches!(queue.inventory, Inventory::Known) && !queue.deltas.is_empty() {
-                    return std::mem::take(&mut queue.deltas);
-                }
-            }
-            self.filled.notified().await;
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Cluster {
@@ -186,7 +71,6 @@ impl Cluster {
         let count = self.0.directories.len();
         let feeds: Vec<Feed> =
             (0..count).map(|_| Feed::new((REPORT_QUEUE_MAX / count).max(REPORT_DELTAS_MAX))).collect();
-        feeds.iter().for_each(Feed::lack_inventory);
         let lacking = Notify::new();
         lacking.notify_one();
         let report_to =
@@ -216,7 +100,10 @@ impl Cluster {
             let source = Arc::clone(source);
             // Millions of blocks may be held, and heartbeats must go on.
             let taken = spawn_blocking(move || {
-                let mut digests = vec![Digests::default(); groups.count() as usize];
+                // The more groups the fewer blocks each of them has.
+                let parts = (Digests::PARTS_MAX / groups.count() as usize).max(1);
+                let parts = parts.next_power_of_two();
+                let mut digests = vec![Digests::new(parts); groups.count() as usize];
                 let _ = source.for_each_held(&mut |delta| {
                     digests[groups.position_of(&delta.id.key)].add(&delta.id, delta.tier);
                     ControlFlow::Continue(())
@@ -240,16 +127,22 @@ impl Cluster {
         loop {
             source.ready().await;
             let mut lost = false;
+            for feed in feeds {
+                if !feed.has_room().await {
+                    feed.lack_inventory();
+                    lost = true;
+                }
+            }
             if source.take_deltas(REPORT_DELTAS_MAX, &mut deltas) == DeltaStatus::Overflowed {
                 deltas.clear();
                 feeds.iter().for_each(Feed::lack_inventory);
                 lost = true;
             }
-            for delta in deltas.drain(..) {
-                shares[groups.position_of(&delta.id.key)].push(delta);
-            }
-            for (feed, share) in feeds.iter().zip(&mut shares) {
-                lost |= !feed.push(share.drain(..));
+            if let [feed] = feeds {
+                feed.push(deltas.drain(..));
+            } else {
+                deltas.drain(..).for_each(|delta| shares[groups.position_of(&delta.id.key)].push(delta));
+                feeds.iter().zip(&mut shares).for_each(|(feed, share)| feed.push(share.drain(..)));
             }
             if lost {
                 lacking.notify_one();
@@ -271,7 +164,7 @@ impl Cluster {
         let mut to = GroupReports { cluster: self, incarnation, position, feed, sent: None, way: None };
         loop {
             let reported = match feed.next().await {
-                News::Inventory(digests) => to.resync(&digests, source).await,
+                News::Inventory(digests) => to.resync(digests, source).await,
                 News::Changes(deltas) => to.report(deltas, true).await,
             };
             match reported {
@@ -338,12 +231,14 @@ impl GroupReports<'_> {
     /// Has the group compare what it knows with what is held, range by range, and reports what differs.
     async fn resync(
         &mut self,
-        digests: &Digests,
+        digests: Digests,
         source: &Arc<dyn BlockSource>,
     ) -> Result<Reported, MemberError> {
         if !self.cluster.may_say(command::RESYNC_SINCE).await {
             return self.begin_anew(source).await;
         }
+        let digests = digests.coarsened();
+        let parts = digests.parts();
         let mut differing = FxHashSet::default();
         for first in (0..Digests::RANGES).step_by(RESYNC_RANGES) {
             let ranges = first..(first + RESYNC_RANGES).min(Digests::RANGES);
@@ -354,6 +249,7 @@ impl GroupReports<'_> {
                 first_range: ranges.start as u32,
                 ranges: ranges.len() as u32,
                 tiers: digests.tiers(ranges),
+                parts: parts as u32,
             };
             match self.tell(command::new(Body::ResyncHolder(resync))).await? {
                 Kind::HolderResynced(resynced) => {
@@ -369,7 +265,7 @@ impl GroupReports<'_> {
             return Ok(Reported::Applied);
         }
         let differs = move |delta: &BlockDelta| {
-            differing.contains(&(i32::from(delta.tier as u8), Digests::range_of(&delta.id) as u32))
+            differing.contains(&(i32::from(delta.tier as u8), Digests::place(&delta.id, parts)))
         };
         self.report_held(source, differs).await
     }
@@ -381,7 +277,7 @@ impl GroupReports<'_> {
             incarnation: self.incarnation.0,
             sequence: self.next_sequence(),
             reset: true,
-            deltas: Bytes::new(),
+            ..Default::default()
         };
         let begun = self.tell(command::new(Body::BlockReport(begin))).await?;
         match self.reported(begun)? {
@@ -476,6 +372,7 @@ impl GroupReports<'_> {
                     Ok(Some(LocalProposal::Applied(_, outcome))) => {
                         unanswered.pop_front();
                         heard = Instant::now();
+                        self.feed.note_progress();
                         match self.reported(self.outcome(outcome)?)? {
                             Reported::Applied => {}
                             other => {
@@ -501,13 +398,18 @@ impl GroupReports<'_> {
     /// The next report of these changes.
     fn encode(&self, deltas: &mut VecDeque<BlockDelta>) -> Bytes {
         let count = deltas.len().min(REPORT_DELTAS_MAX);
-        let report = v1::BlockReport {
+        let mut report = v1::BlockReport {
             node_id: self.cluster.node_id().0,
             incarnation: self.incarnation.0,
             sequence: self.next_sequence(),
             reset: false,
-            deltas: command::pack_deltas(deltas.drain(..count)),
+            ..Default::default()
         };
+        if self.cluster.finalized_version() >= command::RUNS_SINCE {
+            report.runs = pack_runs(deltas.drain(..count));
+        } else {
+            report.deltas = pack_deltas(deltas.drain(..count));
+        }
         command::new(Body::BlockReport(report)).encode_to_vec().into()
     }
 
@@ -542,7 +444,10 @@ impl GroupReports<'_> {
         loop {
             let deadline = Instant::now() + Duration::from_millis(PROPOSE_ATTEMPT_MS);
             match self.cluster.propose(group, command.clone(), deadline).await {
-                Ok((_, kind)) => return Ok(kind),
+                Ok((_, kind)) => {
+                    self.feed.note_progress();
+                    return Ok(kind);
+                }
                 Err(ProposeError::Refused { detail, .. }) => {
                     return Err(MemberError::Refused { node: self.cluster.node_id(), detail });
                 }

@@ -1,0 +1,131 @@
+//! What a block is called in the directory.
+
+use crate::{BlockId, BlockKey, NamespaceId};
+
+/// A block as the directory knows it: its namespace, and 16 bytes made from all 32 of its key.
+///
+/// Two keys of a namespace that have one fingerprint are one block to the directory, which is then wrong about who
+/// holds which: the nodes know whole keys, so the worst that comes of it is a miss. Among 10^10 blocks there is such a
+/// pair with a probability of 10^-19, unless somebody looks for one, in his own namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint {
+    /// Whose block it is.
+    pub namespace: NamespaceId,
+    /// The first says which directory group knows the block.
+    pub words: [u64; 2],
+}
+
+impl Fingerprint {
+    /// Bytes on the wire, without the namespace.
+    pub const BYTES: usize = 16;
+
+    /// The fingerprint of a block.
+    pub fn of(id: &BlockId) -> Self {
+        Self { namespace: id.namespace, words: [first_word(&id.key), second_word(&id.key)] }
+    }
+
+    /// The words, little-endian.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.words[0].to_le_bytes());
+        bytes[8..].copy_from_slice(&self.words[1].to_le_bytes());
+        bytes
+    }
+
+    /// The inverse of [`Self::to_bytes`].
+    pub fn from_bytes(namespace: NamespaceId, bytes: &[u8; Self::BYTES]) -> Self {
+        let bits = u128::from_le_bytes(*bytes);
+        Self { namespace, words: [bits as u64, (bits >> 64) as u64] }
+    }
+}
+
+/// Keys are digests, but whoever makes them may say otherwise: every byte counts. Part of the format of a
+/// cluster, never to be changed.
+pub(crate) fn first_word(key: &BlockKey) -> u64 {
+    let [a, b, c, d] = words_of(key);
+    word(
+        [a, b, c, d],
+        [0xa076_1d64_78bd_642f, 0xe703_7ed1_a0b4_28db, 0x8ebc_6af0_9c88_c6e3, 0x5899_65cc_7537_4cc3],
+    )
+}
+
+/// The same in another order and with other constants: what is alike in one is not in the other.
+fn second_word(key: &BlockKey) -> u64 {
+    let [a, b, c, d] = words_of(key);
+    word(
+        [c, d, a, b],
+        [0x1d8e_4e27_c47d_124f, 0xeb44_acca_b455_d165, 0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93],
+    )
+}
+
+fn words_of(key: &BlockKey) -> [u64; 4] {
+    let mut words = [0; 4];
+    let (chunks, _) = key.0.as_chunks::<8>();
+    words.iter_mut().zip(chunks).for_each(|(word, chunk)| *word = u64::from_le_bytes(*chunk));
+    words
+}
+
+fn word([a, b, c, d]: [u64; 4], by: [u64; 4]) -> u64 {
+    let half = mix(a ^ by[0], b ^ by[1]);
+    let whole = mix(c ^ by[2], d ^ half);
+    mix(whole ^ by[3], by[0])
+}
+
+/// Both halves of the product, and the factors, lest a zero hide the other one (Wang Yi's wyhash).
+fn mix(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64 ^ a ^ b
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn id(key: [u8; 32]) -> BlockId {
+        BlockId { namespace: NamespaceId(7), key: BlockKey(key) }
+    }
+
+    #[test]
+    fn the_fingerprint_of_a_block_never_changes() {
+        let mut key = [0; 32];
+        key.iter_mut().zip(1..).for_each(|(byte, number)| *byte = number);
+        let found = Fingerprint::of(&id(key));
+        assert_eq!(Fingerprint::from_bytes(NamespaceId(7), &found.to_bytes()), found);
+        assert_eq!(found.words[0], first_word(&BlockKey(key)));
+        let golden =
+            [0xe6, 0x9b, 0x8b, 0x53, 0xe9, 0x90, 0x6d, 0x0a, 0xee, 0x72, 0x60, 0xa7, 0x8f, 0xa8, 0xaa, 0xe9];
+        assert_eq!(found.to_bytes(), golden);
+    }
+
+    #[test]
+    fn every_bit_of_a_key_counts_in_both_words() {
+        let whole = Fingerprint::of(&id([0x5a; 32]));
+        let (mut first, mut second) = (0, 0);
+        for bit in 0..256 {
+            let mut key = [0x5a; 32];
+            key[bit / 8] ^= 1 << (bit % 8);
+            let other = Fingerprint::of(&id(key));
+            first += (whole.words[0] ^ other.words[0]).count_ones();
+            second += (whole.words[1] ^ other.words[1]).count_ones();
+        }
+        for changed in [first, second] {
+            assert!((256 * 28..256 * 36).contains(&changed), "{changed} bits of 16384 changed");
+        }
+    }
+
+    #[test]
+    fn keys_that_are_no_digests_have_fingerprints_of_their_own_in_either_word() {
+        let (mut first, mut second) = (HashSet::new(), HashSet::new());
+        for (number, at) in (0..100_000_u64).flat_map(|number| [(number, 0), (number, 12), (number, 24)]) {
+            let mut key = [0; 32];
+            key[at..at + 8].copy_from_slice(&number.to_be_bytes());
+            if number == 0 && at > 0 {
+                continue;
+            }
+            let Fingerprint { words, .. } = Fingerprint::of(&id(key));
+            assert!(first.insert(words[0]) && second.insert(words[1]), "{number} at {at}");
+        }
+    }
+}
