@@ -265,6 +265,10 @@ pub const PROPOSE_ATTEMPT_MS: u64 = 5_000;
 pub const VOTER_LAG_ENTRIES_MAX: u64 = 1_000;
 /// How fast a snapshot is written or sent at the most, so that the log beside it goes on.
 pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 256 << 20;
+/// How fast a snapshot is written, while commands are applied beside it: several times as fast as a log grows.
+pub const SNAPSHOT_WRITE_BYTES_PER_SECOND: u64 = 64 << 20;
+/// How much of it waits to be synced: the log's syncs wait behind it.
+pub const SNAPSHOT_SYNC_BYTES: usize = 8 << 20;
 /// Pause before a snapshot is asked for again, while another one is being written.
 pub const SNAPSHOT_RETRY_MS: u64 = 100;
 /// Piece of a snapshot in one message.

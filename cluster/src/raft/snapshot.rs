@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use hearth_proto::GroupId;
-use hearth_proto::limits::SNAPSHOT_BYTES_PER_SECOND;
+use hearth_proto::limits::{SNAPSHOT_SYNC_BYTES, SNAPSHOT_WRITE_BYTES_PER_SECOND};
 
 use super::log_store::{decode, encode};
 use super::pace::Pace;
@@ -135,6 +135,7 @@ impl SnapshotFolder {
 pub(super) struct Writer {
     out: BufWriter<File>,
     pace: Pace,
+    unsynced: usize,
     crc: crc32fast::Hasher,
     records: u64,
 }
@@ -142,8 +143,8 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn create(path: &Path, group: GroupId, needs: u32, meta: &SnapshotMeta) -> io::Result<Self> {
         let out = BufWriter::with_capacity(1 << 20, File::create(path)?);
-        let pace = Pace::new(SNAPSHOT_BYTES_PER_SECOND, Instant::now());
-        let mut writer = Self { out, pace, crc: crc32fast::Hasher::new(), records: 0 };
+        let pace = Pace::new(SNAPSHOT_WRITE_BYTES_PER_SECOND, Instant::now());
+        let mut writer = Self { out, pace, unsynced: 0, crc: crc32fast::Hasher::new(), records: 0 };
         let meta = encode(meta)?;
         writer.write(MAGIC)?;
         writer.write(&FORMAT.to_le_bytes())?;
@@ -160,6 +161,12 @@ impl Writer {
         self.write(key)?;
         self.write(value)?;
         self.records += 1;
+        self.unsynced += key.len() + value.len();
+        if self.unsynced >= SNAPSHOT_SYNC_BYTES {
+            self.out.flush()?;
+            self.out.get_ref().sync_data()?;
+            self.unsynced = 0;
+        }
         std::thread::sleep(self.pace.moved(key.len() + value.len(), Instant::now()));
         Ok(())
     }
