@@ -68,7 +68,7 @@ async fn run_all(arguments: &LinearArguments) -> anyhow::Result<ExitCode> {
         None => cache_folder().context("neither HOME nor --folder says where histories are kept")?,
     };
     let (partitions, clock_jumps) = faults(arguments);
-    let (began, mut summary) = (Instant::now(), Summary::default());
+    let (began, commit, mut summary) = (Instant::now(), commit(), Summary::default());
     let mut seed = arguments.seed;
     // One that says nothing is made anew, within reason.
     while summary.histories() < arguments.histories && summary.failures() <= arguments.histories / 10 {
@@ -79,7 +79,7 @@ async fn run_all(arguments: &LinearArguments) -> anyhow::Result<ExitCode> {
             keys: arguments.keys,
             folder: Some(folder.clone()),
             partitions,
-            clock_jumps: clock_jumps && seed % 2 == 0,
+            clock_jumps: clock_jumps && seed.is_multiple_of(2),
         };
         match run(&options).await {
             Ok(outcome) => {
@@ -91,7 +91,7 @@ async fn run_all(arguments: &LinearArguments) -> anyhow::Result<ExitCode> {
                 summary.add_error(seed, &error);
             }
         }
-        write(arguments, &summary, began.elapsed())?;
+        write(arguments, commit.as_deref(), &summary, began.elapsed())?;
         seed += 1;
     }
     let enough = summary.histories() >= arguments.histories;
@@ -108,7 +108,7 @@ fn faults(arguments: &LinearArguments) -> (bool, bool) {
     match cuts {
         Cuts::None => eprintln!("NOT TESTED: partitions, for which root, `ip` and `bridge` are needed"),
         Cuts::Links => {
-            eprintln!("NOT TESTED: links cut one way, for which `nft` and its kernel module are needed")
+            eprintln!("NOT TESTED: links cut one way, for which `nft` and its kernel module are needed");
         }
         Cuts::Directions => {}
     }
@@ -137,13 +137,18 @@ fn tell(options: &LinearOptions, outcome: &LinearOutcome) {
 }
 
 /// After every history, so that a run that is ended early leaves what it found.
-fn write(arguments: &LinearArguments, summary: &Summary, took: Duration) -> anyhow::Result<()> {
+fn write(
+    arguments: &LinearArguments,
+    commit: Option<&str>,
+    summary: &Summary,
+    took: Duration,
+) -> anyhow::Result<()> {
     let Some(path) = &arguments.json else { return Ok(()) };
     let command: Vec<String> =
         std::iter::once("hearth-chaos".into()).chain(std::env::args().skip(1)).collect();
     let report = serde_json::json!({
         "command": command.join(" "),
-        "commit": commit(),
+        "commit": commit,
         "first_seed": arguments.seed,
         "seconds": took.as_secs(),
         "summary": summary,

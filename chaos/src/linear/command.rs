@@ -186,7 +186,8 @@ mod tests {
             let here = v1::Replica { node_id: 7, incarnation: 1, tier: 2 };
             let elsewhere = v1::Replica { node_id: 8, incarnation: 1, tier: 2 };
             let replicas = |key: &Bytes| if added(key) { vec![here] } else { vec![elsewhere] };
-            let blocks = lookup(3).keys.iter().map(|key| v1::BlockReplicas { replicas: replicas(key) });
+            let asked = lookup(3);
+            let blocks = asked.keys.iter().map(|key| v1::BlockReplicas { replicas: replicas(key) });
             let found = v1::LookupResponse { blocks: blocks.collect(), ..Default::default() };
             assert_eq!(read(&reporter, &found), Said::Value { last: sequence });
             assert_eq!(added(&claimed_block(3)), report_holds_block(sequence));

@@ -81,7 +81,7 @@ impl MadeUp {
         let end_in = |ttl_ms: u64| self.time_ms + ttl_ms;
         match *operation {
             Operation::Claim { claimant, ttl_ms } => {
-                if self.next % 2 == 0 && self.next > 0 {
+                if self.next > 0 && self.next.is_multiple_of(2) {
                     return Said::Present;
                 }
                 let twice = self.bug == Bug::TwoHolders && self.rng.random_bool(0.1);
@@ -184,15 +184,21 @@ fn choose(rng: &mut ChaCha8Rng, key: u64, client: u32, next: u64, token: u64) ->
     let ttl_ms = [100, 200, 400, 900][rng.random_range(0..4)];
     let sequence = next.max(1) + u64::from(rng.random_bool(0.1));
     let report = Operation::Report { incarnation: 1, sequence, reset: next == 0 };
-    match (key, rng.random_range(0..10)) {
-        (0, 0..5) | (1, 0) => report,
-        (0, _) => Operation::Read,
-        (1, 1..4) => Operation::Renew { token, ttl_ms },
-        (1, 4) => Operation::Release { token },
-        (1, _) => Operation::Claim { claimant: client, ttl_ms },
-        (_, 0..4) => Operation::Pin { ttl_ms },
-        (_, 4..8) => Operation::Repin { ttl_ms },
-        _ => Operation::Unpin,
+    let chance = rng.random_range(0..10);
+    match key {
+        0 if chance < 5 => report,
+        0 => Operation::Read,
+        1 => match chance {
+            0 => report,
+            1..4 => Operation::Renew { token, ttl_ms },
+            4 => Operation::Release { token },
+            _ => Operation::Claim { claimant: client, ttl_ms },
+        },
+        _ => match chance {
+            0..4 => Operation::Pin { ttl_ms },
+            4..8 => Operation::Repin { ttl_ms },
+            _ => Operation::Unpin,
+        },
     }
 }
 
