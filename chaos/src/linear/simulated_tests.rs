@@ -9,7 +9,7 @@ use super::*;
 
 const BEGAN_MS: u64 = 1_000_000;
 const CLIENTS: u32 = 5;
-const LASTS_MS: u64 = 4_000;
+const LASTS_MS: u64 = 5_000;
 
 /// What the made-up cluster does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +27,9 @@ enum Bug {
     TwoHolders,
     /// Reads see what was there 40 ms ago.
     OldReads,
-    /// One answered report in twenty is lost.
+    /// One report in twenty is lost.
     ReportLost,
-    /// One answered unpin in ten is lost.
+    /// One unpin in five is lost.
     UnpinLost,
     /// A block that comes does not end its claim.
     ClaimStays,
@@ -115,7 +115,7 @@ impl MadeUp {
                 Said::Pinned { end_ms }
             }
             _ => {
-                let is_lost = self.bug == Bug::UnpinLost && self.rng.random_bool(0.1);
+                let is_lost = self.bug == Bug::UnpinLost && self.rng.random_bool(0.2);
                 let changed = self.right.is_some();
                 self.right = self.right.filter(|_| is_lost);
                 Said::Done { changed }
@@ -158,12 +158,14 @@ struct Call {
     is_done: bool,
 }
 
-fn calls(rng: &mut ChaCha8Rng, clocks_jump: bool) -> Vec<Call> {
+fn calls(rng: &mut ChaCha8Rng, key: u64, clocks_jump: bool) -> Vec<Call> {
+    // Rights that are asked for all the time never end.
+    let pause_ms = if key == 0 { 40 } else { 300 };
     let mut calls = Vec::new();
     for client in 0..CLIENTS {
         let mut now_ms = 0;
         while now_ms < LASTS_MS {
-            let began_ms = now_ms + rng.random_range(0..40);
+            let began_ms = now_ms + rng.random_range(0..pause_ms);
             let is_heard = rng.random_bool(0.97);
             let stamped_ms = began_ms + rng.random_range(0..10);
             let late_ms = if is_heard { 10 } else { 600 };
@@ -195,8 +197,8 @@ fn choose(rng: &mut ChaCha8Rng, key: u64, client: u32, next: u64, token: u64) ->
             _ => Operation::Claim { claimant: client, ttl_ms },
         },
         _ => match chance {
-            0..4 => Operation::Pin { ttl_ms },
-            4..8 => Operation::Repin { ttl_ms },
+            0..2 => Operation::Pin { ttl_ms },
+            2..7 => Operation::Repin { ttl_ms },
             _ => Operation::Unpin,
         },
     }
@@ -210,7 +212,7 @@ fn history(seed: u64, bug: Bug, clocks_jump: bool) -> History {
         let mut cluster = MadeUp::new(bug, ChaCha8Rng::seed_from_u64(seed + 1));
         // What each client was told last.
         let mut told = [(0, 0); CLIENTS as usize];
-        for call in calls(&mut rng, clocks_jump) {
+        for call in calls(&mut rng, key, clocks_jump) {
             let (next, token) = told[call.client as usize];
             let operation = choose(&mut rng, key, call.client, next, token);
             let said = call.is_done.then(|| cluster.apply(&operation, call.stamp_ms, call.applied_ms));
@@ -241,7 +243,7 @@ fn what_a_right_cluster_answers_passes() {
             let found = check(&history);
             let answered =
                 history.records.iter().filter(|record| matches!(record.outcome, Outcome::Said { .. }));
-            assert!(answered.count() > 500, "seed {seed}: too little was asked");
+            assert!(answered.count() > 400, "seed {seed}: too little was asked");
             assert!(found.verdict.is_pass(), "seed {seed}, clocks jump: {clocks_jump}: {found:#?}");
         }
     }
@@ -258,7 +260,7 @@ fn each_bug_is_found_soon() {
             {
                 continue;
             }
-            let found = (0..4).find(|seed| {
+            let found = (0..8).find(|seed| {
                 matches!(check(&history(*seed, bug, clocks_jump)).verdict, Verdict::Violation { .. })
             });
             assert!(found.is_some(), "{bug:?}, clocks jump: {clocks_jump}");
