@@ -19,6 +19,15 @@ have_libclang() {
   return 1
 }
 
+# Lets the clock of a process jump.
+have_libfaketime() {
+  local library
+  for library in /usr/lib/*/faketime/libfaketime.so.1 /usr/lib{,64}{,/faketime}/libfaketime.so.1; do
+    [ ! -e "$library" ] || return 0
+  done
+  return 1
+}
+
 # Whether version $1 is at least version $2.
 at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
 
@@ -34,6 +43,14 @@ if [ -n "${WITH_PEERS:-}" ]; then
   python3 -c 'import ensurepip' 2>/dev/null || needed+=(python3-venv)
 fi
 
+# What single tests need, which say so where it is missing: clocks that jump and, for root, links that are cut.
+wanted=()
+have_libfaketime || wanted+=(faketime)
+if [ "$(id -u)" = 0 ]; then
+  command -v ip >/dev/null || wanted+=(iproute2)
+  command -v nft >/dev/null || wanted+=(nftables)
+fi
+
 if [ ${#needed[@]} -gt 0 ]; then
   say "missing: ${needed[*]}"
   if command -v apt-get >/dev/null; then
@@ -46,6 +63,21 @@ if [ ${#needed[@]} -gt 0 ]; then
   else
     fail "no apt-get and no dnf here: install ${needed[*]} by hand, then run this again"
   fi
+fi
+
+if [ ${#wanted[@]} -gt 0 ]; then
+  say "missing for some of the tests: ${wanted[*]}"
+  if command -v apt-get >/dev/null; then
+    install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq)
+    apt-cache show "${wanted[@]}" >/dev/null 2>&1 || "${root[@]}" apt-get update -qq || true
+  else
+    install=(dnf install -y -q)
+    wanted=("${wanted[@]/#faketime/libfaketime}")
+    wanted=("${wanted[@]/#iproute2/iproute}")
+  fi
+  for package in "${wanted[@]}"; do
+    "${root[@]}" "${install[@]}" "$package" >/dev/null 2>&1 || say "no $package here: the tests that need it say what they leave out"
+  done
 fi
 
 manifest="$(dirname "$0")/../Cargo.toml"

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::clock::{FakeClock, write_offset};
 use crate::http::http_get_from;
 use crate::ports::free_port;
 
@@ -26,6 +27,8 @@ pub struct NodeOptions {
     pub extra: Vec<String>,
     /// Where it runs, if not on loopback beside this process.
     pub network: Option<NodeNetwork>,
+    /// Lets its clock be set by [`NodeProcess::set_clock`]; without it the node has the system's.
+    pub clock: Option<FakeClock>,
 }
 
 /// A network namespace, which only root can make, and the address of a node in it.
@@ -44,6 +47,7 @@ impl Default for NodeOptions {
             nvme_capacity: "1GiB".into(),
             extra: Vec::new(),
             network: None,
+            clock: None,
         }
     }
 }
@@ -70,6 +74,9 @@ impl NodeProcess {
     /// If the binary or the folder cannot be used.
     pub fn start(folder: PathBuf, join: Option<String>, options: NodeOptions) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&folder)?;
+        if options.clock.is_some() {
+            write_offset(&clock_file(&folder), 0)?;
+        }
         let mut node = Self {
             control_port: free_port(),
             data_port: free_port(),
@@ -114,6 +121,9 @@ impl NodeProcess {
             .stderr(log);
         if let Some(seed) = &self.join {
             command.args(["--join", seed]);
+        }
+        if let Some(clock) = &self.options.clock {
+            clock.apply(&mut command, &clock_file(&self.folder));
         }
         self.child = Some(command.spawn().context("cannot start hearthd")?);
         Ok(())
@@ -192,6 +202,15 @@ impl NodeProcess {
         self.signal(Signal::CONT)
     }
 
+    /// Sets the node's clock so far off the system's, at once and for later starts too.
+    ///
+    /// # Errors
+    /// If the node was started with the system's clock.
+    pub fn set_clock(&self, offset_ms: i64) -> anyhow::Result<()> {
+        ensure!(self.options.clock.is_some(), "the node has the system's clock");
+        Ok(write_offset(&clock_file(&self.folder), offset_ms)?)
+    }
+
     /// Asks the process to end (SIGTERM) and waits for it.
     ///
     /// # Errors
@@ -243,6 +262,11 @@ impl Drop for NodeProcess {
             let _ = child.wait();
         }
     }
+}
+
+/// Says how far the clock of the node is off that keeps its data here.
+fn clock_file(folder: &Path) -> PathBuf {
+    folder.join("clock")
 }
 
 /// The hearthd of this build.

@@ -3,7 +3,7 @@
 use std::io::{BufRead, Write};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -40,20 +40,74 @@ pub struct Record {
     pub outcome: Outcome,
 }
 
-/// Collects records from all clients.
-#[derive(Debug)]
-pub(super) struct History {
-    began: Instant,
-    records: Mutex<Vec<Record>>,
+/// What holds for a whole history: the first line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The seed of clients and faults.
+    pub seed: u64,
+    /// When the history began, in milliseconds since 1970, by a clock that no fault touches.
+    pub began_ms: u64,
+    /// Whether clocks of nodes jumped. Where none did, every node has the clock that the history has.
+    pub clocks_jump: bool,
 }
 
-impl Default for History {
-    fn default() -> Self {
-        Self { began: Instant::now(), records: Mutex::default() }
-    }
+/// A whole history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct History {
+    /// What holds for all of it.
+    pub header: Header,
+    /// By when they began.
+    pub records: Vec<Record>,
 }
 
 impl History {
+    /// Writes the history, one line for each record.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        let mut file = std::io::BufWriter::new(file);
+        serde_json::to_writer(&mut file, &self.header)?;
+        file.write_all(b"\n")?;
+        for record in &self.records {
+            serde_json::to_writer(&mut file, record)?;
+            file.write_all(b"\n")?;
+        }
+        Ok(file.flush()?)
+    }
+
+    /// Reads a history that a run has kept.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let mut lines = std::io::BufReader::new(file).lines();
+        let header = lines.next().context("the file is empty")??;
+        let header = serde_json::from_str(&header).context("the first line is not that of a history")?;
+        let records = lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect::<anyhow::Result<_>>()?;
+        Ok(Self { header, records })
+    }
+}
+
+/// Collects records from all clients.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    began: Instant,
+    began_ms: u64,
+    records: Mutex<Vec<Record>>,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let began_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        Self { began: Instant::now(), began_ms, records: Mutex::default() }
+    }
+}
+
+impl Recorder {
     /// Nanoseconds since the history began. One clock for all clients, which are in one process.
     pub(super) fn now_ns(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
@@ -64,34 +118,10 @@ impl History {
         self.records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
     }
 
-    /// All records, by when they began.
-    pub(super) fn into_records(self) -> Vec<Record> {
+    /// The history, once all clients have ended.
+    pub(super) fn into_history(self, seed: u64, clocks_jump: bool) -> History {
         let mut records = self.records.into_inner().unwrap_or_else(PoisonError::into_inner);
         records.sort_by_key(|record| record.began_ns);
-        records
+        History { header: Header { seed, began_ms: self.began_ms, clocks_jump }, records }
     }
-}
-
-/// Writes a history, one line for each record.
-///
-/// # Errors
-/// If the file cannot be written.
-pub(super) fn write(path: &Path, records: &[Record]) -> anyhow::Result<()> {
-    let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    let mut file = std::io::BufWriter::new(file);
-    for record in records {
-        serde_json::to_writer(&mut file, record)?;
-        file.write_all(b"\n")?;
-    }
-    Ok(file.flush()?)
-}
-
-/// Reads a history that a run has kept.
-///
-/// # Errors
-/// If it cannot be read.
-pub fn read(path: &Path) -> anyhow::Result<Vec<Record>> {
-    let file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let lines = std::io::BufReader::new(file).lines();
-    lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect()
 }

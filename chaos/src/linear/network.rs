@@ -6,6 +6,11 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 use hearth_tests::NodeNetwork;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+/// The table of a namespace that says what is dropped there.
+const TABLE: &str = "hearth";
 
 /// The bridge and the links of the nodes.
 #[derive(Debug)]
@@ -14,11 +19,28 @@ pub(super) struct Network {
     /// The bridge's ends of the links.
     links: Vec<String>,
     nodes: Vec<NodeNetwork>,
+    /// Whether `nft` drops packets here: links can then be cut one way, and one by one.
+    drops: bool,
 }
 
-/// Whether this process may make namespaces, and has the commands for it.
-pub fn can_partition() -> bool {
-    Network::new(1).is_ok()
+/// What of a network can be cut here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cuts {
+    /// Nothing: it takes root and the commands `ip` and `bridge`.
+    None,
+    /// Whole nodes, and both directions of links: the command `nft` is missing, or the kernel knows no such tables.
+    Links,
+    /// Single directions of links as well.
+    Directions,
+}
+
+/// What this process may cut.
+pub fn cuts() -> Cuts {
+    match Network::new(1) {
+        Ok(Network { drops: true, .. }) => Cuts::Directions,
+        Ok(_) => Cuts::Links,
+        Err(_) => Cuts::None,
+    }
 }
 
 impl Network {
@@ -29,8 +51,8 @@ impl Network {
     pub(super) fn new(count: usize) -> anyhow::Result<Self> {
         let id = std::process::id();
         let subnet = |host: u8| Ipv4Addr::new(10, 20 + (id % 200) as u8, (id / 200 % 250) as u8, host);
-        let mut network = Self { bridge: format!("hcb{id}"), links: Vec::new(), nodes: Vec::new() };
-        let bridge = network.bridge.clone();
+        let bridge = format!("hcb{id}");
+        let mut network = Self { bridge: bridge.clone(), links: Vec::new(), nodes: Vec::new(), drops: false };
         run("ip", &["link", "add", &bridge, "type", "bridge"])?;
         run("ip", &["addr", "add", &format!("{}/24", subnet(1)), "dev", &bridge])?;
         run("ip", &["link", "set", &bridge, "up"])?;
@@ -46,6 +68,7 @@ impl Network {
             run("ip", &["-n", &namespace, "link", "set", "eth0", "up"])?;
             run("ip", &["-n", &namespace, "link", "set", "lo", "up"])?;
         }
+        network.drops = (0..count).try_for_each(|node| network.prepare_drops(node)).is_ok();
         Ok(network)
     }
 
@@ -53,20 +76,41 @@ impl Network {
         &self.nodes
     }
 
-    /// Cuts links: all of a node's, the one between two nodes, or all between nodes, while clients reach every one.
-    pub(super) fn strike(&self, node: usize, other: usize, kind: u32) -> anyhow::Result<&'static str> {
-        match kind {
+    /// Cuts something, rather at this node: the node, links of it in one direction or both, or all links. Clients
+    /// reach all nodes but one that is cut off.
+    pub(super) fn strike(&self, node: usize, rng: &mut ChaCha8Rng) -> anyhow::Result<&'static str> {
+        let others: Vec<usize> = (0..self.nodes.len()).filter(|other| *other != node).collect();
+        let other = others[rng.random_range(0..others.len())];
+        let kinds = if self.drops { 6 } else { 3 };
+        match rng.random_range(0..kinds) {
             0 => {
                 run("ip", &["link", "set", &self.links[node], "down"])?;
                 Ok("cut off a node")
             }
             1 => {
+                self.isolate(&(0..self.links.len()).collect::<Vec<_>>())?;
+                Ok("cut all links")
+            }
+            2 if self.drops => {
+                self.drop_from(node, other)?;
+                self.drop_from(other, node)?;
+                Ok("cut a link")
+            }
+            2 => {
                 self.isolate(&[node, other])?;
                 Ok("cut a link")
             }
+            3 => {
+                self.drop_from(node, other)?;
+                Ok("cut a link one way")
+            }
+            4 => {
+                others.iter().try_for_each(|other| self.drop_from(node, *other))?;
+                Ok("a node hears no other")
+            }
             _ => {
-                self.isolate(&(0..self.links.len()).collect::<Vec<_>>())?;
-                Ok("cut all links")
+                others.iter().try_for_each(|other| self.drop_from(*other, node))?;
+                Ok("no other hears a node")
             }
         }
     }
@@ -77,6 +121,11 @@ impl Network {
             run("bridge", &["link", "set", "dev", link, "isolated", "off"])?;
             run("ip", &["link", "set", link, "up"])?;
         }
+        if self.drops {
+            for node in 0..self.nodes.len() {
+                self.nft(node, &["flush", "chain", "inet", TABLE, "arriving"])?;
+            }
+        }
         Ok(())
     }
 
@@ -85,6 +134,23 @@ impl Network {
         nodes
             .iter()
             .try_for_each(|node| run("bridge", &["link", "set", "dev", &self.links[*node], "isolated", "on"]))
+    }
+
+    fn prepare_drops(&self, node: usize) -> anyhow::Result<()> {
+        self.nft(node, &["add", "table", "inet", TABLE])?;
+        let hook = "{ type filter hook input priority 0; policy accept; }";
+        self.nft(node, &["add", "chain", "inet", TABLE, "arriving", hook])
+    }
+
+    /// What one node sends does not arrive at another, also on connections that are open.
+    fn drop_from(&self, at: usize, from: usize) -> anyhow::Result<()> {
+        let from = self.nodes[from].address.to_string();
+        self.nft(at, &["add", "rule", "inet", TABLE, "arriving", "ip", "saddr", &from, "drop"])
+    }
+
+    fn nft(&self, node: usize, arguments: &[&str]) -> anyhow::Result<()> {
+        let within = ["netns", "exec", &self.nodes[node].namespace, "nft"];
+        run("ip", &[&within[..], arguments].concat())
     }
 }
 
