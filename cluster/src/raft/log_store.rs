@@ -151,9 +151,7 @@ impl LogStore {
             let index = entry.log_id().index;
             let follows = entries.last().is_none_or(|last| last.log_id().index + 1 == index);
             if key != self.entry_key(index) || !follows {
-                let group = self.group;
-                let detail = format!("the log of group {group} has a hole or a misplaced entry at {index}");
-                return Err(io::Error::new(io::ErrorKind::InvalidData, detail));
+                return Err(hole(self.group, index));
             }
             bytes += value.len();
             entries.push(entry);
@@ -213,7 +211,12 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read_entries(start, end, RAFT_APPEND_BYTES_MAX)
+        let entries = self.read_entries(start, end, RAFT_APPEND_BYTES_MAX)?;
+        // They are sent as those that follow the entry before `start`.
+        match entries.first() {
+            Some(first) if first.log_id().index != start => Err(hole(self.group, start)),
+            _ => Ok(entries),
+        }
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
@@ -314,6 +317,11 @@ pub(crate) fn stored_vote(disk: &crate::sim::SimDisk, group: GroupId) -> io::Res
     let mut key = group_key(group).to_vec();
     key.push(VOTE);
     disk.vote(&key).map(|bytes| decode(&bytes)).transpose()
+}
+
+fn hole(group: GroupId, index: u64) -> io::Error {
+    let detail = format!("the log of group {group} has a hole or a misplaced entry at {index}");
+    io::Error::new(io::ErrorKind::InvalidData, detail)
 }
 
 fn log_key(group: GroupId, index: u64) -> [u8; 12] {
