@@ -212,10 +212,15 @@ impl RaftLogReader<TypeConfig> for LogStore {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
         let entries = self.read_entries(start, end, RAFT_APPEND_BYTES_MAX)?;
-        // They are sent as those that follow the entry before `start`.
-        match entries.first() {
-            Some(first) if first.log_id().index != start => Err(hole(self.group, start)),
-            _ => Ok(entries),
+        if entries.first().is_none_or(|first| first.log_id().index == start) {
+            return Ok(entries);
+        }
+        // They would be sent as those that follow the entry before `start`. A stream that was given up already
+        // may ask once more for what was purged since: it gets nothing, and sends nothing.
+        let purged = self.read_pointer::<LogId>(PURGED)?;
+        match purged.is_some_and(|purged| purged.index >= start) {
+            true => Ok(Vec::new()),
+            false => Err(hole(self.group, start)),
         }
     }
 

@@ -143,6 +143,17 @@ async fn a_hole_in_the_log_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_a_log_is_not_taken_for_what_was_purged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _machine) = open(&dir, GroupId::DIRECTORY);
+    let entries = (0..10).map(|index| blank_ent::<TypeConfig>(1, 1, index));
+    log.blocking_append(entries).await.unwrap();
+    log.purge(log_id::<TypeConfig>(1, 1, 5)).await.unwrap();
+    assert!(log.limited_get_log_entries(3, 10).await.unwrap().is_empty());
+    assert_eq!(log.limited_get_log_entries(6, 10).await.unwrap().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_read_for_replication_is_bounded_in_bytes_and_never_empty() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _machine) = open(&dir, GroupId::DIRECTORY);
