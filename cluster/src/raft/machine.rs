@@ -160,8 +160,10 @@ impl StateMachine {
         }
         let version = command.as_ref().map_or(0, |command| command.version);
         replicated.needs = replicated.needs.max(version);
-        let outcome = command.map(|command| replicated.state.apply(&command)).unwrap_or_default();
+        let outcome = command.as_ref().map(|command| replicated.state.apply(command)).unwrap_or_default();
         replicated.applied = Some(log_id);
+        #[cfg(feature = "sim")]
+        crate::sim::applied(self.group, log_id.index, command, replicated.state.time_ms(), &outcome);
         self.time_ms.store(replicated.state.time_ms(), Ordering::Relaxed);
         self.news.post(replicated.state.take_news());
         Ok(Reply(outcome))
