@@ -120,6 +120,12 @@ impl ReportsOnce {
     }
 }
 
+/// The blocks that a report adds, whether it counts or not.
+pub(super) fn added_blocks(report: &v1::BlockReport) -> impl Iterator<Item = BlockId> {
+    let (records, _) = report.deltas.as_chunks::<DELTA_BYTES>();
+    records.iter().map(unpack).filter(|(.., added)| *added).map(|(id, ..)| id)
+}
+
 fn unpack(record: &[u8; DELTA_BYTES]) -> (BlockId, u8, bool) {
     let mut namespace = [0; 4];
     let mut key = [0; 32];
