@@ -9,9 +9,12 @@ use hearth_chaos::simulated::{History, run_all, total};
 use hearth_tests::sibling_binary;
 
 /// What is summed up over all histories.
-const FIGURES: [&str; 11] = [
+const FIGURES: [&str; 14] = [
     "/virtual_ms",
     "/acknowledged",
+    "/claims_granted",
+    "/pins_made",
+    "/reads",
     "/committed",
     "/leaderships",
     "/snapshots_installed",

@@ -19,8 +19,16 @@ fn every_invariant_holds_in_every_history() {
         assert_eq!(history.violation, None, "hearth-chaos cluster --seed {seed} --verbose");
     }
     let figure = |name| total(&histories, name);
-    let figures =
-        ["/acknowledged", "/leaderships", "/snapshots_installed", "/faults/crashes", "/faults/writes_lost"];
+    let figures = [
+        "/acknowledged",
+        "/claims_granted",
+        "/pins_made",
+        "/reads",
+        "/leaderships",
+        "/snapshots_installed",
+        "/faults/crashes",
+        "/faults/writes_lost",
+    ];
     println!("{SEEDS} seeds: {:?}", figures.map(|name| (name, figure(name))));
     assert!(figures.iter().all(|name| figure(name) > SEEDS / 2), "the histories are too tame");
     assert!(

@@ -23,7 +23,10 @@ enum Fault {
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     active: Vec<(u64, Fault)>,
+    first_ms: u64,
     next_ms: u64,
+    /// Leaderships that there were.
+    leaderships: u64,
     pub(crate) counts: Counts,
 }
 
@@ -40,12 +43,20 @@ pub(crate) struct Counts {
 
 impl Faults {
     pub(crate) fn new(first_ms: u64) -> Self {
-        Self { next_ms: first_ms, ..Self::default() }
+        Self { first_ms, next_ms: first_ms, ..Self::default() }
     }
 
-    /// Begins and ends what is due.
-    pub(crate) fn step(&mut self, sim: &mut Sim<'_>, world: &World) {
+    /// Begins and ends what is due. So many leaderships were seen by now.
+    pub(crate) fn step(&mut self, sim: &mut Sim<'_>, world: &World, leaderships: u64) {
         let now = world.now_ms();
+        if leaderships > self.leaderships {
+            self.leaderships = leaderships;
+            let mut rng = world.rng().clone();
+            if now >= self.first_ms && rng.chance(25) {
+                self.strike_voters(sim, world, &mut rng);
+            }
+            *world.rng() = rng;
+        }
         while let Some(at) = self.active.iter().position(|(until, _)| *until <= now) {
             let (_, fault) = self.active.remove(at);
             end(sim, world, &fault);
@@ -112,12 +123,19 @@ impl Faults {
         }
     }
 
+    /// The power fails for those who have just voted for somebody, before anything else made them sync.
+    fn strike_voters(&mut self, sim: &mut Sim<'_>, world: &World, rng: &mut Rng) {
+        let until = world.now_ms() + rng.between(100, 2_000);
+        for machine in 0..world.machines.len() {
+            if !leads(&world.machines[machine]) && !self.is_down(machine) && rng.chance(70) {
+                self.crash(sim, world, rng, machine);
+                self.active.push((until, Fault::Down(machine)));
+            }
+        }
+    }
+
     /// Any machine, and rather one that leads.
     fn victim(&self, world: &World, rng: &mut Rng) -> usize {
-        let leads = |machine: &Machine| {
-            let groups = machine.cluster().map(|cluster| cluster.observe()).unwrap_or_default();
-            groups.iter().any(|group| group.leads.is_some())
-        };
         let leaders: Vec<usize> =
             world.machines.iter().filter(|machine| leads(machine)).map(|machine| machine.index).collect();
         if leaders.is_empty() || rng.chance(50) {
@@ -158,6 +176,11 @@ impl Faults {
             }
         })
     }
+}
+
+fn leads(machine: &Machine) -> bool {
+    let groups = machine.cluster().map(|cluster| cluster.observe()).unwrap_or_default();
+    groups.iter().any(|group| group.leads.is_some())
 }
 
 fn end(sim: &mut Sim<'_>, world: &World, fault: &Fault) {

@@ -10,6 +10,7 @@ use hearth_cluster::{Cluster, ClusterConfig, JoinRequest, NodeAddresses, request
 use hearth_proto::{ClusterId, DirectoryGroups, NodeId, Tier};
 use tokio_util::sync::CancellationToken;
 
+use crate::doors::Doors;
 use crate::network::{PORT, listen};
 use crate::source::{BLOCKS, Source};
 use crate::world::world;
@@ -119,7 +120,8 @@ impl Machine {
         };
         let cluster = start(config, LIMITS).await?;
         let incoming = listen().await?;
-        let server = tonic::transport::Server::builder().add_routes(cluster.services());
+        let routes = Doors::new(cluster.clone()).add_to(cluster.services());
+        let server = tonic::transport::Server::builder().add_routes(routes);
         tokio::spawn(server.serve_with_incoming(incoming));
         self.lock().cluster = Some(cluster.clone());
         if self.index == 0 && !self.lock().founded {

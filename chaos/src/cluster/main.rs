@@ -3,6 +3,7 @@
 //! `hearth-chaos cluster` runs many of them. Each has a process of its own: the simulation takes the place of
 //! the clock and of the system's randomness, which a process has one of.
 
+mod doors;
 mod faults;
 mod invariants;
 mod machine;

@@ -12,7 +12,7 @@ use crate::invariants::Checks;
 use crate::machine::Machine;
 use crate::rng::Rng;
 use crate::trace::Trace;
-use crate::workload::Clients;
+use crate::workload::{Clients, Done};
 use crate::world::World;
 
 /// Virtual time in which every machine founds or joins, before the first fault.
@@ -32,7 +32,8 @@ pub(crate) struct Outcome {
     pub(crate) digest: String,
     pub(crate) events: u64,
     pub(crate) virtual_ms: u64,
-    pub(crate) acknowledged: u64,
+    #[serde(flatten)]
+    pub(crate) done: Done,
     pub(crate) committed: u64,
     pub(crate) leaderships: u64,
     pub(crate) snapshots_installed: u64,
@@ -86,7 +87,7 @@ pub(crate) fn run(seed: u64, faults_ms: u64, verbose: bool) -> Outcome {
         digest: format!("{:016x}", trace.digest()),
         events: trace.events(),
         virtual_ms: world.now_ms(),
-        acknowledged: clients.ledger().count,
+        done: clients.ledger().done,
         committed: checks.committed_count(),
         leaderships: checks.leaderships(),
         snapshots_installed: checks.snapshots_installed(),
@@ -112,7 +113,7 @@ fn live(
         let now = u64::try_from(sim.elapsed().as_millis()).unwrap_or(u64::MAX);
         world.set_now_ms(now);
         if !world.is_quiet() {
-            faults.step(sim, world);
+            faults.step(sim, world, checks.leaderships());
         }
         if now.is_multiple_of(CHECK_EVERY_MS) {
             checks.check(world)?;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use hearth_cluster::sim::{Hooks, SimDisk};
+use hearth_cluster::sim::{AppliedView, Hooks, SimDisk};
 use tokio::runtime;
 
 use crate::machine::Machine;
@@ -26,6 +26,17 @@ pub(crate) struct World {
     now_ms: AtomicU64,
     /// Nothing new is begun any more.
     quiet: AtomicBool,
+    /// What nodes applied and no checker has looked at yet.
+    applied: Mutex<Vec<Heard>>,
+    /// What a node did that no node may.
+    wrong: Mutex<Vec<String>>,
+}
+
+/// What an entry did on a node.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    pub(crate) machine: usize,
+    pub(crate) applied: AppliedView,
 }
 
 impl World {
@@ -38,8 +49,10 @@ impl World {
             runtimes: Mutex::default(),
             now_ms: AtomicU64::new(0),
             quiet: AtomicBool::new(false),
+            applied: Mutex::default(),
+            wrong: Mutex::default(),
         };
-        hearth_cluster::sim::install(Hooks { connect, disk, sync_takes, clock_ahead_ms });
+        hearth_cluster::sim::install(Hooks { connect, disk, sync_takes, clock_ahead_ms, applied });
         WORLD.get_or_init(|| world)
     }
 
@@ -71,6 +84,27 @@ impl World {
         self.quiet.store(true, Ordering::Relaxed);
     }
 
+    /// Takes what was applied since the last call.
+    pub(crate) fn take_applied(&self) -> Vec<Heard> {
+        std::mem::take(&mut self.applied.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Says that a node did what none may.
+    pub(crate) fn went_wrong(&self, what: String) {
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
+    pub(crate) fn wrong(&self) -> Option<String> {
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner).first().cloned()
+    }
+
+    /// The machine whose life the calling runtime is.
+    fn machine_here(&self) -> Option<&Arc<Machine>> {
+        let here = runtime::Handle::try_current().ok()?.id();
+        let runtimes = self.runtimes.lock().unwrap_or_else(PoisonError::into_inner);
+        runtimes.get(&here).map(|machine| &self.machines[*machine])
+    }
+
     /// The calling runtime is the life of this machine.
     pub(crate) fn belongs_to(&self, machine: usize) {
         let mut runtimes = self.runtimes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -95,8 +129,11 @@ fn sync_takes() -> Duration {
 }
 
 fn clock_ahead_ms() -> u64 {
-    let world = world();
-    let runtimes = world.runtimes.lock().unwrap_or_else(PoisonError::into_inner);
-    let machine = runtime::Handle::try_current().ok().and_then(|handle| runtimes.get(&handle.id()).copied());
-    machine.map_or(0, |index| world.machines[index].clock_ahead_ms.load(Ordering::Relaxed))
+    world().machine_here().map_or(0, |machine| machine.clock_ahead_ms.load(Ordering::Relaxed))
+}
+
+fn applied(applied: AppliedView) {
+    let Some(machine) = world().machine_here() else { return };
+    let heard = Heard { machine: machine.index, applied };
+    world().applied.lock().unwrap_or_else(PoisonError::into_inner).push(heard);
 }

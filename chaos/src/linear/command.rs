@@ -48,7 +48,8 @@ pub(super) fn command(
         Operation::Report { incarnation, sequence, reset } => {
             let deltas = deltas(key, sequence);
             let node_id = reporter.node_id;
-            let report = v1::BlockReport { node_id, incarnation, sequence, reset, deltas };
+            let report =
+                v1::BlockReport { node_id, incarnation, sequence, reset, deltas, ..Default::default() };
             of(GroupId::DIRECTORY, 1, Body::BlockReport(report))
         }
         Operation::Claim { claimant, ttl_ms } => timed(Body::ClaimPrefill(v1::ClaimPrefill {

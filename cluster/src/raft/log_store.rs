@@ -153,9 +153,7 @@ impl LogStore {
             let index = entry.log_id().index;
             let follows = entries.last().is_none_or(|last| last.log_id().index + 1 == index);
             if key != self.entry_key(index) || !follows {
-                let group = self.group;
-                let detail = format!("the log of group {group} has a hole or a misplaced entry at {index}");
-                return Err(io::Error::new(io::ErrorKind::InvalidData, detail));
+                return Err(hole(self.group, index));
             }
             bytes += value.len();
             entries.push(entry);
@@ -215,7 +213,17 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read_entries(start, end, RAFT_APPEND_BYTES_MAX)
+        let entries = self.read_entries(start, end, RAFT_APPEND_BYTES_MAX)?;
+        if entries.first().is_none_or(|first| first.log_id().index == start) {
+            return Ok(entries);
+        }
+        // They would be sent as those that follow the entry before `start`. A stream that was given up already
+        // may ask once more for what was purged since: it gets nothing, and sends nothing.
+        let purged = self.read_pointer::<LogId>(PURGED)?;
+        match purged.is_some_and(|purged| purged.index >= start) {
+            true => Ok(Vec::new()),
+            false => Err(hole(self.group, start)),
+        }
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
@@ -317,6 +325,11 @@ pub(crate) fn stored_vote(disk: &crate::sim::SimDisk, group: GroupId) -> io::Res
     let mut key = group_key(group).to_vec();
     key.push(VOTE);
     disk.vote(&key).map(|bytes| decode(&bytes)).transpose()
+}
+
+fn hole(group: GroupId, index: u64) -> io::Error {
+    let detail = format!("the log of group {group} has a hole or a misplaced entry at {index}");
+    io::Error::new(io::ErrorKind::InvalidData, detail)
 }
 
 fn log_key(group: GroupId, index: u64) -> [u8; 12] {

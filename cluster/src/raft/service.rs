@@ -7,6 +7,7 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 use hearth_proto::v1::raft_server::Raft;
 use hearth_proto::{ClusterId, GroupId, NodeId, v1};
+use openraft::entry::RaftEntry;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use openraft::vote::RaftLeaderId;
 use serde::Serialize;
@@ -70,6 +71,9 @@ impl RaftService {
         let message: T =
             decode_shared(&request.payload).map_err(|_| Status::invalid_argument("an unreadable payload"))?;
         self.refuse_removed(group, message.sender())?;
+        if !message.is_whole() {
+            return Err(Status::invalid_argument("entries do not follow each other"));
+        }
         Ok((group, message))
     }
 
@@ -95,11 +99,22 @@ impl RaftService {
 /// A message that says who sent it.
 trait Sent: DeserializeOwned {
     fn sender(&self) -> NodeId;
+
+    /// Whether nothing is missing within it.
+    fn is_whole(&self) -> bool {
+        true
+    }
 }
 
 impl Sent for AppendEntriesRequest<TypeConfig> {
     fn sender(&self) -> NodeId {
         node_of(&self.vote)
+    }
+
+    /// Entries behind a hole would be written, and never be found to be wrong.
+    fn is_whole(&self) -> bool {
+        let first = self.prev_log_id.as_ref().map_or(0, |before| before.index + 1);
+        self.entries.iter().zip(first..).all(|(entry, index)| entry.index() == index)
     }
 }
 
@@ -266,5 +281,33 @@ pub(crate) fn pre_vote_request(
         target: target.0,
         payload: encode(&message).expect("a vote can be written").into(),
         payload_version: PAYLOAD_VERSION,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::testing::{blank_ent, log_id};
+
+    use super::*;
+
+    #[test]
+    fn entries_are_taken_only_if_they_follow_each_other() {
+        let prev = |index| Some(log_id::<TypeConfig>(1, 1, index));
+        for (prev_log_id, indexes, is_whole) in [
+            (None, vec![], true),
+            (None, vec![0, 1], true),
+            (None, vec![1], false),
+            (prev(4), vec![], true),
+            (prev(4), vec![5, 6], true),
+            (prev(4), vec![6], false),
+            (prev(4), vec![5, 7], false),
+        ] {
+            let said = format!("{indexes:?} after {prev_log_id:?}");
+            let entries = indexes.into_iter().map(|index| blank_ent::<TypeConfig>(1, 1, index)).collect();
+            let vote = Vote::new(1, 1);
+            let message =
+                AppendEntriesRequest::<TypeConfig> { vote, prev_log_id, entries, leader_commit: None };
+            assert_eq!(message.is_whole(), is_whole, "{said}");
+        }
     }
 }

@@ -30,7 +30,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().unwrap();
         let (log, machine) = open(&dir, self.0);
-        Ok((dir, log, machine))
+        Ok((dir, log, machine.skip_holes()))
     }
 }
 
@@ -115,6 +115,22 @@ async fn groups_in_one_database_do_not_see_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_does_not_follow_is_not_applied() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_log, mut machine) = open(&dir, GroupId::DIRECTORY);
+    apply(&mut machine, vec![report(1, 1, 0..5)]).await;
+    let before = records(&machine);
+    for wrong in [3, 1] {
+        let entry = report(wrong, 2, 5..9);
+        let error = machine.apply(futures::stream::iter([Ok((entry, None))])).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{error}");
+        assert_eq!(records(&machine), before);
+    }
+    apply(&mut machine, vec![report(2, 2, 5..9)]).await;
+    assert_ne!(records(&machine), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hole_in_the_log_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _machine) = open(&dir, GroupId::CONTROL);
@@ -122,6 +138,21 @@ async fn a_hole_in_the_log_is_an_error() {
     log.blocking_append(holed).await.unwrap();
     let error = log.try_get_log_entries(1..5).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{error}");
+    // Those after it must not be sent as if they followed what is before it.
+    let error = log.limited_get_log_entries(3, 5).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{error}");
+    assert_eq!(log.limited_get_log_entries(4, 5).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_a_log_is_not_taken_for_what_was_purged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _machine) = open(&dir, GroupId::DIRECTORY);
+    let entries = (0..10).map(|index| blank_ent::<TypeConfig>(1, 1, index));
+    log.blocking_append(entries).await.unwrap();
+    log.purge(log_id::<TypeConfig>(1, 1, 5)).await.unwrap();
+    assert!(log.limited_get_log_entries(3, 10).await.unwrap().is_empty());
+    assert_eq!(log.limited_get_log_entries(6, 10).await.unwrap().len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,8 @@ use tonic::transport::{Channel, Endpoint};
 
 pub(crate) use disk::Change;
 pub use disk::SimDisk;
-pub use view::{EntryView, GroupView, LeaderView, RecordBytes};
+use hearth_proto::{GroupId, v1};
+pub use view::{AppliedView, ClaimView, EntryView, GroupView, LeaderView, RecordBytes, RetentionView};
 
 use crate::cluster::Cluster;
 use crate::config::{ClusterConfig, Tuning};
@@ -32,6 +33,8 @@ pub struct Hooks {
     pub sync_takes: fn() -> Duration,
     /// How far the clock of the calling node is ahead, in milliseconds.
     pub clock_ahead_ms: fn() -> u64,
+    /// Hears of each entry that the calling node applies.
+    pub applied: fn(AppliedView),
 }
 
 static HOOKS: OnceLock<Hooks> = OnceLock::new();
@@ -84,6 +87,19 @@ pub(crate) fn sync_takes() -> Duration {
 
 pub(crate) fn clock_ahead_ms() -> u64 {
     HOOKS.get().map_or(0, |hooks| (hooks.clock_ahead_ms)())
+}
+
+/// Says what an entry did on the calling node.
+pub(crate) fn applied(
+    group: GroupId,
+    index: u64,
+    command: Option<v1::Command>,
+    time_ms: u64,
+    outcome: &v1::Outcome,
+) {
+    if let Some(hooks) = HOOKS.get() {
+        (hooks.applied)(AppliedView { group, index, command, time_ms, outcome: outcome.clone() });
+    }
 }
 
 /// True in a simulation.

@@ -2,14 +2,14 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use hearth_proto::{BlockId, GroupId, Incarnation, NodeId, Tier};
+use hearth_proto::{BlockId, GroupId, Incarnation, NodeId, Tier, v1};
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
 
 use super::SimDisk;
 use crate::cluster::Cluster;
 use crate::raft::{LogId, log_entries, stored_vote};
-use crate::state::{State, tier_bit};
+use crate::state::{State, Timed, tier_bit};
 
 /// A leadership: the term, and the node that leads in it.
 pub type LeaderView = (u64, u64);
@@ -43,7 +43,95 @@ pub struct EntryView {
     pub command: Option<bytes::Bytes>,
 }
 
+/// What one entry did on one member.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AppliedView {
+    /// The group.
+    pub group: GroupId,
+    /// The entry's index.
+    pub index: u64,
+    /// The command, if the entry is one, with the time that it was applied with.
+    pub command: Option<v1::Command>,
+    /// The replicated time after it.
+    pub time_ms: u64,
+    /// What whoever proposed it is told.
+    pub outcome: v1::Outcome,
+}
+
+/// The right to compute a block, as a member has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimView {
+    /// The block.
+    pub block: BlockId,
+    /// Who may compute it.
+    pub claimant: bytes::Bytes,
+    /// Names the grant.
+    pub token: u64,
+    /// Replicated time at which it ends.
+    pub expires_at_ms: u64,
+}
+
+/// How a block is to be kept, as a member has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetentionView {
+    /// The block.
+    pub block: BlockId,
+    /// The priority.
+    pub priority: u8,
+    /// Replicated time at which it ends; zero is never.
+    pub expires_at_ms: u64,
+}
+
 impl Cluster {
+    /// The claims of a directory group, in the order of their blocks.
+    pub fn claimed(&self, group: GroupId) -> Vec<ClaimView> {
+        self.read_timed(group, |timed| {
+            let view = |block: &BlockId| {
+                let claim = timed.claims().find(block)?;
+                Some(ClaimView {
+                    block: *block,
+                    claimant: claim.claimant.clone(),
+                    token: claim.token,
+                    expires_at_ms: claim.expires_at_ms,
+                })
+            };
+            let mut claims: Vec<_> = timed.claims().blocks().filter_map(view).collect();
+            claims.sort_unstable_by_key(|claim| claim.block);
+            claims
+        })
+    }
+
+    /// The retentions of a directory group that have not ended, in the order of their blocks.
+    pub fn retained(&self, group: GroupId) -> Vec<RetentionView> {
+        self.read_timed(group, |timed| {
+            let now_ms = timed.time_ms();
+            let view = |block: &BlockId| {
+                let retention = timed.retentions().find(block, now_ms)?;
+                Some(RetentionView {
+                    block: *block,
+                    priority: retention.priority.value(),
+                    expires_at_ms: retention.duration_ms.map_or(0, |left_ms| now_ms + left_ms),
+                })
+            };
+            let mut retentions: Vec<_> = timed.retentions().blocks().filter_map(view).collect();
+            retentions.sort_unstable_by_key(|retention| retention.block);
+            retentions
+        })
+    }
+
+    fn read_timed<T>(&self, group: GroupId, read: impl FnOnce(&Timed) -> Vec<T>) -> Vec<T> {
+        let Some(group) = self.group(group) else { return Vec::new() };
+        match &group.replicated().state {
+            State::Directory(directory) => read(directory.timed()),
+            State::Control(_) => Vec::new(),
+        }
+    }
+
+    /// The replicated time of a group.
+    pub fn replicated_time_ms(&self, group: GroupId) -> u64 {
+        self.group(group).map_or(0, |group| group.replicated().state.time_ms())
+    }
+
     /// The groups of this member.
     pub fn observe(&self) -> Vec<GroupView> {
         let view = |group: &std::sync::Arc<crate::raft::Group>| GroupView {

@@ -39,7 +39,7 @@ impl Claims {
     }
 
     /// Every claimed block, in no order that means anything.
-    pub(super) fn blocks(&self) -> impl Iterator<Item = &BlockId> {
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = &BlockId> {
         self.by_block.keys()
     }
 

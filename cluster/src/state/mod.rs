@@ -38,6 +38,8 @@ pub(crate) use directory::{Digests, Directory, Overtaken, Replica, Walk, tier_bi
 pub(crate) use membership::FINALIZED_FIRST;
 pub(crate) use record::{RecordError, RecordKey};
 pub(crate) use shard::Shadow;
+#[cfg(feature = "sim")]
+pub(crate) use timed::Timed;
 
 /// What commands did that somebody on this node waits for.
 #[derive(Debug, Default)]

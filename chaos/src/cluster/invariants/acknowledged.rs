@@ -13,8 +13,8 @@ use crate::workload::Acknowledged;
 pub(super) struct AcknowledgedSurvive(VecDeque<Acknowledged>);
 
 impl AcknowledgedSurvive {
-    pub(super) fn check(&mut self, new: Vec<Acknowledged>, committed: &Committed) -> Result<(), String> {
-        self.0.extend(new);
+    pub(super) fn check(&mut self, new: &[Acknowledged], committed: &Committed) -> Result<(), String> {
+        self.0.extend(new.iter().cloned());
         let mut waiting = VecDeque::new();
         for written in self.0.drain(..) {
             let Some(entry) = committed.entry(written.group, written.index) else {
@@ -22,7 +22,8 @@ impl AcknowledgedSurvive {
                 continue;
             };
             let said = entry.command.as_ref().map(|bytes| v1::Command::decode(&bytes[..]));
-            let same = matches!(&said, Some(Ok(said)) if said.body == written.command.body);
+            let asked = written.command.as_ref().map(|command| &command.body);
+            let same = matches!(&said, Some(Ok(said)) if asked.is_none_or(|asked| said.body == *asked));
             if !same {
                 return Err(format!("INV-ACK: acknowledged was {written:?}, committed there is {said:?}"));
             }

@@ -1,5 +1,5 @@
 //! When faults end, the cluster becomes whole by itself: all nodes are registered and follow one leader, new writes
-//! reach every copy, and the directory says of each node exactly what it holds.
+//! reach every copy, every node answers linearizable reads, and the directory says of each node exactly what it holds.
 
 use std::collections::BTreeMap;
 
@@ -14,12 +14,14 @@ use crate::world::World;
 #[derive(Default)]
 pub(super) struct Healed {
     reported: BTreeMap<u64, u64>,
+    served: BTreeMap<usize, u64>,
     ailing: String,
 }
 
 impl Healed {
     pub(super) fn begin(&mut self, _: &World, clients: &Clients) {
-        self.reported = clients.ledger().reported.clone();
+        let ledger = clients.ledger();
+        (self.reported, self.served) = (ledger.reported.clone(), ledger.served.clone());
     }
 
     pub(super) fn ailing(&self) -> &str {
@@ -64,6 +66,13 @@ impl Healed {
                     ));
                 }
             }
+        }
+        let served = clients.ledger().served.clone();
+        if let Some(node) = seen.iter().find(|node| {
+            let machine = node.machine.index;
+            served.get(&machine) <= self.served.get(&machine)
+        }) {
+            return Some(format!("{} has answered no linearizable read since", node.machine.name));
         }
         seen.iter().find_map(|node| differs(world, node))
     }

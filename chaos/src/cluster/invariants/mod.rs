@@ -4,11 +4,21 @@ mod acknowledged;
 mod committed;
 mod fence;
 mod healed;
+mod history;
 mod incarnations;
 mod leader_completeness;
+mod linear_reads;
 mod log_matching;
+mod on_time;
+mod one_claimant;
+mod one_outcome;
+mod pin_quota;
+mod pins;
+mod replicated_time;
 mod reports;
+mod retentions;
 mod state_machine_safety;
+mod tenancy;
 mod vote_quorum;
 
 use std::sync::Arc;
@@ -21,14 +31,23 @@ use self::acknowledged::AcknowledgedSurvive;
 use self::committed::Committed;
 use self::fence::Fence;
 use self::healed::Healed;
+use self::history::History;
 use self::incarnations::IncarnationsGrow;
 use self::leader_completeness::LeaderCompleteness;
 use self::log_matching::LogMatching;
+pub(crate) use self::on_time::OnTime;
+use self::one_claimant::OneClaimant;
+use self::one_outcome::OneOutcome;
+use self::pin_quota::PinQuota;
+use self::pins::PinsLast;
+use self::replicated_time::ReplicatedTime;
 use self::reports::ReportsOnce;
+use self::retentions::RetentionsLast;
 use self::state_machine_safety::StateMachineSafety;
+use self::tenancy::Tenancy;
 use self::vote_quorum::VoteQuorum;
 use crate::machine::Machine;
-use crate::workload::Clients;
+use crate::workload::{Acknowledged, Clients};
 use crate::world::World;
 
 /// The groups of a simulated cluster.
@@ -60,6 +79,14 @@ pub(crate) struct Checks {
     incarnations: IncarnationsGrow,
     reports: ReportsOnce,
     fence: Fence,
+    history: History,
+    tenancy: Tenancy,
+    one_outcome: OneOutcome,
+    replicated_time: ReplicatedTime,
+    one_claimant: OneClaimant,
+    retentions: RetentionsLast,
+    pins: PinsLast,
+    pin_quota: PinQuota,
     healed: Healed,
 }
 
@@ -71,7 +98,7 @@ impl Checks {
     /// # Errors
     /// The invariant that does not hold.
     pub(crate) fn check(&mut self, world: &World) -> Result<(), String> {
-        if let Some(wrong) = self.clients.wrong() {
+        if let Some(wrong) = self.clients.wrong().or_else(|| world.wrong()) {
             return Err(wrong);
         }
         for machine in &world.machines {
@@ -85,10 +112,32 @@ impl Checks {
         self.vote_quorum.check(world, &seen)?;
         self.leader_completeness.check(&seen, &self.committed)?;
         self.state_machine_safety.check(&seen)?;
-        self.acknowledged.check(self.clients.take_acknowledged(), &self.committed)?;
+        let acknowledged = self.clients.take_acknowledged();
+        self.acknowledged.check(&acknowledged, &self.committed)?;
         self.incarnations.check(&seen)?;
         self.reports.check(&seen, &self.committed)?;
-        self.fence.check(world, &seen)
+        self.fence.check(world, &seen)?;
+        self.check_applied(world, &seen, &acknowledged)
+    }
+
+    /// Those that follow what entries did when they were applied.
+    fn check_applied(
+        &mut self,
+        world: &World,
+        seen: &[Seen],
+        acknowledged: &[Acknowledged],
+    ) -> Result<(), String> {
+        let heard = world.take_applied();
+        self.history.add(&heard);
+        self.tenancy.follow(&self.history);
+        let (history, tenancy) = (&self.history, &self.tenancy);
+        self.one_outcome.check(world, &heard, acknowledged, history)?;
+        self.replicated_time.check(world, seen, &heard, history)?;
+        self.one_claimant.check(seen, history)?;
+        self.retentions.check(seen, history)?;
+        self.pins.check(seen, history, tenancy, &self.clients.take_pinned())?;
+        self.pin_quota.check(seen, history, tenancy)?;
+        linear_reads::check(world, &self.clients.take_reads(), history, tenancy)
     }
 
     /// From here on nothing fails any more.
@@ -104,6 +153,7 @@ impl Checks {
         let healed = self.healed.look(world, &see(world), &self.clients);
         if healed {
             self.acknowledged.finish()?;
+            self.one_outcome.finish()?;
         }
         Ok(healed)
     }

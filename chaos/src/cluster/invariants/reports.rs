@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_proto::v1::command::Body;
-use hearth_proto::{BlockId, BlockKey, GroupId, Incarnation, NamespaceId, NodeId, v1};
+use hearth_proto::{BlockId, BlockKey, Fingerprint, GroupId, Incarnation, NamespaceId, NodeId, v1};
 use prost::Message;
 
 use super::Seen;
@@ -14,6 +14,8 @@ use super::committed::Committed;
 
 /// Bytes of one packed delta: namespace, key, tier, added, length.
 const DELTA_BYTES: usize = 42;
+/// Bytes before the fingerprints of a run: namespace, tier, added, length, number.
+const RUN_BYTES: usize = 14;
 
 /// What one node claims.
 #[derive(Clone, Debug, Default)]
@@ -120,6 +122,25 @@ impl ReportsOnce {
             *holder = Holder { incarnation: purge.incarnation + 1, ..Holder::default() };
         }
     }
+}
+
+/// What blocks that a report adds are called.
+pub(super) fn added_names(report: &v1::BlockReport) -> BTreeSet<Fingerprint> {
+    let (records, _) = report.deltas.as_chunks::<DELTA_BYTES>();
+    let alone = records.iter().map(unpack).filter(|(.., added)| *added).map(|(id, ..)| Fingerprint::of(&id));
+    let mut names: BTreeSet<Fingerprint> = alone.collect();
+    let mut rest = &report.runs[..];
+    while let Some((head, behind)) = rest.split_first_chunk::<RUN_BYTES>() {
+        let namespace = NamespaceId(u32::from_le_bytes([head[0], head[1], head[2], head[3]]));
+        let count = u32::from_le_bytes([head[10], head[11], head[12], head[13]]);
+        let (run, behind) = behind.split_at(count as usize * Fingerprint::BYTES);
+        if head[5] == 1 {
+            let (run, _) = run.as_chunks::<{ Fingerprint::BYTES }>();
+            names.extend(run.iter().map(|name| Fingerprint::from_bytes(namespace, name)));
+        }
+        rest = behind;
+    }
+    names
 }
 
 fn unpack(record: &[u8; DELTA_BYTES]) -> (BlockId, u8, bool) {
