@@ -80,6 +80,10 @@ impl Cluster {
                 LocalProposal::Applied(index, outcome) => return answer(index, outcome),
                 LocalProposal::NotLeader(leader) => hint = leader,
                 LocalProposal::Unknown => unknown = true,
+                LocalProposal::Stopped(_) if unknown => {
+                    let silent = self.silent_voters(group);
+                    return Err(ProposeError::Unknown { group: group_id, silent });
+                }
                 LocalProposal::Stopped(detail) => {
                     return Err(ProposeError::Stopped { group: group_id, detail });
                 }

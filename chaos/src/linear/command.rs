@@ -46,10 +46,9 @@ pub(super) fn command(
     match *operation {
         Operation::Read => None,
         Operation::Report { incarnation, sequence, reset } => {
+            let of_holder = v1::BlockReport { node_id: reporter.node_id, incarnation, ..Default::default() };
             let deltas = deltas(key, sequence);
-            let node_id = reporter.node_id;
-            let report =
-                v1::BlockReport { node_id, incarnation, sequence, reset, deltas, ..Default::default() };
+            let report = v1::BlockReport { sequence, reset, deltas, ..of_holder };
             of(GroupId::DIRECTORY, 1, Body::BlockReport(report))
         }
         Operation::Claim { claimant, ttl_ms } => timed(Body::ClaimPrefill(v1::ClaimPrefill {

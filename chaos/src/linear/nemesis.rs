@@ -16,6 +16,8 @@ const HEALING: Duration = Duration::from_secs(120);
 /// Pause before a fault, and how long it lasts.
 const PAUSE_MS: std::ops::Range<u64> = 100..700;
 const LASTS_MS: std::ops::Range<u64> = 200..2_200;
+/// What happens to processes: killed, ended as an operator ends them, or stopped for a while.
+const KINDS: [&str; 5] = ["kill", "end", "stop", "kill a majority", "stop a majority"];
 /// How far a clock jumps: any order of magnitude between these is as likely as any other.
 const JUMP_MS: (f64, f64) = (200.0, 200_000.0);
 /// How far off a clock may be in the end.
@@ -68,21 +70,26 @@ impl Nemesis {
             self.endure(other).await?;
             return self.network.as_ref().map_or(Ok(()), Network::heal);
         }
-        let kind = ["kill", "stop", "kill a majority", "stop a majority"][self.rng.random_range(0..4)];
+        let kind = KINDS[self.rng.random_range(0..KINDS.len())];
         self.note(kind);
         let nodes = if kind.ends_with("majority") { vec![struck, other] } else { vec![struck] };
-        let kills = kind.starts_with("kill");
         for node in &nodes {
             let node = &mut self.cluster.nodes[*node];
-            if kills { node.kill()? } else { node.pause()? }
+            match kind {
+                "end" => {
+                    node.stop(HEALING).await?;
+                }
+                "stop" | "stop a majority" => node.pause()?,
+                _ => node.kill()?,
+            }
         }
         self.endure(other).await?;
-        for node in &nodes {
-            let node = &mut self.cluster.nodes[*node];
-            if kills { node.launch()? } else { node.resume()? }
-        }
         for node in nodes {
-            self.cluster.nodes[node].wait_ready(HEALING).await?;
+            let node = &mut self.cluster.nodes[node];
+            if node.is_running() { node.resume()? } else { node.launch()? }
+        }
+        for node in &mut self.cluster.nodes {
+            node.wait_ready(HEALING).await?;
         }
         Ok(())
     }

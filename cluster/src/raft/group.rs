@@ -53,7 +53,7 @@ pub(crate) enum LocalProposal {
     NotLeader(Option<(NodeId, String)>),
     /// May or may not be committed (INV-IDEMPOTENT).
     Unknown,
-    /// The group has stopped on this node for good.
+    /// Certainly not committed: the group had stopped on this node for good.
     Stopped(String),
 }
 
@@ -65,19 +65,20 @@ type WriteResults = BoxStream<'static, Result<WriteResult<TypeConfig>, Fatal<Typ
 impl Pending {
     /// Waits for it.
     pub(crate) async fn outcome(self) -> LocalProposal {
-        let written = match self.0 {
-            Ok(mut results) => results.next().await,
-            Err(error) => Some(Err(error)),
+        let mut results = match self.0 {
+            Ok(results) => results,
+            // The group did not even take it.
+            Err(error) => return LocalProposal::Stopped(error.to_string()),
         };
-        match written {
+        match results.next().await {
             Some(Ok(Ok(written))) => {
                 LocalProposal::Applied(LogIndex(written.log_id.index), written.response.0)
             }
             Some(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => {
                 LocalProposal::NotLeader(leader_of(&forward))
             }
-            Some(Ok(Err(_))) | None => LocalProposal::Unknown,
-            Some(Err(error)) => LocalProposal::Stopped(error.to_string()),
+            // A group that stopped meanwhile may have sent it to others, who commit it.
+            Some(Ok(Err(_)) | Err(_)) | None => LocalProposal::Unknown,
         }
     }
 }

@@ -6,6 +6,7 @@ mod fresh;
 mod harness;
 mod members;
 mod split;
+mod stopping;
 mod tenancy;
 mod upgrade;
 
