@@ -12,6 +12,7 @@ use v1::read_index_response::Result as Answer;
 use crate::cluster::Cluster;
 use crate::error::Silent;
 use crate::lookup::LookupAnswer;
+use crate::mutant::{self, Mutant};
 use crate::propose::ASK_AFTER_MS;
 use crate::raft::{Applied, Group, LocalRead};
 use crate::state::{Control, State};
@@ -164,6 +165,9 @@ impl Cluster {
             Freshness::Linearizable => {
                 let confirm = async |group: GroupId| {
                     let index = self.read_index(group, deadline).await?;
+                    if mutant::is(Mutant::ReadNotAwaited) {
+                        return Ok(());
+                    }
                     self.wait_applied(group, index, deadline).await
                 };
                 futures::future::try_join_all(groups.iter().map(|group| confirm(*group))).await.map(drop)

@@ -26,11 +26,31 @@ pub enum Mutant {
     IncarnationKept,
     /// A lookup names what a former incarnation held.
     LookupIgnoresIncarnation,
+    /// Whoever let a claim expire renews it, although another one has it now.
+    ExpiredClaimRenewed,
+    /// A claim that has expired goes on for a while.
+    ExpiredClaimKept,
+    /// A snapshot lacks the last token that was given out.
+    TokenGivenAgain,
+    /// A leader confirms reads without asking a quorum, as if it had a lease that a pause does not end.
+    LeaseReadAfterPause,
+    /// A read is answered before this node has applied what the leader confirmed.
+    ReadNotAwaited,
+    /// A snapshot of the control group lacks the pins.
+    SnapshotForgetsPins,
+    /// A pin is held against the quota without the other pins of its namespace.
+    PinsUncounted,
+    /// An unpin is acknowledged and the pin stays.
+    UnpinForgotten,
+    /// Each node applies commands at the time of its own clock.
+    FollowersClock,
+    /// The replicated time is that of the last command, even if an earlier one had a later time.
+    TimeGoesBack,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 21] = [
         Self::VoteNotSynced,
         Self::AppendNotSynced,
         Self::LeaderRestored,
@@ -42,6 +62,16 @@ impl Mutant {
         Self::OldIncarnationAccepted,
         Self::IncarnationKept,
         Self::LookupIgnoresIncarnation,
+        Self::ExpiredClaimRenewed,
+        Self::ExpiredClaimKept,
+        Self::TokenGivenAgain,
+        Self::LeaseReadAfterPause,
+        Self::ReadNotAwaited,
+        Self::SnapshotForgetsPins,
+        Self::PinsUncounted,
+        Self::UnpinForgotten,
+        Self::FollowersClock,
+        Self::TimeGoesBack,
     ];
 
     /// The one of this name.

@@ -196,7 +196,11 @@ impl StateMachine {
             );
             return Err(io::Error::new(io::ErrorKind::Unsupported, detail));
         }
-        Ok(v1::Command { stamp_ms: proposal.stamp_ms, ..command })
+        let stamp_ms = match mutant::is(Mutant::FollowersClock) {
+            true => crate::cluster::now_ms(),
+            false => proposal.stamp_ms,
+        };
+        Ok(v1::Command { stamp_ms, ..command })
     }
 }
 

@@ -12,6 +12,7 @@ use openraft::metrics::WaitError;
 use openraft::raft::linearizable_read::LinearizerOption;
 
 use super::group::{Group, leader_of};
+use crate::mutant::{self, Mutant};
 
 /// What came of asking this node for a read index.
 #[derive(Debug)]
@@ -41,6 +42,9 @@ impl Group {
     /// # Cancel safety
     /// Dropping it gives the read up, nothing else.
     pub(crate) async fn read_index(&self, limit: Duration) -> LocalRead {
+        if mutant::is(Mutant::LeaseReadAfterPause) && self.leading_term().is_some() {
+            return LocalRead::Index(LogIndex(self.replicated().applied_index()));
+        }
         // No answer of a quorum is young enough but one to a heartbeat of after this call.
         let option = LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(limit);
         match tokio::time::timeout(limit, self.raft().get_read_linearizer(option)).await {

@@ -8,6 +8,7 @@ use v1::RefusalReason;
 use super::ends::Ends;
 use super::outcome::{self, claim_gone, claim_granted, claim_held, done, refused};
 use super::record::{RecordError, RecordKey};
+use crate::mutant::{self, Mutant};
 
 /// Bytes of a claim's record before the claimant: token and end.
 const HEAD_BYTES: usize = 16;
@@ -133,7 +134,8 @@ impl Claims {
 
     /// Moves the end of a claim on, never back: a request that comes late takes nothing away.
     fn prolong(&mut self, now_ms: u64, id: &BlockId, token: u64, ttl_ms: u64) -> v1::Outcome {
-        let Some(claim) = self.by_block.get_mut(id).filter(|claim| claim.token == token) else {
+        let is_own = |claim: &Claim| claim.token == token || mutant::is(Mutant::ExpiredClaimRenewed);
+        let Some(claim) = self.by_block.get_mut(id).filter(|claim| is_own(claim)) else {
             return claim_gone();
         };
         self.ends.remove(claim.expires_at_ms, *id);

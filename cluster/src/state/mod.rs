@@ -33,6 +33,8 @@ mod timed_tests;
 
 use hearth_proto::{BlockId, GroupId, v1};
 
+use crate::mutant::{self, Mutant};
+
 pub(crate) use control::Control;
 pub(crate) use directory::{Digests, Directory, Overtaken, Replica, Walk, tier_bit};
 pub(crate) use membership::FINALIZED_FIRST;
@@ -128,6 +130,9 @@ impl State {
             Self::Control(control) => (control.record_keys(), None),
             Self::Directory(directory) => (directory.record_keys(), Some(directory.begin_snapshot(number))),
         };
+        if mutant::is(Mutant::SnapshotForgetsPins) {
+            keys.retain(|key| !matches!(key, RecordKey::Pin(..)));
+        }
         keys.sort_unstable();
         (keys.into_iter().map(|key| (key, self.record(&key))).collect(), walk)
     }

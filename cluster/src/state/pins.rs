@@ -13,6 +13,7 @@ use super::command::{pack_keys, unpack_keys};
 use super::ends::Ends;
 use super::outcome::{done, pinned, refused};
 use super::record::{PinId, RecordError, RecordKey};
+use crate::mutant::{self, Mutant};
 
 /// Blocks that are pinned together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,7 +135,11 @@ impl Pins {
         let Ok(id) = PinId::try_from(&unpin.pin_id[..]) else {
             return refused(RefusalReason::Malformed, "the id of a pin is 16 bytes");
         };
-        done(self.remove(NamespaceId(unpin.namespace_id), id))
+        let namespace = NamespaceId(unpin.namespace_id);
+        if mutant::is(Mutant::UnpinForgotten) {
+            return done(self.by_id.contains_key(&(namespace, id)));
+        }
+        done(self.remove(namespace, id))
     }
 
     /// Refuses a pin that would go beyond a quota or a limit; one that is replaced does not count.
@@ -146,7 +151,10 @@ impl Pins {
         size_bytes: u64,
     ) -> Option<v1::Outcome> {
         let used = self.used(NamespaceId(spec.namespace_id));
-        let others = used.bytes - before.map_or(0, |before| before.size_bytes);
+        let others = match mutant::is(Mutant::PinsUncounted) {
+            true => 0,
+            false => used.bytes - before.map_or(0, |before| before.size_bytes),
+        };
         if others.checked_add(size_bytes).is_none_or(|bytes| bytes > spec.pin_quota_bytes) {
             let detail = format!(
                 "namespace {:?} may pin {} bytes, pins {others} and asks for {size_bytes} more; unpin something \

@@ -10,6 +10,7 @@ use super::directory::Directory;
 use super::outcome::{self, done, refused};
 use super::record::{RecordError, RecordKey};
 use super::retentions::Retentions;
+use crate::mutant::{self, Mutant};
 
 /// The replicated time of a group, and what ends by it.
 #[derive(Debug, Default)]
@@ -51,8 +52,10 @@ impl Timed {
 
     /// Moves the replicated time on, never back, and ends what has expired.
     pub(super) fn advance(&mut self, stamp_ms: u64) {
-        self.time_ms = self.time_ms.max(stamp_ms);
-        self.claims.end_due(self.time_ms);
+        let latest_ms = if mutant::is(Mutant::TimeGoesBack) { stamp_ms } else { self.time_ms.max(stamp_ms) };
+        self.time_ms = latest_ms;
+        let late_ms = if mutant::is(Mutant::ExpiredClaimKept) { 200 } else { 0 };
+        self.claims.end_due(self.time_ms.saturating_sub(late_ms));
         self.retentions.end_due(self.time_ms);
     }
 
@@ -99,7 +102,8 @@ impl Timed {
         match key {
             RecordKey::Clock => {
                 out.extend_from_slice(&self.time_ms.to_le_bytes());
-                out.extend_from_slice(&self.last_number.to_le_bytes());
+                let forgotten = mutant::is(Mutant::TokenGivenAgain);
+                out.extend_from_slice(&(if forgotten { 0 } else { self.last_number }).to_le_bytes());
                 self.has_clock()
             }
             RecordKey::Claim(id) => self.claims.read_record(id, out),
