@@ -214,14 +214,15 @@ impl RaftLogReader<TypeConfig> for LogStore {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
         let entries = self.read_entries(start, end, RAFT_APPEND_BYTES_MAX)?;
-        if entries.first().is_none_or(|first| first.log_id().index == start) {
+        if start >= end || entries.first().is_some_and(|first| first.log_id().index == start) {
             return Ok(entries);
         }
-        // They would be sent as those that follow the entry before `start`. A stream that was given up already
-        // may ask once more for what was purged since: it gets nothing, and sends nothing.
-        let purged = self.read_pointer::<LogId>(PURGED)?;
-        match purged.is_some_and(|purged| purged.index >= start) {
-            true => Ok(Vec::new()),
+        // A stream that the leader has given up may still ask for what was purged since. It would take nothing
+        // for a pause and ask for ever, and must not send what is left: that is what it gets, and `network`
+        // ends it.
+        let left = self.read_pointer::<LogId>(PURGED)?.map_or(0, |purged| purged.index + 1);
+        match entries.is_empty() || start < left {
+            true => self.read_entries(left.max(start), u64::MAX, 1),
             false => Err(hole(self.group, start)),
         }
     }

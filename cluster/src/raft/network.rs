@@ -10,6 +10,7 @@ use hearth_proto::limits::{
 };
 use hearth_proto::{GroupId, NodeId, v1};
 use openraft::OptionalSend;
+use openraft::entry::RaftEntry;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
@@ -131,8 +132,11 @@ impl Link {
         let link = self.clone();
         // Responses come in the order of the requests; the queue keeps what each one answers.
         let (sent, ranges) = tokio::sync::mpsc::channel(STREAM_IN_FLIGHT_MAX);
-        let requests = input.filter_map(move |request| {
-            let last = request.entries.last().map(openraft::entry::RaftEntry::log_id).or(request.prev_log_id);
+        // Those of a stream that was given up, for want of entries that were purged since, end it: openraft then
+        // goes on with what it decided instead.
+        let whole = input.take_while(|request| std::future::ready(is_whole(request)));
+        let requests = whole.filter_map(move |request| {
+            let last = request.entries.last().map(RaftEntry::log_id).or(request.prev_log_id);
             let encoded = link.request(&request).ok();
             let sent = sent.clone();
             async move {
@@ -186,6 +190,10 @@ impl RaftNetworkV2<TypeConfig> for Link {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
+        if !is_whole(&rpc) {
+            let detail = "the entries to be sent do not follow each other";
+            return Err(RPCError::Network(NetworkError::from_string(detail)));
+        }
         let request = self.request(&rpc)?;
         let append = |mut client: v1::raft_client::RaftClient<_>| async move { client.append(request).await };
         self.call(RPCTypes::AppendEntries, option.soft_ttl(), append).await
@@ -283,6 +291,13 @@ impl RaftNetworkV2<TypeConfig> for Link {
     }
 }
 
+/// Whether the entries follow each other and the one before them. Those behind a hole would be written, and never
+/// be found to be wrong.
+pub(super) fn is_whole(request: &AppendEntriesRequest<TypeConfig>) -> bool {
+    let first = request.prev_log_id.as_ref().map_or(0, |before| before.index + 1);
+    request.entries.iter().zip(first..).all(|(entry, index)| entry.index() == index)
+}
+
 /// The file's bytes from there on, at a pace that leaves room for others. A file that cannot be read ends the
 /// stream early, and the receiver refuses what it got because the size is wrong.
 fn chunks(snapshot: SnapshotFile, offset: u64) -> impl Stream<Item = v1::SnapshotChunk> + Send {
@@ -338,5 +353,33 @@ fn status_error(status: &Status) -> RPCError<TypeConfig> {
             RPCError::Unreachable(Unreachable::new(status))
         }
         _ => RPCError::Network(NetworkError::new(status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::testing::{blank_ent, log_id};
+
+    use super::*;
+
+    #[test]
+    fn entries_are_sent_and_taken_only_if_they_follow_each_other() {
+        let prev = |index| Some(log_id::<TypeConfig>(1, 1, index));
+        for (prev_log_id, indexes, expected) in [
+            (None, vec![], true),
+            (None, vec![0, 1], true),
+            (None, vec![1], false),
+            (prev(4), vec![], true),
+            (prev(4), vec![5, 6], true),
+            (prev(4), vec![6], false),
+            (prev(4), vec![5, 7], false),
+        ] {
+            let said = format!("{indexes:?} after {prev_log_id:?}");
+            let entries = indexes.into_iter().map(|index| blank_ent::<TypeConfig>(1, 1, index)).collect();
+            let vote = Vote::new(1, 1);
+            let message =
+                AppendEntriesRequest::<TypeConfig> { vote, prev_log_id, entries, leader_commit: None };
+            assert_eq!(is_whole(&message), expected, "{said}");
+        }
     }
 }

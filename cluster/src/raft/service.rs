@@ -7,7 +7,6 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 use hearth_proto::v1::raft_server::Raft;
 use hearth_proto::{ClusterId, GroupId, NodeId, v1};
-use openraft::entry::RaftEntry;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use openraft::vote::RaftLeaderId;
 use serde::Serialize;
@@ -17,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::group::Group;
 use super::log_store::{decode, encode};
-use super::network::PAYLOAD_VERSION;
+use super::network::{PAYLOAD_VERSION, is_whole};
 use super::snapshot::{SnapshotFile, verify};
 use super::types::{SnapshotMeta, TypeConfig, Vote, decode_shared};
 use crate::state::State;
@@ -113,8 +112,7 @@ impl Sent for AppendEntriesRequest<TypeConfig> {
 
     /// Entries behind a hole would be written, and never be found to be wrong.
     fn is_whole(&self) -> bool {
-        let first = self.prev_log_id.as_ref().map_or(0, |before| before.index + 1);
-        self.entries.iter().zip(first..).all(|(entry, index)| entry.index() == index)
+        is_whole(self)
     }
 }
 
@@ -281,33 +279,5 @@ pub(crate) fn pre_vote_request(
         target: target.0,
         payload: encode(&message).expect("a vote can be written").into(),
         payload_version: PAYLOAD_VERSION,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use openraft::testing::{blank_ent, log_id};
-
-    use super::*;
-
-    #[test]
-    fn entries_are_taken_only_if_they_follow_each_other() {
-        let prev = |index| Some(log_id::<TypeConfig>(1, 1, index));
-        for (prev_log_id, indexes, is_whole) in [
-            (None, vec![], true),
-            (None, vec![0, 1], true),
-            (None, vec![1], false),
-            (prev(4), vec![], true),
-            (prev(4), vec![5, 6], true),
-            (prev(4), vec![6], false),
-            (prev(4), vec![5, 7], false),
-        ] {
-            let said = format!("{indexes:?} after {prev_log_id:?}");
-            let entries = indexes.into_iter().map(|index| blank_ent::<TypeConfig>(1, 1, index)).collect();
-            let vote = Vote::new(1, 1);
-            let message =
-                AppendEntriesRequest::<TypeConfig> { vote, prev_log_id, entries, leader_commit: None };
-            assert_eq!(message.is_whole(), is_whole, "{said}");
-        }
     }
 }
