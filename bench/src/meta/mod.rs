@@ -37,11 +37,11 @@ pub(crate) struct MetaArgs {
     /// Folder on the disk that both write to; a temporary folder is made in it [default: the system's].
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Blocks that each node reports in a turn; 50000 with --quick.
-    #[arg(long, default_value_t = 200_000)]
+    /// Blocks that each node reports in a turn, so many that snapshots are written meanwhile; 50000 with --quick.
+    #[arg(long, default_value_t = 1_000_000)]
     blocks: u64,
     /// Turns of each side; 1 with --quick.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     rounds: u32,
     /// Raft groups that share the directory.
     #[arg(long, default_value_t = 1)]
@@ -94,6 +94,7 @@ pub(crate) async fn run(args: MetaArgs) -> anyhow::Result<bool> {
     // What is left of the load must not slow the lookups down.
     let total = (u64::from(rounds) * blocks + count) * NODES as u64 + 2 * u64::from(probes);
     all(&mut nodes, |_| Order::Fill { count: 0, total }).await?;
+    all(&mut nodes, |_| Order::Snapshot).await?;
     let looked =
         look_up(&mut nodes[0], if args.report.quick { 2_000 } else { 20_000 }, blocks, false).await?;
     // Of a node that does not lead, so that a round to the leader is in it.
