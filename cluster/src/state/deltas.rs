@@ -135,11 +135,14 @@ impl Shared {
     }
 }
 
+/// What the deltas of a run have in common, and their fingerprints.
+type Run<'a> = (Shared, &'a [[u8; Fingerprint::BYTES]]);
+
 /// The runs that are packed here; the last item is `None` if the bytes are malformed.
 struct Runs<'a>(&'a [u8]);
 
 impl<'a> Runs<'a> {
-    fn split(bytes: &'a [u8]) -> Option<(Shared, &'a [[u8; Fingerprint::BYTES]], &'a [u8])> {
+    fn split(bytes: &'a [u8]) -> Option<(Run<'a>, &'a [u8])> {
         let (namespace, rest) = bytes.split_first_chunk::<4>()?;
         let (tail, rest) = rest.split_first_chunk::<6>()?;
         let (count, rest) = rest.split_first_chunk::<4>()?;
@@ -147,20 +150,20 @@ impl<'a> Runs<'a> {
         let (names, rest) = rest.split_at_checked(count.checked_mul(Fingerprint::BYTES)?)?;
         // An empty run says nothing, and nobody packs it.
         let shared = Shared::decode(*namespace, *tail).filter(|_| count > 0)?;
-        Some((shared, names.as_chunks().0, rest))
+        Some(((shared, names.as_chunks().0), rest))
     }
 }
 
 impl<'a> Iterator for Runs<'a> {
-    type Item = Option<(Shared, &'a [[u8; Fingerprint::BYTES]])>;
+    type Item = Option<Run<'a>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() {
             return None;
         }
         let split = Self::split(self.0);
-        self.0 = split.map_or(&[], |(_, _, rest)| rest);
-        Some(split.map(|(shared, names, _)| (shared, names)))
+        self.0 = split.map_or(&[], |(_, rest)| rest);
+        Some(split.map(|(run, _)| run))
     }
 }
 
