@@ -8,7 +8,6 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO_FLAGS := --release --locked
 JOBS ?= 2
 DEMO_FLAGS ?=
-CLUSTER_MUTANTS = cargo test $(CARGO_FLAGS) -j$(JOBS) -p hearth-chaos --features mutants --test mutants
 
 .PHONY: help setup build demo lint test fuzz mutants
 
@@ -46,8 +45,7 @@ fuzz:
 test: lint build
 	cargo test $(CARGO_FLAGS) -j$(JOBS) --workspace
 	cargo test $(CARGO_FLAGS) -j$(JOBS) -p hearth-store --features mutants --test mutants
-	$(CLUSTER_MUTANTS)
 
 # Known bugs of the cluster that its simulation has to find, one process for each seed.
 mutants: setup
-	$(CLUSTER_MUTANTS)
+	cargo test $(CARGO_FLAGS) -j$(JOBS) -p hearth-chaos --features mutants --test mutants
