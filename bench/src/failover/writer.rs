@@ -177,7 +177,8 @@ pub(super) async fn admit(nodes: &[String], begun: Instant, patience: Duration) 
     let request = v1::JoinRequest {
         node_uuid: vec![0xfa; 16].into(),
         name: "failover".into(),
-        command_version: 2,
+        // Whatever version the cluster is at.
+        command_version: u32::MAX,
         ..Default::default()
     };
     for node in nodes.iter().cycle() {
