@@ -23,6 +23,7 @@ mod offload;
 mod operations;
 mod pipe;
 pub mod placement;
+mod prefetch;
 mod propose;
 mod raft;
 mod refusal;

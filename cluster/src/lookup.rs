@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use hearth_proto::limits::SUSPENDED_CLAIMS_MS;
 use hearth_proto::{
-    BlockKey, DirectoryGroups, GroupId, Incarnation, LogIndex, NamespaceId, NodeId, Tier, v1,
+    BlockId, BlockKey, DirectoryGroups, Fingerprint, GroupId, Incarnation, LogIndex, NamespaceId, NodeId,
+    Tier, v1,
 };
 use smallvec::SmallVec;
 use v1::NodeState;
@@ -55,56 +56,63 @@ pub(crate) fn lookup(
 ) -> LookupAnswer {
     // Always control before a directory, so that no two locks can wait for each other.
     let control = control.replicated();
-    let nowhere = vec![ReplicaViews::new(); keys.len()];
-    let mut answer = LookupAnswer { replicas: nowhere, applied: Vec::new(), staleness: Duration::default() };
-    let State::Control(control) = &control.state else { return answer };
-    let mut ask = |group: &Group, keys: &[BlockKey]| {
+    let mut answer =
+        LookupAnswer { replicas: Vec::new(), applied: Vec::new(), staleness: Duration::default() };
+    let State::Control(control) = &control.state else {
+        answer.replicas = vec![ReplicaViews::new(); keys.len()];
+        return answer;
+    };
+    let mut ask = |group: &Group, names: &mut dyn ExactSizeIterator<Item = Fingerprint>| {
         answer.staleness = answer.staleness.max(group.staleness());
         let replicated = group.replicated();
         answer.applied.push((group.id(), LogIndex(replicated.applied_index())));
-        let State::Directory(directory) = &replicated.state else {
-            return vec![ReplicaViews::new(); keys.len()];
-        };
-        find(control, directory, namespace, keys.iter())
+        match &replicated.state {
+            State::Directory(directory) => find(control, directory, names),
+            State::Control(_) => vec![ReplicaViews::new(); names.len()],
+        }
     };
+    let mut names = keys.iter().map(|key| Fingerprint::of(&BlockId { namespace, key: *key }));
     if let [group] = split.directories {
-        answer.replicas = ask(group, keys);
+        answer.replicas = ask(group, &mut names);
         return answer;
     }
-    let mut shares: Vec<Vec<usize>> = vec![Vec::new(); split.directories.len()];
-    for (index, key) in keys.iter().enumerate() {
-        shares[split.groups.position_of(key)].push(index);
+    let mut shares: Vec<Vec<(usize, Fingerprint)>> = vec![Vec::new(); split.directories.len()];
+    for (index, name) in names.enumerate() {
+        shares[split.groups.position_of_named(&name)].push((index, name));
     }
-    let mut replicas = std::mem::take(&mut answer.replicas);
+    let mut replicas = vec![ReplicaViews::new(); keys.len()];
     for (group, share) in split.directories.iter().zip(shares).filter(|(_, share)| !share.is_empty()) {
-        let keys: Vec<BlockKey> = share.iter().map(|index| keys[*index]).collect();
-        let found = ask(group, &keys);
-        share.into_iter().zip(found).for_each(|(index, views)| replicas[index] = views);
+        let found = ask(group, &mut share.iter().map(|(_, name)| *name));
+        share.into_iter().zip(found).for_each(|((index, _), views)| replicas[index] = views);
     }
     answer.replicas = replicas;
     answer
 }
 
 /// The claims that count: those of nodes that are up, under the incarnation they are up with.
-fn find<'a>(
+fn find(
     control: &Control,
     directory: &Directory,
-    namespace: NamespaceId,
-    keys: impl ExactSizeIterator<Item = &'a BlockKey> + Clone,
+    names: &mut dyn ExactSizeIterator<Item = Fingerprint>,
 ) -> Vec<ReplicaViews> {
-    let mut views = vec![ReplicaViews::new(); keys.len()];
+    let count = names.len();
+    let mut views = Vec::with_capacity(count);
     // Most blocks of a chain are held by the node that holds the one before.
     let mut last = (NodeId::default(), None);
-    directory.find(namespace, keys, |position, replica| {
+    directory.find(names, |position, replica| {
         if last.0 != replica.node {
             last = (replica.node, control.serving_incarnation(replica.node));
         }
         if last.1 == Some(replica.incarnation) || mutant::is(Mutant::LookupIgnoresIncarnation) {
+            // Blocks come in their order.
+            views.resize_with(position + 1, ReplicaViews::new);
             let Replica { node, incarnation, tiers } = replica;
-            let held = Tier::ALL.into_iter().filter(|tier| tiers & tier_bit(*tier) != 0);
-            views[position].extend(held.map(|tier| ReplicaView { node, incarnation, tier }));
+            for tier in Tier::ALL.into_iter().filter(|tier| tiers & tier_bit(*tier) != 0) {
+                views[position].push(ReplicaView { node, incarnation, tier });
+            }
         }
     });
+    views.resize_with(count, ReplicaViews::new);
     views
 }
 
@@ -138,7 +146,7 @@ pub(crate) fn dead_holders(
 #[cfg(test)]
 mod tests {
     use hearth_proto::v1::command::Body;
-    use hearth_proto::{BlockDelta, BlockId, GroupId, v1};
+    use hearth_proto::{BlockDelta, GroupId, v1};
 
     use super::*;
     use crate::state::command;
@@ -174,7 +182,8 @@ mod tests {
     /// What is found of the block, by incarnation.
     fn seen(control: &State, directory: &State) -> Vec<u64> {
         let (State::Control(control), State::Directory(directory)) = (control, directory) else { panic!() };
-        let found = find(control, directory, NamespaceId::DEFAULT, [KEY].iter());
+        let name = Fingerprint::of(&BlockId { namespace: NamespaceId::DEFAULT, key: KEY });
+        let found = find(control, directory, &mut std::iter::once(name));
         found[0].iter().map(|view| view.incarnation.0).collect()
     }
 

@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hearth_proto::BlockId;
 use hearth_proto::limits::WAITERS_MAX;
-use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+
+use crate::state::BlockMap;
 
 /// Who waits for what.
 #[derive(Debug, Default)]
@@ -14,7 +15,7 @@ pub(crate) struct Waiters(Mutex<Waiting>);
 
 #[derive(Debug, Default)]
 struct Waiting {
-    by_block: FxHashMap<BlockId, (Arc<Notify>, usize)>,
+    by_block: BlockMap<(Arc<Notify>, usize)>,
     count: usize,
 }
 

@@ -1,9 +1,9 @@
 //! How the directory is split among Raft groups.
 
 use crate::error::{Classified, ErrorKind};
-use crate::fingerprint::first_word;
+use crate::fingerprint::words_of;
 use crate::limits::DIRECTORY_GROUPS_MAX;
-use crate::{BlockKey, GroupId};
+use crate::{BlockKey, Fingerprint, GroupId};
 
 /// The groups that share the directory of a cluster. Each has a range of the hashes of block keys, of equal
 /// length; the namespace does not count, so that a chain of any tenant spreads over all of them.
@@ -81,11 +81,17 @@ impl DirectoryGroups {
 
     /// Where the group of a block stands among [`Self::ids`].
     pub fn position_of(self, key: &BlockKey) -> usize {
-        if self.0 == 1 {
-            return 0;
-        }
+        if self.0 == 1 { 0 } else { self.position(words_of(key)) }
+    }
+
+    /// [`Self::position_of`] a block that is known by its fingerprint.
+    pub fn position_of_named(self, name: &Fingerprint) -> usize {
+        self.position(name.words)
+    }
+
+    fn position(self, [first, _]: [u64; 2]) -> usize {
         // A power of two splits a range in half: no block moves but those of the group that is split.
-        ((u128::from(first_word(key)) * u128::from(self.0)) >> 64) as usize
+        ((u128::from(first) * u128::from(self.0)) >> 64) as usize
     }
 
     /// The group that holds a block.

@@ -265,8 +265,12 @@ pub const PROPOSE_ATTEMPT_MS: u64 = 5_000;
 pub const VOTER_LAG_ENTRIES_MAX: u64 = 1_000;
 /// How fast a snapshot is written or sent at the most, so that the log beside it goes on.
 pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 256 << 20;
-/// How fast a snapshot is written, while commands are applied beside it: several times as fast as a log grows.
+/// How fast a snapshot is written at the most, while commands are applied beside it.
 pub const SNAPSHOT_WRITE_BYTES_PER_SECOND: u64 = 64 << 20;
+/// How fast at the least, however much is applied beside it.
+pub const SNAPSHOT_WRITE_BYTES_PER_SECOND_MIN: u64 = 16 << 20;
+/// How often a snapshot looks how fast the log beside it grows.
+pub const SNAPSHOT_LOOK_MS: u64 = 100;
 /// How much of it waits to be synced: the log's syncs wait behind it.
 pub const SNAPSHOT_SYNC_BYTES: usize = 8 << 20;
 /// Pause before a snapshot is asked for again, while another one is being written.

@@ -107,8 +107,12 @@ fn failed(error: io::Error) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
     use hearth_proto::GroupId;
 
+    use super::super::pace::SnapshotPace;
     use super::super::snapshot::Writer;
     use super::super::types::SnapshotMeta;
     use super::*;
@@ -121,7 +125,8 @@ mod tests {
     async fn a_transfer_goes_on_where_the_one_before_broke() {
         let dir = tempfile::tempdir().unwrap();
         let written = dir.path().join("written");
-        let mut writer = Writer::create(&written, GroupId(1), 0, &SnapshotMeta::default()).unwrap();
+        let pace = SnapshotPace::new(Arc::default(), Instant::now());
+        let mut writer = Writer::create(&written, GroupId(1), 0, &SnapshotMeta::default(), pace).unwrap();
         (0..100_u32).for_each(|number| writer.record(&number.to_le_bytes(), &[7; 100]).unwrap());
         writer.finish().unwrap();
         let bytes = std::fs::read(&written).unwrap();

@@ -13,7 +13,7 @@ use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Options,
 use super::wal_check::{self, CheckError};
 
 /// The on-disk format that this build writes and reads.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 const MAGIC: &[u8; 8] = b"HEARTHMD";
 const IDENTITY_KEY: &[u8] = b"identity";
 const IDENTITY_BYTES: usize = 8 + 4 + 8 + 16 + 4 + 4;

@@ -5,6 +5,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 
 use futures::{Stream, TryStreamExt};
 use hearth_proto::limits::{SNAPSHOT_EVERY_BYTES, SNAPSHOT_PIECE_SLOTS};
@@ -16,6 +17,7 @@ use prost::Message;
 use tokio::task::JoinHandle;
 
 use super::database::Database;
+use super::pace::SnapshotPace;
 use super::snapshot::{Reader, SnapshotFile, SnapshotFolder, Writer};
 use super::types::{Entry, LogId, Proposal, Reply, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::mutant::{self, Mutant};
@@ -232,7 +234,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         // Entries that are applied from here on must not show in the snapshot.
         self.snapshots_begun += 1;
         let number = self.snapshots_begun;
-        let build = Build::begin(self.group, number, self.replicated.clone(), self.snapshots.clone());
+        let (replicated, snapshots) = (self.replicated.clone(), self.snapshots.clone());
+        let build = Build::begin(self.group, number, replicated, snapshots, self.unsaved.clone());
         SnapshotBuild { task: Some(spawn_blocking(move || build.write())) }
     }
 
@@ -287,6 +290,7 @@ struct Build {
     group: GroupId,
     replicated: Arc<RwLock<Replicated>>,
     snapshots: Arc<SnapshotFolder>,
+    applied_bytes: Arc<AtomicU64>,
     meta: SnapshotMeta,
     needs: u32,
     records: Vec<(RecordKey, Vec<u8>)>,
@@ -299,6 +303,7 @@ impl Build {
         number: u64,
         replicated: Arc<RwLock<Replicated>>,
         snapshots: Arc<SnapshotFolder>,
+        applied_bytes: Arc<AtomicU64>,
     ) -> Self {
         let (meta, needs, (records, walk)) = {
             let mut replicated = write(&replicated);
@@ -306,14 +311,15 @@ impl Build {
             let meta = SnapshotMeta { last_log_id: replicated.applied, last_membership };
             (meta, replicated.needs, replicated.state.begin_snapshot(number))
         };
-        Self { group, replicated, snapshots, meta, needs, records, walk }
+        Self { group, replicated, snapshots, applied_bytes, meta, needs, records, walk }
     }
 
     fn write(mut self) -> io::Result<(SnapshotMeta, SnapshotFile)> {
         let snapshots = self.snapshots.clone();
         let _exclusive = snapshots.exclusive.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.snapshots.unfinished_path("build");
-        let mut writer = Writer::create(&path, self.group, self.needs, &self.meta)?;
+        let pace = SnapshotPace::new(self.applied_bytes.clone(), Instant::now());
+        let mut writer = Writer::create(&path, self.group, self.needs, &self.meta, pace)?;
         if mutant::is(Mutant::SnapshotForgets) {
             self.records.pop();
         }

@@ -36,7 +36,7 @@ type BoxStream<'a, T> = std::pin::Pin<Box<dyn Stream<Item = T> + Send + 'a>>;
 type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The format of the payloads: openraft's messages as this build has them, in postcard.
-pub(super) const PAYLOAD_VERSION: u32 = 1;
+pub(super) const PAYLOAD_VERSION: u32 = 2;
 /// Append requests of one stream that may wait for their answers.
 const STREAM_IN_FLIGHT_MAX: usize = 64;
 

@@ -13,15 +13,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use hearth_proto::GroupId;
-use hearth_proto::limits::{SNAPSHOT_SYNC_BYTES, SNAPSHOT_WRITE_BYTES_PER_SECOND};
+use hearth_proto::limits::SNAPSHOT_SYNC_BYTES;
 
 use super::log_store::{decode, encode};
-use super::pace::Pace;
+use super::pace::SnapshotPace;
 use super::types::SnapshotMeta;
 use crate::state::command;
 
 const MAGIC: &[u8; 8] = b"HEARTHSN";
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 const END: u32 = u32::MAX;
 /// No key, value or metadata is larger; a length beyond it is damage.
 const PART_BYTES_MAX: u32 = 16 << 20;
@@ -134,16 +134,21 @@ impl SnapshotFolder {
 /// Writes a snapshot file record by record.
 pub(super) struct Writer {
     out: BufWriter<File>,
-    pace: Pace,
+    pace: SnapshotPace,
     unsynced: usize,
     crc: crc32fast::Hasher,
     records: u64,
 }
 
 impl Writer {
-    pub(super) fn create(path: &Path, group: GroupId, needs: u32, meta: &SnapshotMeta) -> io::Result<Self> {
+    pub(super) fn create(
+        path: &Path,
+        group: GroupId,
+        needs: u32,
+        meta: &SnapshotMeta,
+        pace: SnapshotPace,
+    ) -> io::Result<Self> {
         let out = BufWriter::with_capacity(1 << 20, File::create(path)?);
-        let pace = Pace::new(SNAPSHOT_WRITE_BYTES_PER_SECOND, Instant::now());
         let mut writer = Self { out, pace, unsynced: 0, crc: crc32fast::Hasher::new(), records: 0 };
         let meta = encode(meta)?;
         writer.write(MAGIC)?;

@@ -1,6 +1,7 @@
 //! openraft's own suite on the log store and the state machine, and what it does not cover.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use hearth_proto::v1::command::Body;
 use hearth_proto::{BlockDelta, BlockId, BlockKey, ClusterId, GroupId, NamespaceId, NodeId, Tier, v1};
@@ -18,6 +19,7 @@ use super::database::{Database, Identity};
 use super::group::Group;
 use super::log_store::LogStore;
 use super::machine::StateMachine;
+use super::pace::SnapshotPace;
 use super::types::{CommandBytes, Entry, Proposal, TypeConfig};
 use crate::state::deltas::{DELTA_BYTES, pack_deltas};
 use crate::state::{State, command};
@@ -267,7 +269,8 @@ async fn a_snapshot_that_a_newer_build_made_is_refused_and_kept() {
     let ours = machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
     verify(&ours.snapshot, GroupId::DIRECTORY).unwrap();
     let path = ours.snapshot.path.clone();
-    let writer = Writer::create(&path, GroupId::DIRECTORY, command::VERSION + 1, &ours.meta).unwrap();
+    let pace = SnapshotPace::new(Arc::default(), Instant::now());
+    let writer = Writer::create(&path, GroupId::DIRECTORY, command::VERSION + 1, &ours.meta, pace).unwrap();
     writer.finish().unwrap();
     let refused = verify(&SnapshotFile::open(path.clone()).unwrap(), GroupId::DIRECTORY).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::Unsupported);

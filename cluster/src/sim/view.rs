@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use hearth_proto::{BlockId, GroupId, Incarnation, NodeId, Tier, v1};
+use hearth_proto::{BlockId, Fingerprint, GroupId, Incarnation, NodeId, Tier, v1};
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
 
@@ -162,7 +162,7 @@ impl Cluster {
         let replicated = group.replicated();
         let State::Directory(directory) = &replicated.state else { return Vec::new() };
         let mut claims = Vec::new();
-        directory.find(id.namespace, std::iter::once(&id.key), |_, replica| {
+        directory.find(std::iter::once(Fingerprint::of(id)), |_, replica| {
             let held = Tier::ALL.into_iter().filter(|tier| replica.tiers & tier_bit(*tier) != 0);
             let tiers = held.fold(0, |tiers, tier| tiers | 1 << tier as u8);
             claims.push((replica.node, replica.incarnation, tiers));

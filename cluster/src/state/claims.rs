@@ -1,10 +1,14 @@
 //! Claims: who may compute a block that nobody holds, so that everybody else waits and loads it.
 
+use std::collections::hash_map::Entry;
+
 use bytes::Bytes;
 use hearth_proto::{BlockId, Fingerprint, limits, v1};
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use v1::RefusalReason;
 
+use super::BlockMap;
 use super::ends::Ends;
 use super::outcome::{self, claim_gone, claim_granted, claim_held, done, refused};
 use super::record::{RecordError, RecordKey};
@@ -25,9 +29,9 @@ pub(crate) struct Claim {
 /// Every claim of a group; none of them has expired.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    by_block: FxHashMap<BlockId, Claim>,
+    by_block: BlockMap<Claim>,
     /// Derived: reports name blocks so.
-    by_name: FxHashMap<Fingerprint, BlockId>,
+    by_name: FxHashMap<Fingerprint, SmallVec<[BlockId; 1]>>,
     ends: Ends<BlockId>,
     /// Blocks whose claims ended since that was last asked for.
     ended: Vec<BlockId>,
@@ -59,20 +63,25 @@ impl Claims {
         }
     }
 
-    /// Ends the claim on the block of this fingerprint, if there is one.
+    /// Ends the claims on the blocks of this fingerprint: on every replica the same, however they came to be there.
     pub(super) fn end_named(&mut self, name: &Fingerprint) {
         // Every block that comes to a node is asked of, and hardly one is claimed.
         if !self.by_name.is_empty()
-            && let Some(id) = self.by_name.get(name).copied()
+            && let Some(ids) = self.by_name.remove(name)
         {
-            self.end(&id);
+            ids.iter().for_each(|id| drop(self.end(id)));
         }
     }
 
     /// Ends the claim on a block, if there is one.
     fn end(&mut self, id: &BlockId) -> bool {
         let Some(claim) = self.by_block.remove(id) else { return false };
-        self.by_name.remove(&Fingerprint::of(id));
+        if let Entry::Occupied(mut ids) = self.by_name.entry(Fingerprint::of(id)) {
+            ids.get_mut().retain(|other| other != id);
+            if ids.get().is_empty() {
+                ids.remove();
+            }
+        }
         self.ends.remove(claim.expires_at_ms, *id);
         self.ended.push(*id);
         true
@@ -146,7 +155,7 @@ impl Claims {
 
     fn insert(&mut self, id: BlockId, claim: Claim) {
         self.ends.insert(claim.expires_at_ms, id);
-        self.by_name.insert(Fingerprint::of(&id), id);
+        self.by_name.entry(Fingerprint::of(&id)).or_default().push(id);
         self.by_block.insert(id, claim);
     }
 

@@ -31,7 +31,11 @@ mod timed_property_tests;
 #[cfg(test)]
 mod timed_tests;
 
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
 use hearth_proto::{BlockId, GroupId, v1};
+use siphasher::sip::SipHasher13;
 
 use crate::mutant::{self, Mutant};
 
@@ -42,6 +46,9 @@ pub(crate) use record::{RecordError, RecordKey};
 pub(crate) use shard::Shadow;
 #[cfg(feature = "sim")]
 pub(crate) use timed::Timed;
+
+/// A map of blocks, whose keys are chosen by whoever uses the cluster: no choice makes it slow.
+pub(crate) type BlockMap<V> = HashMap<BlockId, V, BuildHasherDefault<SipHasher13>>;
 
 /// What commands did that somebody on this node waits for.
 #[derive(Debug, Default)]

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use hearth_proto::{BlockId, BlockKey, NamespaceId, limits, v1};
 use prost::Message;
-use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use v1::RefusalReason;
 
+use super::BlockMap;
 use super::command::{pack_keys, unpack_keys};
 use super::ends::Ends;
 use super::outcome::{done, pinned, refused};
@@ -39,7 +39,7 @@ pub(crate) struct Pins {
     // Derived from the pins.
     used: BTreeMap<NamespaceId, Pinned>,
     blocks: usize,
-    covering: FxHashMap<BlockId, SmallVec<[PinId; 1]>>,
+    covering: BlockMap<SmallVec<[PinId; 1]>>,
     /// Blocks whose pins changed since that was last asked for.
     changed: Vec<BlockId>,
 }

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 
 use hearth_proto::{BlockId, NamespaceId, Priority, Retention, limits, v1};
-use rustc_hash::FxHashMap;
 use v1::RefusalReason;
 
+use super::BlockMap;
 use super::command::unpack_keys;
 use super::ends::Ends;
 use super::outcome::{done, refused};
@@ -30,7 +30,7 @@ struct Said {
 /// What was said of blocks.
 #[derive(Debug, Default)]
 pub(crate) struct Retentions {
-    by_block: FxHashMap<BlockId, Said>,
+    by_block: BlockMap<Said>,
     by_number: BTreeMap<u64, BlockId>,
     ends: Ends<BlockId>,
     /// Blocks of which something was said since that was last asked for.

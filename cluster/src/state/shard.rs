@@ -12,7 +12,9 @@ use rustc_hash::FxHashMap;
 
 use super::blocks::{Block, Blocks, NEAR_MAX};
 use super::held::Held;
+
 use super::record::RecordError;
+use crate::prefetch::prefetch;
 
 /// Parts of a directory group; a block's hash says which.
 pub(super) const SHARDS: usize = 256;
@@ -67,14 +69,24 @@ impl Shard {
         self.blocks.len() - self.free.len()
     }
 
-    /// The place that is looked at first. Reading it early lets the memory of many lookups overlap.
-    pub(super) fn first_place(&self, hash: u64) -> u32 {
-        if self.places.is_empty() { EMPTY } else { self.places[hash as usize & (self.places.len() - 1)] }
+    /// Asks for the memory of the place that is looked at first.
+    pub(super) fn prefetch_place(&self, hash: u64) {
+        if let Some(place) = self.places.get(self.first_at(hash)) {
+            prefetch(place);
+        }
     }
 
-    /// Something of the block that this place leads to.
-    pub(super) fn touch(&self, place: u32) -> u8 {
-        self.blocks.get(slot_in(place)).map_or(0, |block| block.namespace as u8)
+    /// Asks for the memory of the block that this place leads to.
+    pub(super) fn prefetch_block(&self, hash: u64) {
+        let place = self.places.get(self.first_at(hash));
+        if let Some(block) = place.and_then(|place| self.blocks.get(slot_in(*place))) {
+            prefetch(block);
+        }
+    }
+
+    /// The first place of a block with this hash; beyond the table if that is empty.
+    fn first_at(&self, hash: u64) -> usize {
+        hash as usize & self.places.len().wrapping_sub(1)
     }
 
     pub(super) fn find(&self, hash: u64, name: &Fingerprint) -> Option<u32> {

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use hearth_proto::{BlockDelta, BlockId, BlockKey, GroupId, Incarnation, NamespaceId, NodeId, Tier, v1};
+use hearth_proto::{
+    BlockDelta, BlockId, BlockKey, Fingerprint, GroupId, Incarnation, NamespaceId, NodeId, Tier, v1,
+};
 use v1::command::Body;
 use v1::outcome::Kind;
 use v1::{NodeState, RefusalReason};
@@ -229,10 +231,9 @@ fn gap(next_sequence: u64) -> Kind {
 
 /// (node, tiers) of each replica of a block, in the order of the nodes.
 pub(super) fn held(state: &State, number: u8) -> Vec<(u64, u8)> {
-    let BlockId { namespace, key } = block(number);
+    let name = Fingerprint::of(&block(number));
     let mut held = Vec::new();
-    as_directory(state)
-        .find(namespace, [key].iter(), |_, replica| held.push((replica.node.0, replica.tiers)));
+    as_directory(state).find(std::iter::once(name), |_, replica| held.push((replica.node.0, replica.tiers)));
     held.sort_unstable();
     held
 }

@@ -101,27 +101,22 @@ impl Holders {
 }
 
 impl Directory {
-    /// Visits the claims on these blocks: the block's position among the keys, and each replica in the
-    /// order of the nodes' first reports. What is left of an earlier incarnation is left out.
-    pub(crate) fn find<'k>(
+    /// Visits the claims on these blocks, in their order: the block's position among the names, and each replica in
+    /// the order of the nodes' first reports. What is left of an earlier incarnation is left out.
+    pub(crate) fn find(
         &self,
-        namespace: NamespaceId,
-        keys: impl Iterator<Item = &'k BlockKey>,
+        names: impl Iterator<Item = Fingerprint>,
         mut found: impl FnMut(usize, Replica),
     ) {
         // In passes, so that the memory which one block waits for is fetched while others are worked on.
-        let probe = |key: &BlockKey| {
-            let name = Fingerprint::of(&BlockId { namespace, key: *key });
+        let named = names.map(|name| {
             let hash = hash(&name);
-            (name, self.shards[shard_of(hash)].first_place(hash))
-        };
-        let probes: Vec<(Fingerprint, u32)> = keys.map(probe).collect();
-        let touch = |sum: u8, (name, place): &(Fingerprint, u32)| {
-            self.shards[shard_of(hash(name))].touch(*place).wrapping_add(sum)
-        };
-        std::hint::black_box(probes.iter().fold(0, touch));
-        for (position, (name, _)) in probes.into_iter().enumerate() {
-            let hash = hash(&name);
+            self.shards[shard_of(hash)].prefetch_place(hash);
+            (name, hash)
+        });
+        let named: Vec<(Fingerprint, u64)> = named.collect();
+        named.iter().for_each(|(_, hash)| self.shards[shard_of(*hash)].prefetch_block(*hash));
+        for (position, (name, hash)) in named.into_iter().enumerate() {
             let range = shard_of(hash);
             let shard = &self.shards[range];
             let Some(slot) = shard.find(hash, &name) else { continue };
@@ -138,7 +133,7 @@ impl Directory {
     /// The claims on one block, as [`Self::find`] visits them.
     pub(crate) fn replicas(&self, id: &BlockId) -> SmallVec<[Replica; 4]> {
         let mut replicas = SmallVec::new();
-        self.find(id.namespace, [id.key].iter(), |_, replica| replicas.push(replica));
+        self.find(std::iter::once(Fingerprint::of(id)), |_, replica| replicas.push(replica));
         replicas
     }
 
@@ -252,12 +247,8 @@ impl Directory {
                 return;
             }
             // First whatever memory the blocks of the batch wait for, all at once.
-            let touch = |sum: u32, (_, hash): &(_, u64)| {
-                let shard = &self.shards[shard_of(*hash)];
-                let place = shard.first_place(*hash);
-                sum.wrapping_add(u32::from(shard.touch(place)))
-            };
-            std::hint::black_box(batch.iter().fold(0, touch));
+            batch.iter().for_each(|(_, hash)| self.shards[shard_of(*hash)].prefetch_place(*hash));
+            batch.iter().for_each(|(_, hash)| self.shards[shard_of(*hash)].prefetch_block(*hash));
             for (delta, hash) in &batch {
                 self.change(number, delta, *hash);
                 if delta.added {
