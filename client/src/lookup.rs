@@ -67,8 +67,8 @@ pub struct LookupSource {
     pub node: NodeId,
     /// The log index that the answer reflects of each directory group that was asked.
     pub applied: Vec<(GroupId, LogIndex)>,
-    /// How long ago that node last heard from a leader of the directory.
-    pub staleness: Duration,
+    /// How old the answer may be, as far as that node knows; `None` if it has heard of no leader since its start.
+    pub staleness: Option<Duration>,
 }
 
 impl Lookup {
@@ -214,7 +214,7 @@ fn parse(chain: &Chain, answer: v1::LookupResponse) -> Lookup {
     let source = LookupSource {
         node: NodeId(answer.node_id),
         applied,
-        staleness: Duration::from_millis(answer.staleness_ms),
+        staleness: (answer.staleness_ms != u64::MAX).then(|| Duration::from_millis(answer.staleness_ms)),
     };
     let replicas = answer
         .blocks

@@ -205,7 +205,7 @@ impl Cluster {
 
     /// Finds the replicas of blocks in this node's copy of the directory.
     ///
-    /// The answer may be stale by `staleness`; a claim counts only while its node is up under the
+    /// The answer may be stale by `staleness`, as far as this node can know; a claim counts only while its node is up under the
     /// claim's incarnation.
     pub fn lookup(&self, namespace: NamespaceId, keys: &[BlockKey]) -> LookupAnswer {
         let directory =

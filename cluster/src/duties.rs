@@ -11,7 +11,7 @@ use hearth_proto::{GroupId, Incarnation, NodeId, v1};
 
 use crate::cluster::{Cluster, now_ms};
 use crate::error::MemberError;
-use crate::lookup::dead_holders;
+use crate::lookup::{DeadHolder, dead_holders};
 use crate::raft::{Group, LocalProposal};
 use crate::state::{State, command};
 pub(crate) use members::Absences;
@@ -96,9 +96,9 @@ impl Cluster {
             };
             dead_holders(control, directory, now_ms())
         };
-        for (node, incarnation) in dead {
-            tracing::info!(%node, %incarnation, "claims of a node that is gone are purged");
-            let purge = v1::PurgeClaims { node_id: node.0, incarnation: incarnation.0 };
+        for DeadHolder { node, incarnation, removed } in dead {
+            tracing::info!(%node, %incarnation, removed, "claims of a node that is gone are purged");
+            let purge = v1::PurgeClaims { node_id: node.0, incarnation: incarnation.0, forget: removed };
             propose_here(group, Body::PurgeClaims(purge)).await;
         }
     }

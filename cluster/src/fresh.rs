@@ -135,6 +135,15 @@ impl Cluster {
         Ok(self.nodes())
     }
 
+    /// Waits until this node's copies of all groups have all that was acknowledged before.
+    ///
+    /// # Errors
+    /// [`ReadError`], by the deadline: what is read then is as old as it is.
+    pub async fn refresh(&self, deadline: Instant) -> Result<(), ReadError> {
+        let groups: Vec<GroupId> = self.all_groups().map(|group| group.id()).collect();
+        self.make_fresh(&groups, &Freshness::Linearizable, deadline).await
+    }
+
     /// Reads the control state, once this node's copy is new enough. Entries wait while `read` runs.
     pub(crate) async fn read_control<T>(
         &self,

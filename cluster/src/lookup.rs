@@ -36,8 +36,9 @@ pub struct LookupAnswer {
     pub replicas: Vec<ReplicaViews>,
     /// The last entry of each directory group's log that the answer reflects, of the groups that were asked.
     pub applied: Vec<(GroupId, LogIndex)>,
-    /// How long ago this node last knew of a leader of each of these groups, at the most.
-    pub staleness: Duration,
+    /// How old the answer may be: what was committed before is in it, of the groups that were asked. `None` if
+    /// no leader of one of them was heard since the start.
+    pub staleness: Option<Duration>,
 }
 
 /// The directory as its groups share it.
@@ -57,15 +58,17 @@ pub(crate) fn lookup(
     // Always control before a directory, so that no two locks can wait for each other.
     let control = control.replicated();
     let mut answer =
-        LookupAnswer { replicas: Vec::new(), applied: Vec::new(), staleness: Duration::default() };
+        LookupAnswer { replicas: Vec::new(), applied: Vec::new(), staleness: Some(Duration::ZERO) };
     let State::Control(control) = &control.state else {
         answer.replicas = vec![ReplicaViews::new(); keys.len()];
         return answer;
     };
     let mut ask = |group: &Group, names: &mut dyn ExactSizeIterator<Item = Fingerprint>| {
-        answer.staleness = answer.staleness.max(group.staleness());
         let replicated = group.replicated();
-        answer.applied.push((group.id(), LogIndex(replicated.applied_index())));
+        let applied = replicated.applied_index();
+        let staleness = group.staleness(applied);
+        answer.staleness = answer.staleness.zip(staleness).map(|(others, this)| others.max(this));
+        answer.applied.push((group.id(), LogIndex(applied)));
         match &replicated.state {
             State::Directory(directory) => find(control, directory, names),
             State::Control(_) => vec![ReplicaViews::new(); names.len()],
@@ -116,15 +119,21 @@ fn find(
     views
 }
 
-/// Names the nodes whose claims in the directory will not count again, each with its last incarnation.
+/// A node whose claims in the directory will not count again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DeadHolder {
+    pub(crate) node: NodeId,
+    /// Its last one.
+    pub(crate) incarnation: Incarnation,
+    /// It was removed, and will not come back.
+    pub(crate) removed: bool,
+}
+
+/// Names the nodes whose claims in the directory will not count again.
 ///
 /// Those of a node that is down wait for its return, when most of them will be found right: they go only
 /// after a long time. Those of one that is up again under a later incarnation are that one's to compare.
-pub(crate) fn dead_holders(
-    control: &Control,
-    directory: &Directory,
-    now_ms: u64,
-) -> Vec<(NodeId, Incarnation)> {
+pub(crate) fn dead_holders(control: &Control, directory: &Directory, now_ms: u64) -> Vec<DeadHolder> {
     let is_dead = |node: &v1::NodeRecord| match node.state() {
         NodeState::Removed => true,
         // One that has never registered has said nothing.
@@ -132,13 +141,18 @@ pub(crate) fn dead_holders(
         NodeState::Down => node.changed_at_ms.saturating_add(SUSPENDED_CLAIMS_MS) < now_ms,
         _ => false,
     };
-    let holders = directory.holders().filter(|(_, _, claims)| *claims > 0);
-    let dead = holders.filter_map(|(node, incarnation, _)| {
+    let dead = directory.holders().filter_map(|(node, incarnation, claims)| {
         // A claim from an incarnation that this copy of the control state has not seen yet is early; one
         // more than it has seen is the fence that an earlier purge left.
         let known = control.node(node)?;
-        (is_dead(known) && incarnation.0 <= known.incarnation.saturating_add(1))
-            .then_some((node, Incarnation(known.incarnation)))
+        let removed = known.state() == NodeState::Removed;
+        // One that was removed is forgotten, although it claims nothing.
+        let is_due = (claims > 0 || removed) && is_dead(known);
+        (is_due && incarnation.0 <= known.incarnation.saturating_add(1)).then_some(DeadHolder {
+            node,
+            incarnation: Incarnation(known.incarnation),
+            removed,
+        })
     });
     dead.collect()
 }
@@ -191,7 +205,7 @@ mod tests {
     fn dead(control: &State, directory: &State, later: bool) -> Vec<u64> {
         let (State::Control(control), State::Directory(directory)) = (control, directory) else { panic!() };
         let now_ms = if later { SUSPENDED_CLAIMS_MS + 1 } else { SUSPENDED_CLAIMS_MS };
-        dead_holders(control, directory, now_ms).into_iter().map(|(_, incarnation)| incarnation.0).collect()
+        dead_holders(control, directory, now_ms).into_iter().map(|dead| dead.incarnation.0).collect()
     }
 
     #[test]
@@ -221,7 +235,10 @@ mod tests {
         register(&mut control, 0xb);
         assert_eq!(seen(&control, &directory), [0; 0], "claims of the process before");
         apply(&mut control, Body::NodeDown(v1::NodeDown { node_id: 1, incarnation: 3 }));
-        apply(&mut directory, Body::PurgeClaims(v1::PurgeClaims { node_id: 1, incarnation: 3 }));
+        apply(
+            &mut directory,
+            Body::PurgeClaims(v1::PurgeClaims { node_id: 1, incarnation: 3, forget: false }),
+        );
         assert_eq!(dead(&control, &directory, true), [0; 0], "nothing is left");
         register(&mut control, 0xc);
         report(&mut directory, 4);

@@ -80,7 +80,7 @@ impl Directory for GrpcService {
                 _ => 0,
             },
             applied,
-            staleness_ms: answer.staleness.as_millis() as u64,
+            staleness_ms: answer.staleness.map_or(u64::MAX, |staleness| staleness.as_millis() as u64),
             node_id: self.member.node_id.0,
             nodes,
             cluster_id: self.member.cluster_id.0.to_vec().into(),

@@ -27,13 +27,17 @@ pub(crate) async fn remove(
     deadline: Instant,
 ) -> Result<v1::RemoveResponse, Status> {
     let node = request.node_id;
-    // Without a leader the removal itself says so.
-    if !request.force && cluster.refresh_control(deadline).await {
-        let left = progress.remaining_blocks(NodeId(node)).await;
+    // One that is not drained is refused below, whatever it holds.
+    if !request.force {
+        let left = progress.remaining_blocks(NodeId(node), deadline).await.map_err(|unknown| {
+            let detail =
+                format!("it is not known what node {node} alone holds: {unknown}; ask again, or use --force");
+            Status::unavailable(detail)
+        })?;
         if left > 0 {
             let detail = format!(
-                "node {node} is being drained, and {left} blocks are on no node that stays: wait until `hearth \
-                 status` shows none, or lose them with --force"
+                "{left} blocks that node {node} holds are on no node that stays: wait until `hearth node progress` \
+                 shows none, add a node if none can take them, or lose them with --force"
             );
             return Err(calls::refused(v1::RefusalReason::NotDrained, detail));
         }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hearth_cluster::Cluster;
+use hearth_cluster::{Cluster, ReadError};
 use hearth_proto::limits::{PROGRESS_FRESH_MS, PROGRESS_RATE_MS};
 use hearth_proto::{NodeId, v1};
 use rustc_hash::FxHashMap;
@@ -42,6 +42,17 @@ struct Sums {
     leaving: FxHashMap<NodeId, Sum>,
 }
 
+/// Why it is not known how far a drain is.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unknown {
+    /// The directory is not known well enough.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Adding it up failed.
+    #[error("what is left to move could not be added up: {0}")]
+    Failed(#[from] tokio::task::JoinError),
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Sum {
     blocks: u64,
@@ -57,13 +68,17 @@ impl Progress {
         Self(Arc::new(Inner { cluster, counters, state: tokio::sync::Mutex::default() }))
     }
 
-    /// Blocks that no node holds but drained ones, this one among them, as the directory has it now.
-    pub(crate) async fn remaining_blocks(&self, node: NodeId) -> u64 {
+    /// Blocks that no node holds but drained ones, this one among them: no older than this question.
+    ///
+    /// # Errors
+    /// [`Unknown`] if the directory cannot be made new enough in time; nothing is known then.
+    pub(crate) async fn remaining_blocks(&self, node: NodeId, deadline: Instant) -> Result<u64, Unknown> {
         // One at a time, as for the answers below.
         let _state = self.0.state.lock().await;
+        self.0.cluster.refresh(deadline).await?;
         let cluster = self.0.cluster.clone();
-        let sums = tokio::task::spawn_blocking(move || sums(&cluster)).await.unwrap_or_default();
-        sums.leaving.get(&node).map_or(0, |left| left.blocks)
+        let sums = tokio::task::spawn_blocking(move || sums(&cluster)).await?;
+        Ok(sums.leaving.get(&node).map_or(0, |left| left.blocks))
     }
 
     /// The answer to [`v1::ProgressRequest`].
@@ -114,9 +129,11 @@ fn sums(cluster: &Cluster) -> Sums {
         for range in 0..=u8::MAX {
             cluster.for_each_in_range(position, range, |name, payload_len, copies| {
                 let replicas = policy.replicas_of(name.namespace);
-                let Some(shortage) = sites.judge(name, copies, replicas) else { return };
-                sums.missing.add(payload_len, shortage.missing as u64);
-                if shortage.settled.is_empty() {
+                if let Some(shortage) = sites.judge(name, copies, replicas) {
+                    sums.missing.add(payload_len, shortage.missing as u64);
+                }
+                // Also where there is no node that could take it.
+                if sites.leaves(copies) {
                     for copy in copies.iter().filter(|copy| !sites.stays(copy.node)) {
                         sums.leaving.entry(copy.node).or_default().add(payload_len, 1);
                     }

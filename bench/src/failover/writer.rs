@@ -56,7 +56,7 @@ impl Writer {
         Ok(Self { acknowledged, avoid, stop, task })
     }
 
-    /// Leaves a node out, which a client that knows better would not ask.
+    /// Leaves out a node that was struck, which a client that knows better would not ask any more.
     pub(super) fn avoid(&self, node: Option<usize>) {
         self.avoid.send_replace(node);
     }

@@ -22,7 +22,7 @@ use super::source::key;
 const BATCH: u64 = 128;
 /// Transactions in flight, on all members together.
 const IN_FLIGHT: usize = 48;
-/// Bytes of a block's record in our directory, for one replica.
+/// Bytes of a value: tier, length and incarnation, as a directory in etcd would keep them.
 const VALUE_BYTES: usize = 13;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The node number that its keys are made with.

@@ -84,6 +84,12 @@ struct Weighed {
     weight: f64,
 }
 
+impl Weighed {
+    fn is_durable(&self, copy: &HeldCopy) -> bool {
+        copy.nvme || (self.memory_lasts && copy.host)
+    }
+}
+
 impl Sites {
     /// Weighs the nodes that serve. A node that came a moment ago is given little at first, and its share
     /// after `ramp_ms`; zero is the default.
@@ -149,24 +155,37 @@ impl Sites {
     /// Copies on nodes that are drained are sources and do not count. A block that is durable nowhere is not
     /// worth a second copy; if only drained nodes have it, it is worth one elsewhere.
     pub fn judge(&self, name: &Fingerprint, copies: &[HeldCopy], replicas: usize) -> Option<Shortage> {
-        let live = || copies.iter().filter_map(|copy| self.of(copy.node).map(|site| (copy, site)));
-        let is_durable = |copy: &HeldCopy, site: &Weighed| copy.nvme || (site.memory_lasts && copy.host);
-        let durable = live().any(|(copy, site)| is_durable(copy, site));
-        let mut settled: Chosen = live()
-            .filter(|(copy, site)| site.stays && (!durable || is_durable(copy, site)))
-            .map(|(copy, _)| copy.node)
-            .collect();
+        let (mut settled, durable) = self.settled(copies);
         settled.sort_unstable();
         let wanted = if durable { replicas.max(1) } else { 1 };
         let missing = wanted.min(self.takers).saturating_sub(settled.len());
         if missing == 0 {
             return None;
         }
-        let responsible = live()
-            .map(|(copy, site)| (!is_durable(copy, site), !site.stays, mix(name, copy.node), copy.node))
+        let responsible = self
+            .live(copies)
+            .map(|(copy, site)| (!site.is_durable(copy), !site.stays, mix(name, copy.node), copy.node))
             .min()
             .map(|(.., node)| node)?;
         Some(Shortage { responsible, settled, missing, durable })
+    }
+
+    /// Whether a block goes with the nodes that are drained: none that stays has it as durably as one of them,
+    /// whether there is any that could.
+    pub fn leaves(&self, copies: &[HeldCopy]) -> bool {
+        self.settled(copies).0.is_empty()
+    }
+
+    /// Who holds a block for good and is up, and whether it is durable anywhere.
+    fn settled(&self, copies: &[HeldCopy]) -> (Chosen, bool) {
+        let durable = self.live(copies).any(|(copy, site)| site.is_durable(copy));
+        let settled =
+            self.live(copies).filter(|(copy, site)| site.stays && (!durable || site.is_durable(copy)));
+        (settled.map(|(copy, _)| copy.node).collect(), durable)
+    }
+
+    fn live<'a>(&'a self, copies: &'a [HeldCopy]) -> impl Iterator<Item = (&'a HeldCopy, &'a Weighed)> {
+        copies.iter().filter_map(|copy| self.of(copy.node).map(|site| (copy, site)))
     }
 
     /// Whether copies can be durable: there are nodes with NVMe that take some.

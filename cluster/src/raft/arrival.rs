@@ -44,11 +44,13 @@ impl Arrival {
     ///
     /// # Errors
     /// The stream's or the disk's; what has come is kept, unless it cannot be right.
+    ///
+    /// The file goes with the [`Arrived`], unless it was made the group's snapshot by then.
     pub(super) async fn receive(
         &mut self,
         header: &v1::SnapshotHeader,
         mut chunks: impl Stream<Item = Result<v1::SnapshotChunk, Status>> + Unpin,
-    ) -> Result<SnapshotFile, Status> {
+    ) -> Result<Arrived, Status> {
         let has = self.offset(header);
         if header.offset > has {
             return Err(Status::out_of_range(format!("{has} bytes of this snapshot are here")));
@@ -78,12 +80,30 @@ impl Arrival {
         self.arrived += 1;
         let whole = self.path.with_extension(format!("{}.tmp", self.arrived));
         std::fs::rename(&self.path, &whole).map_err(failed)?;
-        let snapshot = SnapshotFile::open(whole).map_err(failed)?;
-        let found = snapshot.checksum().map_err(failed)?;
+        let arrived = Arrived { file: SnapshotFile::open(whole).map_err(failed)? };
+        let found = arrived.file.checksum().map_err(failed)?;
         if found != checksum {
             return Err(Status::data_loss("the snapshot is not the one that was announced"));
         }
-        Ok(snapshot)
+        Ok(arrived)
+    }
+}
+
+/// A snapshot that has arrived whole.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) file: SnapshotFile,
+}
+
+impl Drop for Arrived {
+    /// One that was installed has another name since; any other is of no use.
+    fn drop(&mut self) {
+        match std::fs::remove_file(&self.file.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, path = %self.file.path.display(), "a snapshot is left over");
+            }
+            _ => {}
+        }
     }
 }
 
@@ -151,9 +171,9 @@ mod tests {
         assert_eq!(arrival.offset(&header(0)), 5_000);
         let rest = [chunk(&bytes[5_000..])];
         let whole = arrival.receive(&header(5_000), futures::stream::iter(rest)).await.unwrap();
-        assert_eq!(std::fs::read(&whole.path).unwrap(), bytes);
+        assert_eq!(std::fs::read(&whole.file.path).unwrap(), bytes);
         let next = arrival.receive(&header(0), futures::stream::iter([chunk(&bytes)])).await.unwrap();
-        assert_ne!(next.path, whole.path, "the first may still be being installed");
+        assert_ne!(next.file.path, whole.file.path, "the first may still be being installed");
         assert_eq!(arrival.offset(&header(0)), 0);
         let large = [chunk(&bytes), chunk(&[0])];
         arrival.receive(&header(0), futures::stream::iter(large)).await.unwrap_err();
@@ -161,5 +181,12 @@ mod tests {
         let mut damaged = bytes.clone();
         *damaged.last_mut().unwrap() ^= 1;
         arrival.receive(&header(0), futures::stream::iter([chunk(&damaged)])).await.unwrap_err();
+        // One is installed, the other is not needed: neither leaves anything behind.
+        std::fs::rename(&whole.file.path, dir.path().join("installed")).unwrap();
+        drop((whole, next));
+        let mut left: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["installed", "written"]);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use hearth_proto::{GroupId, LogIndex, NodeId, v1};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError};
 use openraft::impls::BasicNode;
-use openraft::raft::{AppendEntriesResponse, WriteResult};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, WriteResult};
 use openraft::{Config, Instant as _, Raft, RaftMetrics, SnapshotPolicy};
 use prost::Message;
 
@@ -109,9 +109,44 @@ pub(crate) struct Group {
     time_ms: Arc<AtomicU64>,
     leader_time: Mutex<LeaderTime>,
     arrival: tokio::sync::Mutex<Arrival>,
-    started: Instant,
-    /// Milliseconds from `started` to when a leader was last heard.
-    heard_ms: AtomicU64,
+    heard: Mutex<Heard>,
+}
+
+/// A leader said then that the log up to this index is committed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Said {
+    at: Instant,
+    committed: u64,
+}
+
+impl Said {
+    pub(super) fn now(request: &AppendEntriesRequest<TypeConfig>) -> Self {
+        Self { at: Instant::now(), committed: request.leader_commit.as_ref().map_or(0, |last| last.index) }
+    }
+}
+
+/// What was heard of a leader, and so how old what is applied here may be. One that is cut off from the others and
+/// does not know it says what it knows.
+#[derive(Debug, Default)]
+struct Heard {
+    /// All that was committed then, as a leader said, is applied here.
+    applied: Option<Instant>,
+    said: Option<Said>,
+}
+
+impl Heard {
+    /// Notes what a leader said, and how far this node has come.
+    fn note(&mut self, said: Said, applied: u64) {
+        self.advance(applied);
+        // What is not reached yet is waited for: where the log grows, what was said last never is.
+        self.said.get_or_insert(said);
+    }
+
+    fn advance(&mut self, applied: u64) {
+        if let Some(said) = self.said.take_if(|said| applied >= said.committed) {
+            self.applied = Some(said.at);
+        }
+    }
 }
 
 /// The parts of a group that are ready before the group runs.
@@ -178,8 +213,7 @@ impl Group {
             time_ms,
             leader_time: Mutex::default(),
             arrival: tokio::sync::Mutex::new(Arrival::new(snapshots.unfinished_path("arrival"))),
-            started: Instant::now(),
-            heard_ms: AtomicU64::new(0),
+            heard: Mutex::default(),
         })
     }
 
@@ -205,29 +239,35 @@ impl Group {
         &self.arrival
     }
 
-    /// Notes that a leader was heard, unless its append was refused as outdated.
-    pub(super) fn note_append(&self, answer: &AppendEntriesResponse<TypeConfig>) {
-        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-            let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            self.heard_ms.fetch_max(now, Ordering::Relaxed);
+    /// Notes what a leader said with an append, unless that was refused.
+    pub(super) fn note_append(&self, answer: &AppendEntriesResponse<TypeConfig>, said: Said) {
+        if matches!(answer, AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_)) {
+            let applied = self.replicated().applied_index();
+            self.lock_heard().note(said, applied);
         }
     }
 
-    /// How long ago a leader was last known to be one: by its appends, or here by a quorum's answers.
-    pub(crate) fn staleness(&self) -> Duration {
+    /// How old what is applied here may be: since when a leader, or here a quorum, last confirmed that it was all.
+    /// `None` if none has since the start.
+    pub(crate) fn staleness(&self, applied: u64) -> Option<Duration> {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow_watched();
         if metrics.running_state.is_ok() && metrics.state.is_leader() {
             let alone = metrics.membership_config.voter_ids().eq([metrics.id]);
             if alone {
-                return Duration::ZERO;
+                return Some(Duration::ZERO);
             }
             if let Some(acked) = metrics.last_quorum_acked {
-                return acked.elapsed();
+                return Some(acked.elapsed());
             }
         }
-        let heard = Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
-        self.started.elapsed().saturating_sub(heard)
+        let mut heard = self.lock_heard();
+        heard.advance(applied);
+        heard.applied.map(|at| at.elapsed())
+    }
+
+    fn lock_heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The leader that this node knows. A group that has stopped here knows none: its metrics say for

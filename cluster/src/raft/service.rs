@@ -1,7 +1,8 @@
 //! The receiving end of the Raft transport.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -14,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::group::Group;
+use super::group::{Group, Said};
 use super::log_store::{decode, encode};
 use super::network::{PAYLOAD_VERSION, is_whole};
 use super::snapshot::{SnapshotFile, verify};
@@ -145,8 +146,9 @@ pub(crate) fn check_cluster(ours: ClusterId, given: &[u8]) -> Result<(), Status>
 impl Raft for RaftService {
     async fn append(&self, request: Request<v1::RaftRequest>) -> Result<Response<v1::RaftResponse>, Status> {
         let (group, message) = self.open::<AppendEntriesRequest<TypeConfig>>(request.get_ref())?;
+        let said = Said::now(&message);
         let answer = group.raft().append_entries(message).await.map_err(stopped)?;
-        group.note_append(&answer);
+        group.note_append(&answer, said);
         respond(&answer)
     }
 
@@ -167,9 +169,14 @@ impl Raft for RaftService {
             let group = group.clone();
             let raft = group.raft().clone();
             // A stream that breaks or turns to another group is cut, and the sender begins a new one.
+            // Of the appends that are not answered yet: there is an answer for each, in their order.
+            let said = Arc::new(Mutex::new(VecDeque::from([Said::now(&message)])));
+            let heard = said.clone();
             let accept = move |next: Result<v1::RaftRequest, Status>| {
                 let next = next.ok().filter(|next| next.group_id == first.group_id)?;
-                service.open(&next).ok().map(|(_, message)| message)
+                let (_, message) = service.open(&next).ok()?;
+                heard.lock().unwrap_or_else(PoisonError::into_inner).push_back(Said::now(&message));
+                Some(message)
             };
             let rest = requests.scan((), move |(), next| std::future::ready(accept(next)));
             let answers = raft.stream_append(futures::stream::iter([message]).chain(rest));
@@ -177,7 +184,8 @@ impl Raft for RaftService {
             let answers: BoxStream<'static, _> = answers.boxed();
             Ok::<_, Status>(answers.map(move |answer| {
                 let answer: AppendEntriesResponse<TypeConfig> = answer.map_err(stopped)?.into();
-                group.note_append(&answer);
+                let said = said.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                said.into_iter().for_each(|said| group.note_append(&answer, said));
                 respond(&answer).map(Response::into_inner)
             }))
         });
@@ -223,10 +231,17 @@ impl Raft for RaftService {
         self.refuse_removed(group, node_of(&vote))?;
         let arrival = group.arrival().try_lock();
         let mut arrival = arrival.map_err(|_| Status::resource_exhausted("another snapshot is arriving"))?;
-        let snapshot = arrival.receive(&header, chunks).await?;
-        verify_arrived(&snapshot, group.id()).await?;
-        let snapshot = openraft::storage::Snapshot { meta, snapshot };
-        respond(&group.raft().install_full_snapshot(vote, snapshot).await.map_err(stopped)?)
+        let arrived = arrival.receive(&header, chunks).await?;
+        verify_arrived(&arrived.file, group.id()).await?;
+        let snapshot = openraft::storage::Snapshot { meta, snapshot: arrived.file.clone() };
+        let raft = group.raft().clone();
+        // To its end, although the sender may have gone: until then the file is in use.
+        let installed = tokio::spawn(async move {
+            let answer = raft.install_full_snapshot(vote, snapshot).await;
+            drop(arrived);
+            answer
+        });
+        respond(&installed.await.map_err(stopped)?.map_err(stopped)?)
     }
 
     async fn snapshot_offset(

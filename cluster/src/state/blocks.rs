@@ -27,16 +27,22 @@ pub(super) struct Block {
 const _: () = assert!(size_of::<Block>() == 32);
 
 impl Block {
+    const FREE: Self = Self { words: [0; 2], namespace: 0, payload_len: 0, held: [Held::NONE; NEAR_MAX] };
+
     pub(super) fn name(&self) -> Fingerprint {
         Fingerprint { namespace: NamespaceId(self.namespace), words: self.words }
+    }
+
+    pub(super) fn is(&self, name: &Fingerprint) -> bool {
+        self.words == name.words && self.namespace == name.namespace.0
     }
 }
 
 /// See the module. Slots are numbered from zero.
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
-    /// All of them full but the last.
-    chunks: Vec<Vec<Block>>,
+    /// The first `len` blocks of them are there.
+    chunks: Vec<Box<[Block; CHUNK]>>,
     len: usize,
 }
 
@@ -45,24 +51,17 @@ impl Blocks {
         self.len
     }
 
-    pub(super) fn get(&self, slot: usize) -> Option<&Block> {
-        self.chunks.get(slot >> CHUNK_BITS)?.get(slot & (CHUNK - 1))
-    }
-
     pub(super) fn push(&mut self, block: Block) {
-        match self.chunks.last_mut() {
-            Some(last) if last.len() < CHUNK => last.push(block),
-            _ => {
-                let mut chunk = Vec::with_capacity(CHUNK);
-                chunk.push(block);
-                self.chunks.push(chunk);
-            }
+        let (chunk, at) = (self.len >> CHUNK_BITS, self.len & (CHUNK - 1));
+        if chunk == self.chunks.len() {
+            self.chunks.push(Box::new([Block::FREE; CHUNK]));
         }
+        self.chunks[chunk][at] = block;
         self.len += 1;
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Block> {
-        self.chunks.iter().flatten()
+        self.chunks.iter().flat_map(|chunk| chunk.iter()).take(self.len)
     }
 }
 
@@ -93,7 +92,6 @@ mod tests {
             held: [Held::NONE; NEAR_MAX],
         };
         let mut blocks = Blocks::default();
-        assert!(blocks.get(0).is_none());
         let count = 2 * CHUNK as u32 + 3;
         (0..count).for_each(|number| blocks.push(block(number)));
         assert_eq!(blocks.len(), count as usize);
@@ -101,8 +99,7 @@ mod tests {
             assert_eq!(blocks[slot].namespace, slot);
         }
         blocks[CHUNK as u32].namespace = 7;
-        assert_eq!(blocks.get(CHUNK).map(|block| block.namespace), Some(7));
-        assert!(blocks.get(count as usize).is_none() && blocks.get(usize::MAX).is_none());
+        assert_eq!(blocks[CHUNK as u32].namespace, 7);
         assert!(blocks.iter().map(|block| block.words[0]).eq(0..u64::from(count)));
     }
 }

@@ -69,7 +69,9 @@ impl Claims {
         if !self.by_name.is_empty()
             && let Some(ids) = self.by_name.remove(name)
         {
-            ids.iter().for_each(|id| drop(self.end(id)));
+            ids.iter().for_each(|id| {
+                self.end(id);
+            });
         }
     }
 

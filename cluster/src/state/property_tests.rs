@@ -164,8 +164,8 @@ fn simulate(acts: &[(u8, Act)]) -> (State, Vec<Body>, BTreeMap<u64, Held>) {
                 reporter.queue.clear();
             }
             Act::Purge(incarnation) => {
-                let purge =
-                    Body::PurgeClaims(v1::PurgeClaims { node_id: reporter.node, incarnation: *incarnation });
+                let (node_id, incarnation) = (reporter.node, *incarnation);
+                let purge = Body::PurgeClaims(v1::PurgeClaims { node_id, incarnation, forget: false });
                 apply(&mut state, 1, purge.clone());
                 log.push(purge);
             }

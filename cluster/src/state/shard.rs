@@ -76,12 +76,13 @@ impl Shard {
         }
     }
 
-    /// Asks for the memory of the block that this place leads to.
-    pub(super) fn prefetch_block(&self, hash: u64) {
-        let place = self.places.get(self.first_at(hash));
-        if let Some(block) = place.and_then(|place| self.blocks.get(slot_in(*place))) {
-            prefetch(block);
-        }
+    /// The block with this hash, or another one that looks like it; `None` if there is surely none. Its memory is
+    /// asked for, not waited for: that of its place should have been.
+    pub(super) fn likely(&self, hash: u64) -> Option<&Block> {
+        let slot = self.tagged(hash).next()?;
+        let block = &self.blocks[slot];
+        prefetch(block);
+        Some(block)
     }
 
     /// The first place of a block with this hash; beyond the table if that is empty.
@@ -90,27 +91,39 @@ impl Shard {
     }
 
     pub(super) fn find(&self, hash: u64, name: &Fingerprint) -> Option<u32> {
-        let mask = self.places.len().checked_sub(1)?;
-        let mut at = hash as usize & mask;
-        loop {
-            let place = self.places[at];
-            if place == EMPTY {
-                return None;
-            }
-            if place != GRAVE && place >> SLOT_BITS == tag(hash) {
-                let slot = slot_in(place) as u32;
-                let block = &self.blocks[slot];
-                if block.words == name.words && block.namespace == name.namespace.0 {
-                    return Some(slot);
+        self.tagged(hash).find(|slot| self.blocks[*slot].is(name))
+    }
+
+    /// The slots of blocks whose hash has the same tag, in the order of their places.
+    fn tagged(&self, hash: u64) -> impl Iterator<Item = u32> {
+        let mask = self.places.len().wrapping_sub(1);
+        let mut at = self.first_at(hash);
+        std::iter::from_fn(move || {
+            loop {
+                let place = *self.places.get(at)?;
+                if place == EMPTY {
+                    return None;
+                }
+                at = (at + 1) & mask;
+                if place != GRAVE && place >> SLOT_BITS == tag(hash) {
+                    return Some(slot_in(place) as u32);
                 }
             }
-            at = (at + 1) & mask;
-        }
+        })
     }
 
     /// The claims on the block in this slot, in the order of their holders.
     pub(super) fn held(&self, slot: u32) -> &[Held] {
         self.held_by(&self.blocks[slot])
+    }
+
+    /// The claims on this block of the shard, in the order of their holders.
+    pub(super) fn held_by<'a>(&'a self, block: &'a Block) -> &'a [Held] {
+        if block.held[0] == Held::SPILLED {
+            return &self.spilled[spill_of(block)];
+        }
+        let count = block.held.iter().position(|held| *held == Held::NONE).unwrap_or(NEAR_MAX);
+        &block.held[..count]
     }
 
     pub(super) fn payload_len(&self, slot: u32) -> u32 {
@@ -225,14 +238,6 @@ impl Shard {
             self.set(slot, held.holder(), held.tiers());
         }
         Ok(())
-    }
-
-    fn held_by<'a>(&'a self, block: &'a Block) -> &'a [Held] {
-        if block.held[0] == Held::SPILLED {
-            return &self.spilled[spill_of(block)];
-        }
-        let count = block.held.iter().position(|held| *held == Held::NONE).unwrap_or(NEAR_MAX);
-        &block.held[..count]
     }
 
     /// Sets a holder's claim; one without tiers goes away. False when none is left.
@@ -451,9 +456,9 @@ fn place_of(hash: u64, slot: u32) -> u32 {
     tag(hash) << SLOT_BITS | (slot + 1)
 }
 
-/// The slot that a place leads to; for an empty one a slot that no shard has.
+/// The slot that a place leads to, which must not be empty.
 fn slot_in(place: u32) -> usize {
-    (place as usize & ((1 << SLOT_BITS) - 1)).wrapping_sub(1)
+    (place as usize & ((1 << SLOT_BITS) - 1)) - 1
 }
 
 fn spill_of(block: &Block) -> usize {

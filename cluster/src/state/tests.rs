@@ -11,6 +11,8 @@ use v1::{NodeState, RefusalReason};
 
 use super::deltas::{pack_deltas, pack_runs};
 use super::directory::tier_bit;
+use super::held::HOLDERS_MAX;
+use super::property_tests::restored;
 use super::{Control, Digests, Directory, RecordKey, State, command};
 
 pub(super) const CLUSTER: [u8; 16] = [9; 16];
@@ -196,7 +198,7 @@ fn foreign_future_and_empty_commands_are_refused_and_change_nothing() {
         assert_eq!(refusal(&state.apply(&empty).kind.unwrap()), RefusalReason::Malformed);
         assert!(state.encode().is_empty());
     }
-    let purge = v1::PurgeClaims { node_id: 1, incarnation: 1 };
+    let purge = v1::PurgeClaims { node_id: 1, incarnation: 1, forget: false };
     assert_eq!(refusal(&apply(&mut control(), 1, Body::PurgeClaims(purge))), RefusalReason::WrongGroup);
     let mut directory = State::new(GroupId::DIRECTORY);
     assert_eq!(refusal(&admit(&mut directory, 1)), RefusalReason::WrongGroup);
@@ -278,7 +280,7 @@ fn a_new_incarnation_needs_an_inventory_and_drops_what_was_said_before() {
 fn a_purge_drops_and_fences_up_to_its_incarnation_only() {
     let mut state = State::new(GroupId::DIRECTORY);
     let add = [delta(1, Tier::Host, true), delta(2, Tier::Nvme, true)];
-    let purge = |incarnation| Body::PurgeClaims(v1::PurgeClaims { node_id: 2, incarnation });
+    let purge = |incarnation| Body::PurgeClaims(v1::PurgeClaims { node_id: 2, incarnation, forget: false });
     let purged = |claims| Kind::ClaimsPurged(v1::ClaimsPurged { claims, more: false });
     assert_eq!(apply(&mut state, 1, purge(1)), purged(0));
     apply(&mut state, 1, report(2, 2, 1, true, &add));
@@ -290,6 +292,37 @@ fn a_purge_drops_and_fences_up_to_its_incarnation_only() {
     assert!(matches!(apply(&mut state, 1, report(2, 2, 2, true, &add)), Kind::Superseded(_)));
     assert_eq!(apply(&mut state, 1, report(2, 3, 1, true, &add)), next(2));
     assert_eq!(as_directory(&state).block_count(), 2);
+}
+
+#[test]
+fn a_removed_node_is_forgotten_and_its_number_given_to_the_next() {
+    let mut state = State::new(GroupId::DIRECTORY);
+    let add = [delta(1, Tier::Host, true), delta(2, Tier::Nvme, true)];
+    let forget = |node_id| Body::PurgeClaims(v1::PurgeClaims { node_id, incarnation: 1, forget: true });
+    let purged = |claims| Kind::ClaimsPurged(v1::ClaimsPurged { claims, more: false });
+    // Many more nodes than there are numbers, of which few are there at a time.
+    for node in 1..=2 * u64::from(HOLDERS_MAX) {
+        assert_eq!(apply(&mut state, 1, report(node, 1, 1, true, &add)), next(2));
+        if node > 3 {
+            assert_eq!(apply(&mut state, 1, forget(node - 3)), purged(2));
+            assert_eq!(apply(&mut state, 1, forget(node - 3)), purged(0));
+        }
+    }
+    let last = 2 * u64::from(HOLDERS_MAX);
+    let tier = tier_bit(Tier::Host);
+    assert_eq!(held(&state, 1), [last - 2, last - 1, last].map(|node| (node, tier)));
+    assert_eq!(as_directory(&state).holders().count(), 3);
+    // One more is forgotten, and the number is free in a copy too.
+    assert_eq!(apply(&mut state, 1, forget(last)), purged(2));
+    let mut copy = restored(GroupId::DIRECTORY, &state.encode());
+    for state in [&mut state, &mut copy] {
+        assert_eq!(held(state, 1), [(last - 2, tier), (last - 1, tier)]);
+        // What was on its way is taken, since nothing is known of it, and purged again.
+        assert_eq!(apply(state, 1, report(last, 1, 2, true, &add)), next(3));
+        assert_eq!(apply(state, 1, forget(last)), purged(2));
+        assert_eq!(apply(state, 1, report(last + 1, 1, 1, true, &add)), next(2));
+    }
+    assert_eq!(state.encode(), copy.encode());
 }
 
 /// The digests of an inventory, as one resync of these ranges carries them.

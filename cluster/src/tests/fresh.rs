@@ -116,7 +116,8 @@ fn without_a_quorum_reads_of_any_age_go_on_and_the_rest_say_what_is_missing() {
     });
     let any = read(left, 1, &Freshness::Any, Duration::ZERO).unwrap();
     assert!(is_at(&any, NodeId(1)), "INV-HARMLESS: what is known is still found");
-    let command = command::new(Body::PurgeClaims(v1::PurgeClaims { node_id: 9, incarnation: 1 }));
+    let command =
+        command::new(Body::PurgeClaims(v1::PurgeClaims { node_id: 9, incarnation: 1, forget: false }));
     let begun = Instant::now();
     let proposed = left
         .block_on(async |cluster| cluster.propose(GroupId::DIRECTORY, command, Instant::now() + limit).await);

@@ -255,7 +255,7 @@ impl Repair {
         self.found_last = sum.blocks;
         self.pause = if gains { RESCAN } else { (self.pause * 2).min(RESCAN_MAX) };
         self.owed = self.owed.saturating_sub(1);
-        if self.drains || self.owed > 0 || (self.left_out && gains) {
+        if self.drains || self.owed > 0 || self.left_out {
             self.search_again(now);
         }
     }

@@ -121,6 +121,10 @@ impl ReportsOnce {
         if holder.incarnation <= purge.incarnation {
             *holder = Holder { incarnation: purge.incarnation + 1, ..Holder::default() };
         }
+        let is_gone = holder.next == 0 && holder.tiers.is_empty() && !holder.unknown;
+        if purge.forget && is_gone {
+            self.holders.remove(&NodeId(purge.node_id));
+        }
     }
 }
 

@@ -249,7 +249,7 @@ pub(crate) async fn locate(client: &Client, form: Output, args: LocateArgs) -> a
             source.applied.iter().map(|(group, index)| json!({"group_id": group, "index": index})).collect();
         output::json(&json!({
             "answered_by": source.node, "applied": applied, "applied_index": only,
-            "staleness_ms": source.staleness.as_millis() as u64,
+            "staleness_ms": source.staleness.map(|staleness| staleness.as_millis() as u64),
             "held_prefix": lookup.held_prefix(), "blocks": blocks,
         }))?;
     } else {
@@ -267,12 +267,15 @@ pub(crate) async fn locate(client: &Client, form: Output, args: LocateArgs) -> a
             several => several.iter().map(|(group, index)| format!("{group}:{index}")).collect(),
         };
         output::line(format_args!(
-            "{} of {} blocks held from the start; node {} answered at directory index {}, {} ms stale",
+            "{} of {} blocks held from the start; node {} answered at directory index {}, {}",
             lookup.held_prefix(),
             lookup.chain().len(),
             source.node,
             applied.join(", "),
-            source.staleness.as_millis()
+            source.staleness.map_or_else(
+                || "and has heard of no leader yet".into(),
+                |staleness| format!("{} ms stale", staleness.as_millis()),
+            )
         ));
     }
     let all_held = lookup.replicas().iter().all(|replicas| !replicas.is_empty());

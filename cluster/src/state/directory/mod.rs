@@ -5,16 +5,17 @@
 
 mod resync;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_proto::limits::PURGE_RANGES;
-use hearth_proto::{BlockId, BlockKey, Fingerprint, Incarnation, NamespaceId, NodeId, Tier, v1};
+use hearth_proto::{BlockId, Fingerprint, Incarnation, NodeId, Tier, v1};
 use smallvec::SmallVec;
 use v1::RefusalReason;
 use v1::command::Body;
 
+use super::blocks::Block;
 use super::deltas::{NamedDelta, deltas_of};
-use super::held::HOLDERS_MAX;
+use super::held::{HOLDERS_MAX, Held};
 use super::holder::{Holder, TIERS, position};
 use super::outcome::{self, refused};
 use super::record::{RecordError, RecordKey};
@@ -24,6 +25,10 @@ use crate::mutant::{self, Mutant};
 
 /// Deltas whose blocks are brought into the processor's cache together.
 const WARM_DELTAS: usize = 32;
+/// The same for lookups.
+const WARM_BLOCKS: usize = 128;
+/// No node has this id.
+const NOBODY: NodeId = NodeId(0);
 /// Every bit of [`Replica::tiers`].
 const ALL_TIERS: u8 = (1 << TIERS) - 1;
 
@@ -49,11 +54,14 @@ pub(crate) struct Directory {
     timed: Timed,
 }
 
-/// Every node that ever reported, with a number by which the blocks name it.
+/// Every node that ever reported and was not removed, with a number by which the blocks name it.
 #[derive(Debug, Default)]
 struct Holders {
     numbers: BTreeMap<NodeId, u16>,
+    /// By number; one that is nobody's is of [`NOBODY`].
     holders: Vec<Holder>,
+    /// Those.
+    free: BTreeSet<u16>,
 }
 
 /// How far a snapshot was written.
@@ -89,10 +97,23 @@ impl Holders {
         if let Some(number) = self.number(node) {
             return Some(number);
         }
+        if let Some(number) = self.free.pop_first() {
+            *self.at(number) = Holder::new(node);
+            self.numbers.insert(node, number);
+            return Some(number);
+        }
         let number = u16::try_from(self.holders.len()).ok().filter(|number| *number < HOLDERS_MAX)?;
         self.holders.push(Holder::new(node));
         self.numbers.insert(node, number);
         Some(number)
+    }
+
+    /// Gives the number of a node that claims nothing to whoever comes next.
+    fn forget(&mut self, node: NodeId) {
+        if let Some(number) = self.numbers.remove(&node) {
+            *self.at(number) = Holder::new(NOBODY);
+            self.free.insert(number);
+        }
     }
 
     fn at(&mut self, number: u16) -> &mut Holder {
@@ -102,32 +123,50 @@ impl Holders {
 
 impl Directory {
     /// Visits the claims on these blocks, in their order: the block's position among the names, and each replica in
-    /// the order of the nodes' first reports. What is left of an earlier incarnation is left out.
+    /// the order of the numbers that the group gave their nodes. What is left of an earlier incarnation is left out.
     pub(crate) fn find(
         &self,
-        names: impl Iterator<Item = Fingerprint>,
+        mut names: impl Iterator<Item = Fingerprint>,
         mut found: impl FnMut(usize, Replica),
     ) {
-        // In passes, so that the memory which one block waits for is fetched while others are worked on.
-        let named = names.map(|name| {
-            let hash = hash(&name);
-            self.shards[shard_of(hash)].prefetch_place(hash);
-            (name, hash)
-        });
-        let named: Vec<(Fingerprint, u64)> = named.collect();
-        named.iter().for_each(|(_, hash)| self.shards[shard_of(*hash)].prefetch_block(*hash));
-        for (position, (name, hash)) in named.into_iter().enumerate() {
-            let range = shard_of(hash);
-            let shard = &self.shards[range];
-            let Some(slot) = shard.find(hash, &name) else { continue };
-            for held in shard.held(slot) {
-                let holder = &self.holders.holders[usize::from(held.holder())];
-                if range < usize::from(holder.synced) {
-                    let (node, incarnation, tiers) = (holder.node, holder.incarnation, held.tiers());
-                    found(position, Replica { node, incarnation, tiers });
+        // In passes, so that the memory which one block waits for is fetched while others are worked on; not so many
+        // at a time that it is gone again when it is looked at. One batch is ahead: its names are worked out while the
+        // places of the other come.
+        let mut position = 0;
+        let size = names.size_hint().0.min(WARM_BLOCKS);
+        let (mut batch, mut ahead) = (Vec::with_capacity(size), Vec::with_capacity(size));
+        self.take_ahead(&mut names, &mut ahead);
+        while !ahead.is_empty() {
+            std::mem::swap(&mut batch, &mut ahead);
+            self.take_ahead(&mut names, &mut ahead);
+            let likely = |(_, hash): &(Fingerprint, u64)| self.shards[shard_of(*hash)].likely(*hash);
+            let likely: SmallVec<[Option<&Block>; WARM_BLOCKS]> = batch.iter().map(likely).collect();
+            for ((name, hash), likely) in batch.iter().zip(likely) {
+                let range = shard_of(*hash);
+                let shard = &self.shards[range];
+                let held = match likely {
+                    Some(block) if block.is(name) => shard.held_by(block),
+                    Some(_) => shard.find(*hash, name).map_or(&[][..], |slot| shard.held(slot)),
+                    None => &[],
+                };
+                for held in held {
+                    let holder = &self.holders.holders[usize::from(held.holder())];
+                    if range < usize::from(holder.synced) {
+                        let (node, incarnation, tiers) = (holder.node, holder.incarnation, held.tiers());
+                        found(position, Replica { node, incarnation, tiers });
+                    }
                 }
+                position += 1;
             }
         }
+    }
+
+    /// Takes the next blocks, with their hashes, and asks for the memory of their places.
+    fn take_ahead(&self, names: &mut impl Iterator<Item = Fingerprint>, out: &mut Vec<(Fingerprint, u64)>) {
+        out.clear();
+        out.extend(names.take(WARM_BLOCKS).map(|name| (name, hash(&name))));
+        // One right after the other: between them the processor would not look far enough ahead.
+        out.iter().for_each(|(_, hash)| self.shards[shard_of(*hash)].prefetch_place(*hash));
     }
 
     /// The claims on one block, as [`Self::find`] visits them.
@@ -182,7 +221,9 @@ impl Directory {
         match body {
             Body::BlockReport(report) => self.report(report),
             Body::ResyncHolder(resync) => self.resync(resync),
-            Body::PurgeClaims(purge) => self.purge(NodeId(purge.node_id), Incarnation(purge.incarnation)),
+            Body::PurgeClaims(purge) => {
+                self.purge(NodeId(purge.node_id), Incarnation(purge.incarnation), purge.forget)
+            }
             _ => {
                 let is_held = timed::is_held(self, body);
                 self.timed.apply(body, is_held)
@@ -248,7 +289,9 @@ impl Directory {
             }
             // First whatever memory the blocks of the batch wait for, all at once.
             batch.iter().for_each(|(_, hash)| self.shards[shard_of(*hash)].prefetch_place(*hash));
-            batch.iter().for_each(|(_, hash)| self.shards[shard_of(*hash)].prefetch_block(*hash));
+            for (_, hash) in &batch {
+                self.shards[shard_of(*hash)].likely(*hash);
+            }
             for (delta, hash) in &batch {
                 self.change(number, delta, *hash);
                 if delta.added {
@@ -272,8 +315,9 @@ impl Directory {
         }
     }
 
-    /// Fences what a node said under this incarnation and before, and drops some of it.
-    fn purge(&mut self, node: NodeId, incarnation: Incarnation) -> v1::Outcome {
+    /// Fences what a node said under this incarnation and before, and drops some of it. A node that is to be
+    /// forgotten is once all of it is dropped; should it be heard of again, it is purged again.
+    fn purge(&mut self, node: NodeId, incarnation: Incarnation, forget: bool) -> v1::Outcome {
         let fence = Incarnation(incarnation.0.saturating_add(1));
         let Some(number) = self.holders.number(node) else { return outcome::purged(0, false) };
         let holder = self.holders.at(number);
@@ -294,6 +338,9 @@ impl Directory {
             (0..SHARDS).for_each(|range| self.drop_claims(number, range, |_| ALL_TIERS));
         }
         let after = self.holders.at(number).claims();
+        if forget && after == 0 {
+            self.holders.forget(node);
+        }
         outcome::purged(before - after, after > 0)
     }
 
@@ -347,7 +394,10 @@ impl Directory {
             let (block, rest) = Encoded::read(bytes)?;
             let hash = hash(&block.name);
             let range = shard_of(hash);
-            if block.held().flatten().any(|held| usize::from(held.holder()) >= self.holders.holders.len()) {
+            let is_held_by = |held: Held| {
+                self.holders.holders.get(usize::from(held.holder())).is_some_and(|of| of.node != NOBODY)
+            };
+            if !block.held().flatten().all(is_held_by) {
                 return Err(RecordError("a claim of a holder that is not there"));
             }
             self.shards[range].restore(hash, &block)?;
@@ -382,10 +432,12 @@ impl Directory {
             RecordKey::Blocks => self.restore_blocks(value),
             RecordKey::Holder(number) => {
                 let holder = Holder::read(value)?;
-                if usize::from(number) != self.holders.holders.len()
-                    || number >= HOLDERS_MAX
-                    || self.holders.numbers.insert(holder.node, number).is_some()
-                {
+                let is_next = usize::from(number) == self.holders.holders.len() && number < HOLDERS_MAX;
+                let is_new = match holder.node {
+                    NOBODY => self.holders.free.insert(number),
+                    node => self.holders.numbers.insert(node, number).is_none(),
+                };
+                if !is_next || !is_new {
                     return Err(RecordError("a holder out of order"));
                 }
                 self.holders.holders.push(holder);
@@ -420,7 +472,8 @@ fn check_sequence(node_id: u64, sequence: u64) -> Option<v1::Outcome> {
 }
 
 fn too_many_holders() -> v1::Outcome {
-    let detail =
-        format!("a directory group counts the blocks of at most {HOLDERS_MAX} nodes, dead ones included");
+    let detail = format!(
+        "a directory group counts the blocks of at most {HOLDERS_MAX} nodes: remove those that are gone"
+    );
     refused(RefusalReason::Limit, detail)
 }
