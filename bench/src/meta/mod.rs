@@ -99,6 +99,9 @@ pub(crate) async fn run(args: MetaArgs) -> anyhow::Result<bool> {
     all(&mut nodes, |_| Order::Snapshot).await?;
     let looked =
         look_up(&mut nodes[0], if args.report.quick { 2_000 } else { 20_000 }, blocks, false).await?;
+    let bare =
+        Order::Bare { rounds: if args.report.quick { 2_000 } else { 20_000 }, chain: CHAIN, blocks: total };
+    let bare = nodes[0].order(bare).await?;
     // Of a node that does not lead, so that a round to the leader is in it.
     let fresh = look_up(&mut nodes[2], if args.report.quick { 200 } else { 2_000 }, blocks, true).await?;
     for (share, percent) in [(0.5, "p50"), (0.99, "p99")] {
@@ -116,6 +119,10 @@ pub(crate) async fn run(args: MetaArgs) -> anyhow::Result<bool> {
             &loaded,
         ));
         let lookup = figure(&format!("lookup of a chain of {CHAIN} blocks, local"), &looked.latencies_us);
+        let lookup = match percentile(&bare.latencies_us, share) {
+            Some(limit) => lookup.with_peer("the reads of memory alone", limit),
+            None => lookup,
+        };
         figures.push(if share > 0.9 { lookup.with_goal(Goal::AtMost(LOOKUP_GOAL_US)) } else { lookup });
         figures.push(figure("the same chain, linearizable, asked of a follower", &fresh.latencies_us));
     }

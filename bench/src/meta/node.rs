@@ -82,6 +82,8 @@ pub(crate) enum Order {
     Found { chain: u64, replicas: usize },
     /// Looks up chains of so many blocks of each node in turn.
     Lookup { rounds: u32, chain: u64, blocks: u64, linearizable: bool },
+    /// Reads memory as lookups of chains in a directory of so many blocks have to, and does nothing else.
+    Bare { rounds: u32, chain: u64, blocks: u64 },
 }
 
 /// What came of it.
@@ -286,6 +288,10 @@ async fn obey(cluster: &Cluster, source: &Arc<NumberedSource>, order: Order) -> 
             let look = move || look_up(&cluster, rounds, chain, blocks, linearizable);
             (done.latencies_us, done.wrong) = tokio::task::spawn_blocking(look).await?;
         }
+        Order::Bare { rounds, chain, blocks } => {
+            let read = move || bare(rounds, chain as usize, blocks as usize);
+            done.latencies_us = tokio::task::spawn_blocking(read).await?;
+        }
     }
     let turn = clock.stop(0);
     (done.elapsed_s, done.cpu_s) = (turn.elapsed.as_secs_f64(), turn.cpu.as_secs_f64());
@@ -353,4 +359,28 @@ fn look_up(cluster: &Cluster, rounds: u32, chain: u64, blocks: u64, linearizable
         wrong += chain - replicas.iter().filter(right).count() as u64;
     }
     (latencies_us, wrong)
+}
+
+/// Times what no directory of this layout can do without: for each block of a chain a read of a table of places, and
+/// one of the block that the place leads to, both at random. Neither waits for the one before.
+fn bare(rounds: u32, chain: usize, blocks: usize) -> Vec<f64> {
+    const PLACE_OF: u64 = 0x9e37_79b9_7f4a_7c15;
+    let slots = blocks.max(1);
+    let places: Vec<u32> = (0..(2 * slots).next_power_of_two() as u64)
+        .map(|at| (at.wrapping_mul(PLACE_OF) % slots as u64) as u32)
+        .collect();
+    let held = vec![[1_u64; 4]; slots];
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+    let mut latencies_us = Vec::new();
+    let mut slots = Vec::with_capacity(chain);
+    for _ in 0..rounds {
+        let wanted: Vec<usize> = (0..chain).map(|_| rng.random_range(0..places.len())).collect();
+        let asked = Instant::now();
+        slots.clear();
+        slots.extend(wanted.iter().map(|at| places[*at] as usize));
+        let sum: u64 = slots.iter().map(|slot| held[*slot][0]).sum();
+        latencies_us.push(asked.elapsed().as_secs_f64() * 1e6);
+        assert_eq!(sum, chain as u64);
+    }
+    latencies_us
 }

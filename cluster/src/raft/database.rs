@@ -301,11 +301,11 @@ mod tests {
             result
         };
         let mut newer = bytes.clone();
-        newer[8] = 4;
+        newer[8] = 5;
         let error = open_with(&newer).unwrap_err();
-        assert!(matches!(error, OpenError::NewerFormat { found: 4, supported: 3 }), "{error}");
-        assert!(error.to_string().contains("format 4") && error.to_string().contains("up to 3"), "{error}");
-        newer[8] = 2;
+        assert!(matches!(error, OpenError::NewerFormat { found: 5, supported: 4 }), "{error}");
+        assert!(error.to_string().contains("format 5") && error.to_string().contains("up to 4"), "{error}");
+        newer[8] = 3;
         let error = open_with(&newer).unwrap_err();
         assert!(matches!(error, OpenError::OlderFormat), "{error}");
         for at in [0, 12, 20, IDENTITY_BYTES - 1] {

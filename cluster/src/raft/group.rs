@@ -476,3 +476,25 @@ fn raft_config(id: GroupId, tuning: &Tuning) -> Result<Config, String> {
     };
     config.validate().map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_applied_is_as_old_as_the_last_word_that_it_has_reached() {
+        let began = Instant::now();
+        let said = |seconds, committed| Said { at: began + Duration::from_secs(seconds), committed };
+        let mut heard = Heard::default();
+        assert_eq!(heard.applied, None, "no leader was heard");
+        heard.note(said(1, 10), 4);
+        heard.advance(9);
+        assert_eq!(heard.applied, None, "not all of it is here");
+        heard.note(said(2, 20), 9);
+        heard.advance(10);
+        assert_eq!(heard.applied, Some(began + Duration::from_secs(1)), "what grows is reached in between");
+        heard.note(said(3, 20), 15);
+        heard.note(said(4, 20), 20);
+        assert_eq!(heard.applied, Some(began + Duration::from_secs(3)));
+    }
+}

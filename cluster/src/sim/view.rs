@@ -157,12 +157,12 @@ impl Cluster {
 
     /// Which nodes claim to hold a block, each with the incarnation of its claims and the tiers, bit n for the one with wire number n; whether
     /// a claim counts is not asked.
-    pub fn claims(&self, group: GroupId, id: &BlockId) -> Vec<(NodeId, Incarnation, u8)> {
+    pub fn claims(&self, group: GroupId, name: &Fingerprint) -> Vec<(NodeId, Incarnation, u8)> {
         let Some(group) = self.group(group) else { return Vec::new() };
         let replicated = group.replicated();
         let State::Directory(directory) = &replicated.state else { return Vec::new() };
         let mut claims = Vec::new();
-        directory.find(std::iter::once(Fingerprint::of(id)), |_, replica| {
+        directory.find(std::iter::once(*name), |_, replica| {
             let held = Tier::ALL.into_iter().filter(|tier| replica.tiers & tier_bit(*tier) != 0);
             let tiers = held.fold(0, |tiers, tier| tiers | 1 << tier as u8);
             claims.push((replica.node, replica.incarnation, tiers));

@@ -278,9 +278,9 @@ fn a_folder_starts_only_the_node_it_belongs_to() {
     assert!(matches!(refused, StartError::OtherCluster { found: CLUSTER, .. }), "{refused}");
     let refused = members[1].try_start(|config| config.node_id = NodeId(3)).unwrap_err();
     assert!(matches!(refused, StartError::OtherNode { found: NodeId(2), expected: NodeId(3) }), "{refused}");
-    members[1].damage(|database| database.db().put(b"identity", b"HEARTHMD\x04\0\0\0later").unwrap());
+    members[1].damage(|database| database.db().put(b"identity", b"HEARTHMD\x05\0\0\0later").unwrap());
     let refused = members[1].try_start(|_| ()).unwrap_err();
-    assert!(matches!(refused, StartError::NewerFormat { found: 4, supported: 3 }), "{refused}");
+    assert!(matches!(refused, StartError::NewerFormat { found: 5, supported: 4 }), "{refused}");
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn messages_for_another_cluster_node_or_version_are_refused() {
         group_id: 1,
         target: 1,
         payload: bytes::Bytes::new(),
-        payload_version: 1,
+        payload_version: 2,
     };
     let address = format!("http://{}", members[0].addresses.control);
     let vote = |request: v1::RaftRequest| {
@@ -359,8 +359,8 @@ fn messages_for_another_cluster_node_or_version_are_refused() {
     assert!(refused.contains(&ours) && refused.contains(&other), "{refused}");
     let refused = vote(v1::RaftRequest { target: 2, ..good.clone() });
     assert!(refused.contains("this is node 1, not node 2"), "{refused}");
-    let refused = vote(v1::RaftRequest { payload_version: 2, ..good.clone() });
-    assert!(refused.contains("version 2, this build knows 1"), "{refused}");
+    let refused = vote(v1::RaftRequest { payload_version: 3, ..good.clone() });
+    assert!(refused.contains("version 3, this build knows 2"), "{refused}");
     let refused = vote(v1::RaftRequest { group_id: 9, ..good.clone() });
     assert!(refused.contains("no group 9"), "{refused}");
     assert!(vote(good).contains("unreadable payload"));

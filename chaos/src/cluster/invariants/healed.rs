@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use hearth_proto::{GroupId, Tier};
+use hearth_proto::{Fingerprint, GroupId, Tier};
 
 use super::{GROUPS, Seen};
 use crate::source::{BLOCKS, block};
@@ -56,7 +56,8 @@ impl Healed {
             for node in seen {
                 // A later report may be there already, which takes this one's mark away.
                 let shown = [*sequence, sequence + 1].into_iter().any(|sequence| {
-                    let claims = node.cluster.claims(GroupId::DIRECTORY, &mark(number, sequence));
+                    let claims =
+                        node.cluster.claims(GroupId::DIRECTORY, &Fingerprint::of(&mark(number, sequence)));
                     claims.iter().any(|(of, ..)| *of == reporter(number))
                 });
                 if !shown {
