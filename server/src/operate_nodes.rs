@@ -36,8 +36,8 @@ pub(crate) async fn remove(
         })?;
         if left > 0 {
             let detail = format!(
-                "{left} blocks that node {node} holds are on no node that stays: wait until `hearth node progress` \
-                 shows none, add a node if none can take them, or lose them with --force"
+                "node {node} is being drained, and {left} blocks are on no node that stays: wait until `hearth node \
+                 progress` shows none, add a node if none can take them, or lose them with --force"
             );
             return Err(calls::refused(v1::RefusalReason::NotDrained, detail));
         }

@@ -83,6 +83,33 @@ async fn a_node_is_drained_and_removed_and_its_process_stops_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drain_with_nowhere_to_go_does_not_end() {
+    let options = ClusterOptions { nodes: 2, ..Default::default() };
+    let cluster = TestCluster::start(options).await.expect("two nodes start");
+    let ask = cluster.nodes[0].control_address();
+    let writer = cluster.client(1).await.expect("node 2 answers");
+    put_all(&writer, &chain(1, 5), BLOCK, AckLevel::Durable).await.expect("stored on node 2");
+    TestCluster::wait_until("the directory knows them", PATIENCE, async || {
+        cluster.committed_blocks(0).await.is_ok_and(|blocks| blocks == 5)
+    })
+    .await
+    .expect("the blocks are reported");
+    for node in ["1", "2"] {
+        let (code, text) = hearth(&ask, &["node", "drain", node]);
+        assert!(code == Some(0) && text.contains("is being drained"), "{text}");
+    }
+    let (code, text) = hearth(&ask, &["node", "remove", "2"]);
+    assert!(code == Some(2) && text.contains("5 blocks are on no node that stays"), "{text}");
+    let (code, text) = hearth(&ask, &["node", "progress"]);
+    assert!(code == Some(0) && !text.contains("nothing is left"), "{text}");
+    // Where there is a node again that takes them, it ends.
+    let (code, text) = hearth(&ask, &["node", "undrain", "1"]);
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = hearth(&ask, &["node", "drain", "2", "--wait"]);
+    assert!(code == Some(0) && text.contains("node 2 holds nothing that no other node has"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_voter_that_does_not_come_back_is_replaced_and_another_may_be_lost() {
     let extra = vec!["--voter-lost-after".to_owned(), "4".to_owned()];
     let options = ClusterOptions {

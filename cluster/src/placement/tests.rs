@@ -199,6 +199,12 @@ fn what_no_node_can_take_is_not_missing() {
     let sites = Sites::new(&[site(1, "")], 0);
     assert_eq!(sites.judge(&block(1), &[on(1, true, true)], 3), None);
     assert_eq!(sites.judge(&block(1), &[], 3), None, "what nobody holds cannot be copied");
+    let drained =
+        Sites::new(&[Site { takes: false, ..site(1, "") }, Site { takes: false, ..site(2, "") }], 1);
+    let copies = [on(1, true, true), on(2, true, true)];
+    assert_eq!(drained.judge(&block(1), &copies, 1), None, "there is nobody to give it to");
+    assert!(drained.leaves(&copies), "and it goes with them all the same");
+    assert!(!sites.leaves(&[on(1, true, true)]) && sites.leaves(&[on(7, true, true)]));
     assert_eq!(sites.judge(&block(1), &[on(7, true, true)], 3), None, "a node that is down holds nothing");
     let avoided = Sites::new(&[site(1, ""), site(2, "")], 0);
     assert_eq!(avoided.choose(&block(1), &ids(&[1]), 2, &ids(&[2]))[..], ids(&[1])[..]);
