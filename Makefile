@@ -45,6 +45,7 @@ fuzz:
 test: lint build
 	cargo test $(CARGO_FLAGS) -j$(JOBS) --workspace
 	cargo test $(CARGO_FLAGS) -j$(JOBS) -p hearth-store --features mutants --test mutants
+	$(MAKE) mutants
 
 # Known bugs of the cluster that its simulation has to find, one process for each seed.
 mutants: setup

@@ -22,6 +22,8 @@ pub enum Mutant {
     GapAccepted,
     /// A report of a former incarnation is applied.
     OldIncarnationAccepted,
+    /// What a returning node and the directory do not have in common stays in the directory.
+    ResyncKeepsAll,
     /// A process that replaces another one gets the same incarnation.
     IncarnationKept,
     /// A lookup names what a former incarnation held.
@@ -50,7 +52,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::VoteNotSynced,
         Self::AppendNotSynced,
         Self::LeaderRestored,
@@ -60,6 +62,7 @@ impl Mutant {
         Self::DuplicateReportApplied,
         Self::GapAccepted,
         Self::OldIncarnationAccepted,
+        Self::ResyncKeepsAll,
         Self::IncarnationKept,
         Self::LookupIgnoresIncarnation,
         Self::ExpiredClaimRenewed,

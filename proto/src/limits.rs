@@ -263,11 +263,11 @@ pub const PROPOSE_RETRY_MS: u64 = 25;
 pub const PROPOSE_ATTEMPT_MS: u64 = 5_000;
 /// How many entries behind the leader a learner may be and still be made a voter.
 pub const VOTER_LAG_ENTRIES_MAX: u64 = 1_000;
-/// How fast a snapshot is written or sent at the most, so that the log beside it goes on.
+/// How fast a snapshot is sent at the most, so that the log beside it goes on.
 pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 256 << 20;
-/// How fast a snapshot is written at the most, while commands are applied beside it.
+/// How fast a snapshot is written where nothing is applied beside it.
 pub const SNAPSHOT_WRITE_BYTES_PER_SECOND: u64 = 64 << 20;
-/// How fast at the least, however much is applied beside it.
+/// How fast at the least. Beside much that is applied it is twice as fast as the log grows.
 pub const SNAPSHOT_WRITE_BYTES_PER_SECOND_MIN: u64 = 16 << 20;
 /// How often a snapshot looks how fast the log beside it grows.
 pub const SNAPSHOT_LOOK_MS: u64 = 100;

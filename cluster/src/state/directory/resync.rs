@@ -12,6 +12,7 @@ use super::super::holder::{TIERS, position};
 use super::super::outcome::{self, refused};
 use super::super::shard::{SHARDS, digest, hash, shard_of};
 use super::{Directory, check_sequence, too_many_holders};
+use crate::mutant::{self, Mutant};
 
 /// Blocks that a part has at least, on average, if it is one of several.
 const PART_BLOCKS: u64 = 8;
@@ -42,7 +43,8 @@ impl Directory {
         let mut differing = vec![Vec::new(); TIERS];
         for range in ranges.clone() {
             let parts = self.differing(number, range, &theirs);
-            if !is_repeated && parts.iter().any(|tiers| *tiers != 0) {
+            let differ = parts.iter().any(|tiers| *tiers != 0) && !mutant::is(Mutant::ResyncKeepsAll);
+            if !is_repeated && differ {
                 self.drop_claims(number, range, |name| parts[part_of(hash(name), theirs.parts)]);
             }
             for (tier, differing) in differing.iter_mut().enumerate() {
