@@ -63,20 +63,9 @@ pub(crate) fn lookup(
         answer.replicas = vec![ReplicaViews::new(); keys.len()];
         return answer;
     };
-    let mut ask = |group: &Group, names: &mut dyn ExactSizeIterator<Item = Fingerprint>| {
-        let replicated = group.replicated();
-        let applied = replicated.applied_index();
-        let staleness = group.staleness(applied);
-        answer.staleness = answer.staleness.zip(staleness).map(|(others, this)| others.max(this));
-        answer.applied.push((group.id(), LogIndex(applied)));
-        match &replicated.state {
-            State::Directory(directory) => find(control, directory, names),
-            State::Control(_) => vec![ReplicaViews::new(); names.len()],
-        }
-    };
-    let mut names = keys.iter().map(|key| Fingerprint::of(&BlockId { namespace, key: *key }));
+    let names = keys.iter().map(|key| Fingerprint::of(&BlockId { namespace, key: *key }));
     if let [group] = split.directories {
-        answer.replicas = ask(group, &mut names);
+        answer.replicas = ask(&mut answer, control, group, names);
         return answer;
     }
     let mut shares: Vec<Vec<(usize, Fingerprint)>> = vec![Vec::new(); split.directories.len()];
@@ -85,18 +74,36 @@ pub(crate) fn lookup(
     }
     let mut replicas = vec![ReplicaViews::new(); keys.len()];
     for (group, share) in split.directories.iter().zip(shares).filter(|(_, share)| !share.is_empty()) {
-        let found = ask(group, &mut share.iter().map(|(_, name)| *name));
+        let found = ask(&mut answer, control, group, share.iter().map(|(_, name)| *name));
         share.into_iter().zip(found).for_each(|((index, _), views)| replicas[index] = views);
     }
     answer.replicas = replicas;
     answer
 }
 
+/// What one group knows of some blocks, in their order; how new that is goes into the answer.
+fn ask(
+    answer: &mut LookupAnswer,
+    control: &Control,
+    group: &Group,
+    names: impl ExactSizeIterator<Item = Fingerprint>,
+) -> Vec<ReplicaViews> {
+    let replicated = group.replicated();
+    let applied = replicated.applied_index();
+    let staleness = group.staleness(applied);
+    answer.staleness = answer.staleness.zip(staleness).map(|(others, this)| others.max(this));
+    answer.applied.push((group.id(), LogIndex(applied)));
+    match &replicated.state {
+        State::Directory(directory) => find(control, directory, names),
+        State::Control(_) => vec![ReplicaViews::new(); names.len()],
+    }
+}
+
 /// The claims that count: those of nodes that are up, under the incarnation they are up with.
 fn find(
     control: &Control,
     directory: &Directory,
-    names: &mut dyn ExactSizeIterator<Item = Fingerprint>,
+    names: impl ExactSizeIterator<Item = Fingerprint>,
 ) -> Vec<ReplicaViews> {
     let count = names.len();
     let mut views = Vec::with_capacity(count);
@@ -108,7 +115,9 @@ fn find(
         }
         if last.1 == Some(replica.incarnation) || mutant::is(Mutant::LookupIgnoresIncarnation) {
             // Blocks come in their order.
-            views.resize_with(position + 1, ReplicaViews::new);
+            while views.len() <= position {
+                views.push(ReplicaViews::new());
+            }
             let Replica { node, incarnation, tiers } = replica;
             for tier in Tier::ALL.into_iter().filter(|tier| tiers & tier_bit(*tier) != 0) {
                 views[position].push(ReplicaView { node, incarnation, tier });
@@ -197,7 +206,7 @@ mod tests {
     fn seen(control: &State, directory: &State) -> Vec<u64> {
         let (State::Control(control), State::Directory(directory)) = (control, directory) else { panic!() };
         let name = Fingerprint::of(&BlockId { namespace: NamespaceId::DEFAULT, key: KEY });
-        let found = find(control, directory, &mut std::iter::once(name));
+        let found = find(control, directory, std::iter::once(name));
         found[0].iter().map(|view| view.incarnation.0).collect()
     }
 

@@ -3,6 +3,7 @@
 
 /// Asks for the line of memory that a value begins in, and does not wait for it.
 #[cfg(target_arch = "x86_64")]
+#[inline]
 pub(crate) fn prefetch<T>(value: &T) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     // SAFETY: the instruction reads nothing that the program could see, and never faults.

@@ -25,11 +25,13 @@ impl Fingerprint {
     pub const BYTES: usize = 16;
 
     /// The fingerprint of a block.
+    #[inline]
     pub fn of(id: &BlockId) -> Self {
         Self { namespace: id.namespace, words: words_of(&id.key) }
     }
 
     /// The words, little-endian.
+    #[inline]
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         bytes[..8].copy_from_slice(&self.words[0].to_le_bytes());
@@ -38,6 +40,7 @@ impl Fingerprint {
     }
 
     /// The inverse of [`Self::to_bytes`].
+    #[inline]
     pub fn from_bytes(namespace: NamespaceId, bytes: &[u8; Self::BYTES]) -> Self {
         let bits = u128::from_le_bytes(*bytes);
         Self { namespace, words: [bits as u64, (bits >> 64) as u64] }
@@ -48,6 +51,7 @@ impl Fingerprint {
 ///
 /// *Source*: SipHash (Aumasson, Bernstein 2012) with one and three rounds and an output of 128 bits. Its key says
 /// what it is for, and is no secret.
+#[inline]
 pub(crate) fn words_of(key: &BlockKey) -> [u64; 2] {
     let mut hasher = SipHasher13::new_with_key(b"hearth directory");
     let (words, _) = key.0.as_chunks::<8>();

@@ -29,10 +29,12 @@ const _: () = assert!(size_of::<Block>() == 32);
 impl Block {
     const FREE: Self = Self { words: [0; 2], namespace: 0, payload_len: 0, held: [Held::NONE; NEAR_MAX] };
 
+    #[inline]
     pub(super) fn name(&self) -> Fingerprint {
         Fingerprint { namespace: NamespaceId(self.namespace), words: self.words }
     }
 
+    #[inline]
     pub(super) fn is(&self, name: &Fingerprint) -> bool {
         self.words == name.words && self.namespace == name.namespace.0
     }
@@ -68,12 +70,14 @@ impl Blocks {
 impl Index<u32> for Blocks {
     type Output = Block;
 
+    #[inline]
     fn index(&self, slot: u32) -> &Block {
         &self.chunks[slot as usize >> CHUNK_BITS][slot as usize & (CHUNK - 1)]
     }
 }
 
 impl IndexMut<u32> for Blocks {
+    #[inline]
     fn index_mut(&mut self, slot: u32) -> &mut Block {
         &mut self.chunks[slot as usize >> CHUNK_BITS][slot as usize & (CHUNK - 1)]
     }

@@ -16,15 +16,18 @@ impl Held {
     pub(super) const SPILLED: Self = Self(u16::MAX);
 
     /// `tiers` is as in [`super::Replica`], and not zero.
+    #[inline]
     pub(super) fn new(holder: u16, tiers: u8) -> Self {
         debug_assert!(holder < HOLDERS_MAX && tiers != 0 && tiers < 1 << TIER_BITS);
         Self(holder << TIER_BITS | u16::from(tiers))
     }
 
+    #[inline]
     pub(super) fn holder(self) -> u16 {
         self.0 >> TIER_BITS
     }
 
+    #[inline]
     pub(super) fn tiers(self) -> u8 {
         (self.0 & ((1 << TIER_BITS) - 1)) as u8
     }

@@ -106,6 +106,7 @@ impl Holder {
 }
 
 /// Where a tier stands among those that a claim may name; also the number of its bit.
+#[inline]
 pub(super) fn position(tier: Tier) -> usize {
     tier as usize - 1
 }

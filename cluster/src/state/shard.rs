@@ -70,6 +70,7 @@ impl Shard {
     }
 
     /// Asks for the memory of the place that is looked at first.
+    #[inline]
     pub(super) fn prefetch_place(&self, hash: u64) {
         if let Some(place) = self.places.get(self.first_at(hash)) {
             prefetch(place);
@@ -78,6 +79,7 @@ impl Shard {
 
     /// The block with this hash, or another one that looks like it; `None` if there is surely none. Its memory is
     /// asked for, not waited for: that of its place should have been.
+    #[inline]
     pub(super) fn likely(&self, hash: u64) -> Option<&Block> {
         let slot = self.tagged(hash).next()?;
         let block = &self.blocks[slot];
@@ -86,15 +88,18 @@ impl Shard {
     }
 
     /// The first place of a block with this hash; beyond the table if that is empty.
+    #[inline]
     fn first_at(&self, hash: u64) -> usize {
         hash as usize & self.places.len().wrapping_sub(1)
     }
 
+    #[inline]
     pub(super) fn find(&self, hash: u64, name: &Fingerprint) -> Option<u32> {
         self.tagged(hash).find(|slot| self.blocks[*slot].is(name))
     }
 
     /// The slots of blocks whose hash has the same tag, in the order of their places.
+    #[inline]
     fn tagged(&self, hash: u64) -> impl Iterator<Item = u32> {
         let mask = self.places.len().wrapping_sub(1);
         let mut at = self.first_at(hash);
@@ -113,11 +118,13 @@ impl Shard {
     }
 
     /// The claims on the block in this slot, in the order of their holders.
+    #[inline]
     pub(super) fn held(&self, slot: u32) -> &[Held] {
         self.held_by(&self.blocks[slot])
     }
 
     /// The claims on this block of the shard, in the order of their holders.
+    #[inline]
     pub(super) fn held_by<'a>(&'a self, block: &'a Block) -> &'a [Held] {
         if block.held[0] == Held::SPILLED {
             return &self.spilled[spill_of(block)];
@@ -126,6 +133,7 @@ impl Shard {
         &block.held[..count]
     }
 
+    #[inline]
     pub(super) fn payload_len(&self, slot: u32) -> u32 {
         self.blocks[slot].payload_len
     }
@@ -432,35 +440,42 @@ impl<'a> Encoded<'a> {
 }
 
 /// Where a block is: the part of the group, and the place there. It is part of the protocol.
+#[inline]
 pub(super) fn hash(name: &Fingerprint) -> u64 {
     name.words[1] ^ u64::from(name.namespace.0).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// The part of the group that a block with this hash is in.
+#[inline]
 pub(super) fn shard_of(hash: u64) -> usize {
     (hash >> 56) as usize
 }
 
 /// The digest of one block in the sum of those that a node holds in a range. It is part of the protocol.
+#[inline]
 pub(super) fn digest(name: &Fingerprint) -> u64 {
     let mixed = (name.words[0] ^ hash(name).rotate_left(32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
     let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed ^ (mixed >> 32)
 }
 
+#[inline]
 fn tag(hash: u64) -> u32 {
     (hash >> 48) as u32 & 0xff
 }
 
+#[inline]
 fn place_of(hash: u64, slot: u32) -> u32 {
     tag(hash) << SLOT_BITS | (slot + 1)
 }
 
 /// The slot that a place leads to, which must not be empty.
+#[inline]
 fn slot_in(place: u32) -> usize {
     (place as usize & ((1 << SLOT_BITS) - 1)) - 1
 }
 
+#[inline]
 fn spill_of(block: &Block) -> usize {
     usize::from(block.held[1].to_raw()) | usize::from(block.held[2].to_raw()) << 16
 }

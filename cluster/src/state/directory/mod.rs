@@ -462,6 +462,7 @@ impl Directory {
 }
 
 /// The bit of a tier in [`Replica::tiers`].
+#[inline]
 pub(crate) fn tier_bit(tier: Tier) -> u8 {
     1 << position(tier)
 }
