@@ -29,6 +29,11 @@ const GOAL_TIMES: f64 = 50.0;
 /// A lookup of a chain, at the 99th percentile.
 const LOOKUP_GOAL_US: f64 = 100.0;
 const CHAIN: u64 = 1_000;
+/// How often it is looked whether the nodes rest, which they do if all together used no more processor time since
+/// the last look: clock ticks of ten milliseconds.
+const REST_LOOK: Duration = Duration::from_secs(1);
+const REST_TICKS: u64 = 15;
+const REST_LOOKS_MAX: u32 = 30;
 /// Part of the slowest turn's rate at which latency is measured under load.
 const LOAD: f64 = 0.7;
 
@@ -97,6 +102,7 @@ pub(crate) async fn run(args: MetaArgs) -> anyhow::Result<bool> {
     let total = (u64::from(rounds) * blocks + count) * NODES as u64 + 2 * u64::from(probes);
     all(&mut nodes, |_| Order::Fill { count: 0, total }).await?;
     all(&mut nodes, |_| Order::Snapshot).await?;
+    rest(&nodes).await?;
     let looked =
         look_up(&mut nodes[0], if args.report.quick { 2_000 } else { 20_000 }, blocks, false).await?;
     let bare =
@@ -174,6 +180,20 @@ async fn probe(nodes: &mut [Node], count: u64, millis: u64, probes: u32) -> anyh
     let order = |number| Order::Probe { count, per_s, millis, probes: if number == 0 { probes } else { 0 } };
     let done = all(nodes, order).await?;
     Ok(done.into_iter().next().map(|first| first.latencies_us).unwrap_or_default())
+}
+
+/// Waits until nobody is busy with what was done before, as RocksDB is with dropping a log.
+async fn rest(nodes: &[Node]) -> anyhow::Result<()> {
+    let used = || nodes.iter().map(Node::cpu_ticks).sum::<anyhow::Result<u64>>();
+    for _ in 0..REST_LOOKS_MAX {
+        let before = used()?;
+        tokio::time::sleep(REST_LOOK).await;
+        if used()? - before <= REST_TICKS {
+            return Ok(());
+        }
+    }
+    eprintln!("meta: the nodes do not come to rest");
+    Ok(())
 }
 
 async fn look_up(node: &mut Node, rounds: u32, blocks: u64, linearizable: bool) -> anyhow::Result<Done> {

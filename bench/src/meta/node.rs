@@ -133,6 +133,16 @@ impl Node {
         Ok(kib.parse::<u64>()? << 10)
     }
 
+    /// Clock ticks of processor time that the process has used.
+    pub(crate) fn cpu_ticks(&self) -> anyhow::Result<u64> {
+        let pid = self.child.id().context("the node has ended")?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // Behind the name, which may hold anything.
+        let fields: Vec<&str> = stat.rsplit(')').next().context("no fields")?.split_whitespace().collect();
+        let ticks = |at: usize| fields.get(at).context("too few fields")?.parse::<u64>().context("no number");
+        Ok(ticks(11)? + ticks(12)?)
+    }
+
     /// Ends the process with SIGKILL.
     pub(crate) async fn kill(mut self) -> anyhow::Result<()> {
         Ok(self.child.kill().await?)
