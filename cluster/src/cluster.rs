@@ -205,8 +205,8 @@ impl Cluster {
 
     /// Finds the replicas of blocks in this node's copy of the directory.
     ///
-    /// The answer may be stale by `staleness`, as far as this node can know; a claim counts only while its node is up under the
-    /// claim's incarnation.
+    /// The answer may be stale by `staleness`, as far as this node can know; a claim counts only while its node is
+    /// up under the claim's incarnation.
     pub fn lookup(&self, namespace: NamespaceId, keys: &[BlockKey]) -> LookupAnswer {
         let directory =
             lookup::SplitDirectory { groups: self.directory_groups(), directories: &self.0.directories };

@@ -36,9 +36,10 @@ impl Operate for OperateService {
 
     async fn progress(
         &self,
-        _: Request<v1::ProgressRequest>,
+        request: Request<v1::ProgressRequest>,
     ) -> Result<Response<v1::ProgressResponse>, Status> {
-        Ok(Response::new(self.progress.answer().await))
+        let answer = self.progress.answer(refresh_deadline_of(request.metadata())).await;
+        answer.map(Response::new).map_err(|unknown| Status::unavailable(unknown.to_string()))
     }
 
     async fn remove(

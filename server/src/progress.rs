@@ -81,8 +81,13 @@ impl Progress {
         Ok(sums.leaving.get(&node).map_or(0, |left| left.blocks))
     }
 
-    /// The answer to [`v1::ProgressRequest`].
-    pub(crate) async fn answer(&self) -> v1::ProgressResponse {
+    /// The answer to [`v1::ProgressRequest`], of a directory that was made as new as can be by the deadline.
+    ///
+    /// # Errors
+    /// [`Unknown::Failed`]: nothing is known then, least of all that nothing is left.
+    pub(crate) async fn answer(&self, refresh_deadline: Instant) -> Result<v1::ProgressResponse, Unknown> {
+        // Without a leader nothing moves, and what this node has is answered.
+        self.0.cluster.refresh(refresh_deadline).await.ok();
         let mut state = self.0.state.lock().await;
         let nodes = self.0.cluster.nodes();
         let drained = || nodes.iter().filter(|node| node.state() == v1::NodeState::Draining);
@@ -92,7 +97,7 @@ impl Progress {
         if !state.latest.as_ref().is_some_and(is_fresh) {
             let cluster = self.0.cluster.clone();
             // Millions of blocks may be looked at.
-            let sums = tokio::task::spawn_blocking(move || sums(&cluster)).await.unwrap_or_default();
+            let sums = tokio::task::spawn_blocking(move || sums(&cluster)).await?;
             let now = Instant::now();
             state.rates.keep(|node| drained().any(|drained| drained.node_id == node.0));
             for node in drained() {
@@ -111,13 +116,13 @@ impl Progress {
                 node: Some(node.clone()),
             }
         });
-        v1::ProgressResponse {
+        Ok(v1::ProgressResponse {
             drains: drains.collect(),
             missing_blocks: sums.missing.blocks,
             missing_bytes: sums.missing.bytes,
             copied_blocks: self.0.counters.copied_blocks.value(),
             copied_bytes: self.0.counters.copied_bytes.value(),
-        }
+        })
     }
 }
 

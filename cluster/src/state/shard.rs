@@ -12,7 +12,6 @@ use rustc_hash::FxHashMap;
 
 use super::blocks::{Block, Blocks, NEAR_MAX};
 use super::held::Held;
-
 use super::record::RecordError;
 use crate::prefetch::prefetch;
 
