@@ -84,7 +84,7 @@ impl Cluster {
         let mut copies: Vec<HeldCopy> = Vec::new();
         for of_one in ids.chunk_by(|a, b| a.namespace == b.namespace) {
             let keys: Vec<BlockKey> = of_one.iter().map(|id| id.key).collect();
-            for replicas in self.lookup(of_one[0].namespace, &keys).replicas {
+            for replicas in self.lookup(of_one[0].namespace, &keys).replicas.iter() {
                 copies.clear();
                 for replica in replicas {
                     let known = copies.iter().position(|copy| copy.node == replica.node);

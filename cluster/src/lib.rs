@@ -47,7 +47,7 @@ pub use fresh::{Freshness, ReadError};
 pub use holdings::CopyPolicy;
 pub use join::{JoinGrant, JoinRequest, request_join};
 pub use keeping::BlockKeeper;
-pub use lookup::{LookupAnswer, ReplicaView, ReplicaViews};
+pub use lookup::{ChainReplicas, LookupAnswer, ReplicaView};
 pub use refusal::CommandError;
 pub use source::{BlockSource, DeltaStatus};
 pub use tenancy::PinAnswer;

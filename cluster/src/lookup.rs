@@ -1,19 +1,18 @@
 //! Lookups in the local copy of the directory: no call to another node, no wait.
 
+use std::ops::Index;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_proto::limits::SUSPENDED_CLAIMS_MS;
 use hearth_proto::{
-    BlockId, BlockKey, DirectoryGroups, Fingerprint, GroupId, Incarnation, LogIndex, NamespaceId, NodeId,
-    Tier, v1,
+    BlockKey, DirectoryGroups, Fingerprint, GroupId, Incarnation, LogIndex, NamespaceId, NodeId, Tier, v1,
 };
-use smallvec::SmallVec;
 use v1::NodeState;
 
 use crate::mutant::{self, Mutant};
 use crate::raft::Group;
-use crate::state::{Control, Directory, Replica, State, tier_bit};
+use crate::state::{Control, Directory, Replica, State};
 
 /// One replica that a lookup found: a fenced claim, to be verified where the bytes are read (INV-FENCE).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,14 +25,64 @@ pub struct ReplicaView {
     pub tier: Tier,
 }
 
-/// The replicas of one block; those of most blocks need no memory of their own.
-pub type ReplicaViews = SmallVec<[ReplicaView; 2]>;
+/// The replicas of each block of a chain, in the order of the chain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChainReplicas {
+    /// Of all blocks, one after the other.
+    views: Vec<ReplicaView>,
+    /// Of each block: where its replicas end.
+    ends: Vec<u32>,
+}
+
+impl ChainReplicas {
+    fn with_capacity(blocks: usize) -> Self {
+        Self { views: Vec::with_capacity(blocks), ends: Vec::with_capacity(blocks) }
+    }
+
+    /// Of so many blocks that have none.
+    fn none(blocks: usize) -> Self {
+        Self { views: Vec::new(), ends: vec![0; blocks] }
+    }
+
+    /// Blocks of the chain.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// True of a chain without a block.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The replicas of each block; none of one that nobody holds.
+    pub fn iter(&self) -> impl Iterator<Item = &[ReplicaView]> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        starts.zip(&self.ends).map(|(start, end)| &self.views[*start as usize..*end as usize])
+    }
+
+    /// Ends the replicas of blocks until there are so many.
+    #[inline]
+    fn end_until(&mut self, blocks: usize) {
+        while self.ends.len() < blocks {
+            self.ends.push(self.views.len() as u32);
+        }
+    }
+}
+
+impl Index<usize> for ChainReplicas {
+    type Output = [ReplicaView];
+
+    fn index(&self, position: usize) -> &[ReplicaView] {
+        let start = position.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.views[start as usize..self.ends[position] as usize]
+    }
+}
 
 /// The answer to a lookup, with what it reflects.
 #[derive(Clone, Debug)]
 pub struct LookupAnswer {
-    /// The replicas of each key, in the order asked; empty when there are none.
-    pub replicas: Vec<ReplicaViews>,
+    /// The replicas of each key.
+    pub replicas: ChainReplicas,
     /// The last entry of each directory group's log that the answer reflects, of the groups that were asked.
     pub applied: Vec<(GroupId, LogIndex)>,
     /// How old the answer may be: what was committed before is in it, of the groups that were asked. `None` if
@@ -57,37 +106,46 @@ pub(crate) fn lookup(
 ) -> LookupAnswer {
     // Always control before a directory, so that no two locks can wait for each other.
     let control = control.replicated();
-    let mut answer =
-        LookupAnswer { replicas: Vec::new(), applied: Vec::new(), staleness: Some(Duration::ZERO) };
-    let State::Control(control) = &control.state else {
-        answer.replicas = vec![ReplicaViews::new(); keys.len()];
-        return answer;
+    let mut answer = LookupAnswer {
+        replicas: ChainReplicas::none(keys.len()),
+        applied: Vec::new(),
+        staleness: Some(Duration::ZERO),
     };
-    let names = keys.iter().map(|key| Fingerprint::of(&BlockId { namespace, key: *key }));
+    let State::Control(control) = &control.state else { return answer };
+    let mut names = Vec::with_capacity(keys.len());
+    Fingerprint::extend_of_keys(namespace, keys, &mut names);
     if let [group] = split.directories {
-        answer.replicas = ask(&mut answer, control, group, names);
+        answer.replicas = ask(&mut answer, control, group, &names);
         return answer;
     }
-    let mut shares: Vec<Vec<(usize, Fingerprint)>> = vec![Vec::new(); split.directories.len()];
-    for (index, name) in names.enumerate() {
-        shares[split.groups.position_of_named(&name)].push((index, name));
+    let mut shares: Vec<Vec<Fingerprint>> = vec![Vec::new(); split.directories.len()];
+    let mut positions = Vec::with_capacity(keys.len());
+    for name in names {
+        let position = split.groups.position_of_named(&name);
+        shares[position].push(name);
+        positions.push(position);
     }
-    let mut replicas = vec![ReplicaViews::new(); keys.len()];
-    for (group, share) in split.directories.iter().zip(shares).filter(|(_, share)| !share.is_empty()) {
-        let found = ask(&mut answer, control, group, share.iter().map(|(_, name)| *name));
-        share.into_iter().zip(found).for_each(|((index, _), views)| replicas[index] = views);
+    let found: Vec<ChainReplicas> = split
+        .directories
+        .iter()
+        .zip(&shares)
+        .map(|(group, share)| match share.as_slice() {
+            [] => ChainReplicas::default(),
+            share => ask(&mut answer, control, group, share),
+        })
+        .collect();
+    let mut found: Vec<_> = found.iter().map(ChainReplicas::iter).collect();
+    let mut replicas = ChainReplicas::with_capacity(keys.len());
+    for (number, position) in positions.into_iter().enumerate() {
+        replicas.views.extend_from_slice(found[position].next().unwrap_or_default());
+        replicas.end_until(number + 1);
     }
     answer.replicas = replicas;
     answer
 }
 
 /// What one group knows of some blocks, in their order; how new that is goes into the answer.
-fn ask(
-    answer: &mut LookupAnswer,
-    control: &Control,
-    group: &Group,
-    names: impl ExactSizeIterator<Item = Fingerprint>,
-) -> Vec<ReplicaViews> {
+fn ask(answer: &mut LookupAnswer, control: &Control, group: &Group, names: &[Fingerprint]) -> ChainReplicas {
     let replicated = group.replicated();
     let applied = replicated.applied_index();
     let staleness = group.staleness(applied);
@@ -95,37 +153,32 @@ fn ask(
     answer.applied.push((group.id(), LogIndex(applied)));
     match &replicated.state {
         State::Directory(directory) => find(control, directory, names),
-        State::Control(_) => vec![ReplicaViews::new(); names.len()],
+        State::Control(_) => ChainReplicas::none(names.len()),
     }
 }
 
 /// The claims that count: those of nodes that are up, under the incarnation they are up with.
-fn find(
-    control: &Control,
-    directory: &Directory,
-    names: impl ExactSizeIterator<Item = Fingerprint>,
-) -> Vec<ReplicaViews> {
+fn find(control: &Control, directory: &Directory, names: &[Fingerprint]) -> ChainReplicas {
     let count = names.len();
-    let mut views = Vec::with_capacity(count);
-    // Most blocks of a chain are held by the node that holds the one before.
-    let mut last = (NodeId::default(), None);
-    directory.find(names, |position, replica| {
-        if last.0 != replica.node {
-            last = (replica.node, control.serving_incarnation(replica.node));
+    let mut chain = ChainReplicas::with_capacity(count);
+    // By the number of the holder, of those that have come up: a few nodes hold a chain.
+    let mut serving: Vec<Option<Option<Incarnation>>> = vec![None; directory.holder_numbers()];
+    directory.find(names, |position, number, replica| {
+        let Replica { node, incarnation, mut tiers } = replica;
+        let serving = serving[usize::from(number)].get_or_insert_with(|| control.serving_incarnation(node));
+        if *serving != Some(incarnation) && !mutant::is(Mutant::LookupIgnoresIncarnation) {
+            return;
         }
-        if last.1 == Some(replica.incarnation) || mutant::is(Mutant::LookupIgnoresIncarnation) {
-            // Blocks come in their order.
-            while views.len() <= position {
-                views.push(ReplicaViews::new());
-            }
-            let Replica { node, incarnation, tiers } = replica;
-            for tier in Tier::ALL.into_iter().filter(|tier| tiers & tier_bit(*tier) != 0) {
-                views[position].push(ReplicaView { node, incarnation, tier });
-            }
+        // Blocks come in their order.
+        chain.end_until(position);
+        while tiers != 0 {
+            let tier = Tier::ALL[tiers.trailing_zeros() as usize];
+            chain.views.push(ReplicaView { node, incarnation, tier });
+            tiers &= tiers - 1;
         }
     });
-    views.resize_with(count, ReplicaViews::new);
-    views
+    chain.end_until(count);
+    chain
 }
 
 /// A node whose claims in the directory will not count again.
@@ -169,7 +222,7 @@ pub(crate) fn dead_holders(control: &Control, directory: &Directory, now_ms: u64
 #[cfg(test)]
 mod tests {
     use hearth_proto::v1::command::Body;
-    use hearth_proto::{BlockDelta, GroupId, v1};
+    use hearth_proto::{BlockDelta, BlockId, GroupId, v1};
 
     use super::*;
     use crate::state::command;
@@ -206,7 +259,7 @@ mod tests {
     fn seen(control: &State, directory: &State) -> Vec<u64> {
         let (State::Control(control), State::Directory(directory)) = (control, directory) else { panic!() };
         let name = Fingerprint::of(&BlockId { namespace: NamespaceId::DEFAULT, key: KEY });
-        let found = find(control, directory, std::iter::once(name));
+        let found = find(control, directory, &[name]);
         found[0].iter().map(|view| view.incarnation.0).collect()
     }
 

@@ -1,5 +1,8 @@
 //! What a block is called in the directory.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
 use std::hash::Hasher;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -30,6 +33,16 @@ impl Fingerprint {
         Self { namespace: id.namespace, words: words_of(&id.key) }
     }
 
+    /// Appends the fingerprints of a namespace's blocks, in their order: faster than one by one.
+    #[inline]
+    pub fn extend_of_keys(namespace: NamespaceId, keys: &[BlockKey], out: &mut Vec<Self>) {
+        let (fours, rest) = keys.as_chunks::<4>();
+        for four in fours {
+            out.extend(words_of_four(four).map(|words| Self { namespace, words }));
+        }
+        out.extend(rest.iter().map(|key| Self { namespace, words: words_of(key) }));
+    }
+
     /// The words, little-endian.
     #[inline]
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
@@ -47,18 +60,30 @@ impl Fingerprint {
     }
 }
 
+/// Says what the hash is for, and is no secret.
+const HASH_KEY: &[u8; 16] = b"hearth directory";
+
 /// The words of a key's fingerprint. Part of the format of a cluster, never to be changed.
 ///
-/// *Source*: SipHash (Aumasson, Bernstein 2012) with one and three rounds and an output of 128 bits. Its key says
-/// what it is for, and is no secret.
+/// *Source*: SipHash (Aumasson, Bernstein 2012) with one and three rounds and an output of 128 bits.
 #[inline]
 pub(crate) fn words_of(key: &BlockKey) -> [u64; 2] {
-    let mut hasher = SipHasher13::new_with_key(b"hearth directory");
+    let mut hasher = SipHasher13::new_with_key(HASH_KEY);
     let (words, _) = key.0.as_chunks::<8>();
     // As all of its bytes at once, and faster.
     words.iter().for_each(|word| hasher.write_u64(u64::from_le_bytes(*word)));
     let hashed = hasher.finish128();
     [hashed.h1, hashed.h2]
+}
+
+/// The words of four keys: at once where the processor can.
+#[inline]
+fn words_of_four(keys: &[BlockKey; 4]) -> [[u64; 2]; 4] {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(words) = avx2::words_of_four(keys) {
+        return words;
+    }
+    std::array::from_fn(|key| words_of(&keys[key]))
 }
 
 #[cfg(test)]
@@ -81,6 +106,20 @@ mod tests {
         let golden =
             [0x56, 0x7a, 0xe7, 0xe4, 0xb2, 0x10, 0x56, 0x7b, 0x04, 0x0c, 0x6f, 0xa1, 0x8a, 0x18, 0x37, 0x7e];
         assert_eq!(found.to_bytes(), golden);
+    }
+
+    #[test]
+    fn many_keys_have_the_fingerprints_that_each_has() {
+        // Bytes that depend on nothing but their place.
+        let byte = |at: usize| (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()[6];
+        let keys: Vec<BlockKey> =
+            (0..203).map(|key| BlockKey(std::array::from_fn(|at| byte(key * 32 + at)))).collect();
+        for count in [0, 1, 3, 4, 5, 8, 203] {
+            let each = keys[..count].iter().map(|key| Fingerprint::of(&id(key.0)));
+            let mut found = Vec::new();
+            Fingerprint::extend_of_keys(NamespaceId(7), &keys[..count], &mut found);
+            assert!(found.into_iter().eq(each), "{count} keys");
+        }
     }
 
     #[test]

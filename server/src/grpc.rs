@@ -46,7 +46,7 @@ impl Directory for GrpcService {
         let mut named = FxHashSet::default();
         let blocks = keys
             .iter()
-            .zip(answer.replicas)
+            .zip(answer.replicas.iter())
             .zip(announced)
             .map(|((&key, claimed), early)| {
                 let mut replicas = self.own_replicas(BlockId { namespace, key });
@@ -61,7 +61,7 @@ impl Directory for GrpcService {
                     incarnation: claim.incarnation.0,
                     tier: v1::Tier::Host.into(),
                 }));
-                let elsewhere = claimed.into_iter().filter(|r| r.node != self.member.node_id);
+                let elsewhere = claimed.iter().filter(|r| r.node != self.member.node_id);
                 replicas.extend(elsewhere.map(|r| v1::Replica {
                     node_id: r.node.0,
                     incarnation: r.incarnation.0,

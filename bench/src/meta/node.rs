@@ -80,8 +80,8 @@ pub(crate) enum Order {
     Snapshot,
     /// Waits until a chain of the shared blocks has so many replicas each.
     Found { chain: u64, replicas: usize },
-    /// Looks up chains of so many blocks of each node in turn.
-    Lookup { rounds: u32, chain: u64, blocks: u64, linearizable: bool },
+    /// Looks up chains of so many blocks of each node in turn, in pieces of so many that were reported together.
+    Lookup { rounds: u32, chain: u64, piece: u64, blocks: u64, linearizable: bool },
     /// Reads memory as lookups of chains in a directory of so many blocks have to, and does nothing else.
     Bare { rounds: u32, chain: u64, blocks: u64 },
 }
@@ -287,15 +287,15 @@ async fn obey(cluster: &Cluster, source: &Arc<NumberedSource>, order: Order) -> 
         Order::Snapshot => cluster.write_snapshots().await?,
         Order::Found { chain, replicas } => {
             let keys: Vec<BlockKey> = (0..chain).map(|number| key(SHARED, number)).collect();
-            let found = |views: &hearth_cluster::ReplicaViews| views.len() == replicas;
+            let found = |views: &[hearth_cluster::ReplicaView]| views.len() == replicas;
             while !cluster.lookup(NamespaceId::DEFAULT, &keys).replicas.iter().all(found) {
                 ensure!(clock.elapsed() < PATIENCE, "a block has not {replicas} replicas");
                 tokio::time::sleep(LOOK).await;
             }
         }
-        Order::Lookup { rounds, chain, blocks, linearizable } => {
+        Order::Lookup { rounds, chain, piece, blocks, linearizable } => {
             let cluster = cluster.clone();
-            let look = move || look_up(&cluster, rounds, chain, blocks, linearizable);
+            let look = move || look_up(&cluster, rounds, (chain, piece), blocks, linearizable);
             (done.latencies_us, done.wrong) = tokio::task::spawn_blocking(look).await?;
         }
         Order::Bare { rounds, chain, blocks } => {
@@ -347,15 +347,26 @@ fn probe(
     Ok(latencies_us)
 }
 
-/// Times lookups of chains whose blocks lie on some node each; counts blocks that are not found there.
-fn look_up(cluster: &Cluster, rounds: u32, chain: u64, blocks: u64, linearizable: bool) -> (Vec<f64>, u64) {
+/// Times lookups of chains whose blocks lie on some node each, pieces of so many in the order of their reports;
+/// counts blocks that are not found there.
+fn look_up(
+    cluster: &Cluster,
+    rounds: u32,
+    (chain, piece): (u64, u64),
+    blocks: u64,
+    linearizable: bool,
+) -> (Vec<f64>, u64) {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
     let (mut latencies_us, mut wrong) = (Vec::new(), 0);
     let runtime = tokio::runtime::Handle::current();
     for round in 0..rounds {
         let node = 1 + u64::from(round) % 3;
-        let from = rng.random_range(0..=blocks.saturating_sub(chain));
-        let keys: Vec<BlockKey> = (from..from + chain).map(|number| key(node, number)).collect();
+        let mut keys: Vec<BlockKey> = Vec::new();
+        while (keys.len() as u64) < chain {
+            let count = piece.min(chain - keys.len() as u64);
+            let from = rng.random_range(0..=blocks.saturating_sub(count));
+            keys.extend((from..from + count).map(|number| key(node, number)));
+        }
         let asked = Instant::now();
         let namespace = NamespaceId::DEFAULT;
         let replicas = if linearizable {
@@ -365,7 +376,7 @@ fn look_up(cluster: &Cluster, rounds: u32, chain: u64, blocks: u64, linearizable
             cluster.lookup(namespace, &keys).replicas
         };
         latencies_us.push(asked.elapsed().as_secs_f64() * 1e6);
-        let right = |found: &&hearth_cluster::ReplicaViews| found.iter().map(|view| view.node.0).eq([node]);
+        let right = |found: &&[hearth_cluster::ReplicaView]| found.iter().map(|view| view.node.0).eq([node]);
         wrong += chain - replicas.iter().filter(right).count() as u64;
     }
     (latencies_us, wrong)

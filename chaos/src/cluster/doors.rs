@@ -58,9 +58,9 @@ impl Directory for Doors {
         let index =
             |(group, index): &(GroupId, LogIndex)| v1::GroupIndex { group_id: group.0, index: index.0 };
         let applied = answer.applied.iter().map(index).collect();
-        let blocks = answer.replicas.into_iter().map(|found| v1::BlockReplicas {
+        let blocks = answer.replicas.iter().map(|found| v1::BlockReplicas {
             replicas: found
-                .into_iter()
+                .iter()
                 .map(|replica| v1::Replica {
                     node_id: replica.node.0,
                     incarnation: replica.incarnation.0,

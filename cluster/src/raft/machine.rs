@@ -328,7 +328,7 @@ impl Build {
         }
         let key = RecordKey::Blocks.encode();
         let mut piece = Vec::new();
-        while let Some(walk) = &mut self.walk {
+        while let Some(walk) = &self.walk {
             piece.clear();
             // Entries wait only as long as one piece takes.
             let written = read(&self.replicated).state.write_snapshot(walk, SNAPSHOT_PIECE_SLOTS, &mut piece);

@@ -2,8 +2,8 @@
 
 use hearth_proto::{Incarnation, NodeId, Tier};
 
+use super::block_table::RANGES;
 use super::record::RecordError;
-use super::shard::SHARDS;
 
 /// Tiers that a claim may name.
 pub(super) const TIERS: usize = Tier::ALL.len();
@@ -27,7 +27,7 @@ struct Holdings {
     blocks: u64,
     bytes: u64,
     /// Of each range: the wrapping sum of the digests of its blocks. None before the first.
-    digests: Option<Box<[u64; SHARDS]>>,
+    digests: Option<Box<[u64; RANGES]>>,
 }
 
 impl Holder {
@@ -64,7 +64,7 @@ impl Holder {
                 (false, true) => {
                     tier.blocks += 1;
                     tier.bytes += u64::from(payload_len);
-                    let digests = tier.digests.get_or_insert_with(|| Box::new([0; SHARDS]));
+                    let digests = tier.digests.get_or_insert_with(|| Box::new([0; RANGES]));
                     digests[range] = digests[range].wrapping_add(digest);
                 }
                 (true, false) => {
@@ -97,7 +97,7 @@ impl Holder {
             u64::from_le_bytes(number)
         });
         let synced = u16::from_le_bytes([bytes[24], bytes[25]]);
-        if usize::from(synced) > SHARDS {
+        if usize::from(synced) > RANGES {
             return Err(RecordError("a holder with more ranges than there are"));
         }
         let incarnation = Incarnation(incarnation);

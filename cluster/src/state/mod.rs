@@ -4,12 +4,14 @@
 //! same commands in the same order give the same bytes on every replica, which is what
 //! [`State::encode`] lets a test check.
 
+mod block_table;
 mod blocks;
 mod claims;
 pub(crate) mod command;
 mod control;
 pub(crate) mod deltas;
 mod directory;
+mod encoded;
 mod ends;
 mod held;
 mod holder;
@@ -17,11 +19,11 @@ mod membership;
 mod namespaces;
 mod outcome;
 mod pins;
+mod places;
 #[cfg(test)]
 mod property_tests;
 mod record;
 mod retentions;
-mod shard;
 mod tenancy;
 #[cfg(test)]
 mod tests;
@@ -39,11 +41,11 @@ use siphasher::sip::SipHasher13;
 
 use crate::mutant::{self, Mutant};
 
+pub(crate) use blocks::Shadow;
 pub(crate) use control::Control;
 pub(crate) use directory::{Digests, Directory, Overtaken, Replica, Walk, tier_bit};
 pub(crate) use membership::FINALIZED_FIRST;
 pub(crate) use record::{RecordError, RecordKey};
-pub(crate) use shard::Shadow;
 #[cfg(feature = "sim")]
 pub(crate) use timed::Timed;
 
@@ -151,7 +153,7 @@ impl State {
     /// [`Overtaken`] if another one was begun.
     pub(crate) fn write_snapshot(
         &self,
-        walk: &mut Walk,
+        walk: &Walk,
         slots_max: u32,
         out: &mut Vec<u8>,
     ) -> Result<bool, Overtaken> {
@@ -163,9 +165,9 @@ impl State {
 
     /// Ends the snapshot, whether it was written or not, and gives what was kept for it, to be let go of where
     /// nobody waits.
-    pub(crate) fn end_snapshot(&mut self, walk: &Walk) -> Vec<Shadow> {
+    pub(crate) fn end_snapshot(&mut self, walk: &Walk) -> Option<Shadow> {
         match self {
-            Self::Control(_) => Vec::new(),
+            Self::Control(_) => None,
             Self::Directory(directory) => directory.end_snapshot(walk),
         }
     }

@@ -236,13 +236,13 @@ proptest! {
         }
         let at_cut = state.encode();
         let (records, walk) = state.begin_snapshot(1);
-        let mut walk = walk.unwrap();
+        let walk = walk.unwrap();
         let mut stored: Vec<_> = records.into_iter().map(|(key, value)| (key.encode(), value)).collect();
         let mut write = |state: &State, pieces: usize| {
             let mut more = true;
             for _ in 0..pieces {
                 let mut value = Vec::new();
-                more = state.write_snapshot(&mut walk, slots, &mut value).unwrap();
+                more = state.write_snapshot(&walk, slots, &mut value).unwrap();
                 stored.push((RecordKey::Blocks.encode(), value));
                 if !more {
                     break;

@@ -30,7 +30,7 @@ fn found_and_fill() -> Vec<Member> {
 fn sees_all(member: &Member, up: &[u64]) -> bool {
     let keys: Vec<BlockKey> = (0..BLOCKS).map(key).collect();
     let answer = member.cluster().lookup(NamespaceId::DEFAULT, &keys);
-    (0..BLOCKS).zip(answer.replicas).all(|(number, found)| {
+    (0..BLOCKS).zip(answer.replicas.iter()).all(|(number, found)| {
         let holder = u64::from(number % 3) + 1;
         let expected = up.contains(&holder).then_some(NodeId(holder));
         found.iter().map(|view| view.node).eq(expected)

@@ -13,20 +13,19 @@ use smallvec::SmallVec;
 use v1::RefusalReason;
 use v1::command::Body;
 
-use super::blocks::Block;
+use super::block_table::{BlockTable, Changed, RANGES, digest, hash, range_of};
+use super::blocks::Shadow;
 use super::deltas::{NamedDelta, deltas_of};
+use super::encoded::Encoded;
 use super::held::{HOLDERS_MAX, Held};
 use super::holder::{Holder, TIERS, position};
 use super::outcome::{self, refused};
 use super::record::{RecordError, RecordKey};
-use super::shard::{Changed, Encoded, SHARDS, Shadow, Shard, digest, hash, shard_of};
 use super::timed::{self, Timed};
 use crate::mutant::{self, Mutant};
 
 /// Deltas whose blocks are brought into the processor's cache together.
 const WARM_DELTAS: usize = 32;
-/// The same for lookups.
-const WARM_BLOCKS: usize = 128;
 /// No node has this id.
 const NOBODY: NodeId = NodeId(0);
 /// Every bit of [`Replica::tiers`].
@@ -45,9 +44,9 @@ pub(crate) struct Replica {
 }
 
 /// The replicated map from block to replicas.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Directory {
-    shards: Box<[Shard]>,
+    table: BlockTable,
     holders: Holders,
     /// The number of the last snapshot that was begun.
     snapshot: u64,
@@ -64,24 +63,16 @@ struct Holders {
     free: BTreeSet<u16>,
 }
 
-/// How far a snapshot was written.
+/// A snapshot that is being written.
 #[derive(Debug)]
 pub(crate) struct Walk {
     snapshot: u64,
-    shard: usize,
 }
 
 /// A snapshot cannot go on: another one was begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("another snapshot was begun before this one was written")]
 pub(crate) struct Overtaken;
-
-impl Default for Directory {
-    fn default() -> Self {
-        let shards = (0..SHARDS).map(|_| Shard::default()).collect();
-        Self { shards, holders: Holders::default(), snapshot: 0, timed: Timed::default() }
-    }
-}
 
 impl Holders {
     fn number(&self, node: NodeId) -> Option<u16> {
@@ -122,66 +113,40 @@ impl Holders {
 }
 
 impl Directory {
-    /// Visits the claims on these blocks, in their order: the block's position among the names, and each replica in
-    /// the order of the numbers that the group gave their nodes. What is left of an earlier incarnation is left out.
-    pub(crate) fn find(
-        &self,
-        mut names: impl Iterator<Item = Fingerprint>,
-        mut found: impl FnMut(usize, Replica),
-    ) {
-        // In passes, so that the memory which one block waits for is fetched while others are worked on; not so many
-        // at a time that it is gone again when it is looked at. One batch is ahead: its names are worked out while the
-        // places of the other come.
+    /// Visits the claims on these blocks, in their order: the block's position among the names, the number that the
+    /// group gave the replica's node, and the replica; those of a block in the order of these numbers. What is left of
+    /// an earlier incarnation is left out.
+    #[inline]
+    pub(crate) fn find(&self, names: &[Fingerprint], mut found: impl FnMut(usize, u16, Replica)) {
         let mut position = 0;
-        let size = names.size_hint().0.min(WARM_BLOCKS);
-        let (mut batch, mut ahead) = (Vec::with_capacity(size), Vec::with_capacity(size));
-        self.take_ahead(&mut names, &mut ahead);
-        while !ahead.is_empty() {
-            std::mem::swap(&mut batch, &mut ahead);
-            self.take_ahead(&mut names, &mut ahead);
-            let likely = |(_, hash): &(Fingerprint, u64)| self.shards[shard_of(*hash)].likely(*hash);
-            let likely: SmallVec<[Option<&Block>; WARM_BLOCKS]> = batch.iter().map(likely).collect();
-            for ((name, hash), likely) in batch.iter().zip(likely) {
-                let range = shard_of(*hash);
-                let shard = &self.shards[range];
-                let held = match likely {
-                    Some(block) if block.is(name) => shard.held_by(block),
-                    Some(_) => shard.find(*hash, name).map_or(&[][..], |slot| shard.held(slot)),
-                    None => &[],
-                };
-                for held in held {
-                    let holder = &self.holders.holders[usize::from(held.holder())];
-                    if range < usize::from(holder.synced) {
-                        let (node, incarnation, tiers) = (holder.node, holder.incarnation, held.tiers());
-                        found(position, Replica { node, incarnation, tiers });
-                    }
+        self.table.find_each(names, |range, held| {
+            for held in held {
+                let (number, tiers) = (held.holder(), held.tiers());
+                let holder = &self.holders.holders[usize::from(number)];
+                if range < usize::from(holder.synced) {
+                    let (node, incarnation) = (holder.node, holder.incarnation);
+                    found(position, number, Replica { node, incarnation, tiers });
                 }
-                position += 1;
             }
-        }
+            position += 1;
+        });
     }
 
-    /// Takes the next blocks, with their hashes, and asks for the memory of their places.
-    fn take_ahead(&self, names: &mut impl Iterator<Item = Fingerprint>, out: &mut Vec<(Fingerprint, u64)>) {
-        out.clear();
-        out.extend(names.take(WARM_BLOCKS).map(|name| (name, hash(&name))));
-        // One right after the other: between them the processor would not look far enough ahead.
-        out.iter().for_each(|(_, hash)| self.shards[shard_of(*hash)].prefetch_place(*hash));
+    /// The numbers that the group gave nodes are below it.
+    pub(crate) fn holder_numbers(&self) -> usize {
+        self.holders.holders.len()
     }
 
     /// The claims on one block, as [`Self::find`] visits them.
     pub(crate) fn replicas(&self, id: &BlockId) -> SmallVec<[Replica; 4]> {
         let mut replicas = SmallVec::new();
-        self.find(std::iter::once(Fingerprint::of(id)), |_, replica| replicas.push(replica));
+        self.find(&[Fingerprint::of(id)], |_, _, replica| replicas.push(replica));
         replicas
     }
 
     /// Length of the block's payload in bytes, if anybody holds it.
     pub(crate) fn payload_len(&self, id: &BlockId) -> Option<u32> {
-        let name = Fingerprint::of(id);
-        let hash = hash(&name);
-        let shard = &self.shards[shard_of(hash)];
-        shard.find(hash, &name).map(|slot| shard.payload_len(slot))
+        self.table.payload_len(&Fingerprint::of(id))
     }
 
     /// Every node that reported: the incarnation that counts, and the claims, each on one tier.
@@ -199,14 +164,14 @@ impl Directory {
 
     /// Blocks with at least one claim.
     pub(crate) fn block_count(&self) -> usize {
-        self.shards.iter().map(Shard::len).sum()
+        self.table.len()
     }
 
     /// Visits every block of one of the 256 ranges with its replicas and the payload's length in bytes.
     /// What is left of an earlier incarnation is left out.
     pub(crate) fn for_each_in_range(&self, range: u8, mut visit: impl FnMut(&Fingerprint, u32, &[Replica])) {
         let mut replicas = Vec::new();
-        self.shards[usize::from(range)].for_each(|name, payload_len, held| {
+        self.table.for_each_in(usize::from(range), |name, payload_len, held| {
             replicas.clear();
             replicas.extend(held.iter().filter_map(|held| {
                 let holder = &self.holders.holders[usize::from(held.holder())];
@@ -258,7 +223,7 @@ impl Directory {
         if !unknown && report.sequence < next && !mutant::is(Mutant::DuplicateReportApplied) {
             return outcome::report_applied(next);
         }
-        let is_synced = known.is_some_and(|holder| usize::from(holder.synced) == SHARDS);
+        let is_synced = known.is_some_and(|holder| usize::from(holder.synced) == RANGES);
         if !report.reset {
             if unknown || !is_synced {
                 return outcome::report_gap(0);
@@ -269,12 +234,12 @@ impl Directory {
         }
         let Some(number) = self.holders.number_of_new(node) else { return too_many_holders() };
         if report.reset {
-            (0..SHARDS).for_each(|range| self.drop_claims(number, range, |_| ALL_TIERS));
+            self.drop_all_claims(number);
         }
         let holder = self.holders.at(number);
         holder.incarnation = incarnation;
         holder.next_sequence = report.sequence + 1;
-        holder.synced = SHARDS as u16;
+        holder.synced = RANGES as u16;
         self.change_all(number, deltas);
         outcome::report_applied(report.sequence + 1)
     }
@@ -288,10 +253,8 @@ impl Directory {
                 return;
             }
             // First whatever memory the blocks of the batch wait for, all at once.
-            batch.iter().for_each(|(_, hash)| self.shards[shard_of(*hash)].prefetch_place(*hash));
-            for (_, hash) in &batch {
-                self.shards[shard_of(*hash)].likely(*hash);
-            }
+            batch.iter().for_each(|(_, hash)| self.table.prefetch_place(*hash));
+            batch.iter().for_each(|(_, hash)| self.table.prefetch_block(*hash));
             for (delta, hash) in &batch {
                 self.change(number, delta, *hash);
                 if delta.added {
@@ -302,9 +265,9 @@ impl Directory {
     }
 
     fn change(&mut self, number: u16, delta: &NamedDelta, hash: u64) {
-        let (bit, range) = (tier_bit(delta.tier), shard_of(hash));
+        let (bit, range) = (tier_bit(delta.tier), range_of(hash));
         let tiers = |before| if delta.added { before | bit } else { before & !bit };
-        let changed = self.shards[range].change(hash, &delta.name, number, delta.payload_len, tiers);
+        let changed = self.table.change(hash, &delta.name, number, delta.payload_len, tiers);
         self.count(number, range, &delta.name, changed);
     }
 
@@ -331,11 +294,11 @@ impl Directory {
         let before = holder.claims();
         let is_held = |holder: &Holder, range| (0..TIERS).any(|tier| holder.digest(tier, range) != 0);
         let ranges: Vec<usize> =
-            (0..SHARDS).filter(|range| is_held(holder, *range)).take(PURGE_RANGES).collect();
+            (0..RANGES).filter(|range| is_held(holder, *range)).take(PURGE_RANGES).collect();
         ranges.iter().for_each(|range| self.drop_claims(number, *range, |_| ALL_TIERS));
         if ranges.len() < PURGE_RANGES && self.holders.at(number).claims() > 0 {
             // A sum of digests that happens to be zero.
-            (0..SHARDS).for_each(|range| self.drop_claims(number, range, |_| ALL_TIERS));
+            self.drop_all_claims(number);
         }
         let after = self.holders.at(number).claims();
         if forget && after == 0 {
@@ -346,67 +309,83 @@ impl Directory {
 
     /// Drops what a node claims in a range, of each block the tiers that are named for it.
     fn drop_claims(&mut self, number: u16, range: usize, tiers: impl Fn(&Fingerprint) -> u8) {
-        let Self { shards, holders, .. } = self;
+        let Self { table, holders, .. } = self;
         let holder = holders.at(number);
-        shards[range].drop_tiers(number, tiers, |name, changed| {
+        table.drop_tiers(range, number, tiers, |name, changed| {
             let Changed { before, after, payload_len } = changed;
             holder.count(before, after, range, digest(name), payload_len);
+        });
+    }
+
+    /// Drops all that a node claims.
+    fn drop_all_claims(&mut self, number: u16) {
+        let Self { table, holders, .. } = self;
+        let holder = holders.at(number);
+        table.drop_all(number, |name, changed| {
+            let Changed { before, after, payload_len } = changed;
+            holder.count(before, after, range_of(hash(name)), digest(name), payload_len);
         });
     }
 
     /// Begins a snapshot of what is here now, with a number that no other one has; one that was begun before
     /// cannot be written any more.
     pub(super) fn begin_snapshot(&mut self, number: u64) -> Walk {
-        self.shards.iter_mut().for_each(Shard::begin_shadow);
+        self.table.begin_shadow();
         self.snapshot = number;
-        Walk { snapshot: number, shard: 0 }
+        Walk { snapshot: number }
     }
 
     /// Appends the next blocks of the snapshot, from so many slots at the most. False if there are no more.
     pub(super) fn write_snapshot(
         &self,
-        walk: &mut Walk,
+        walk: &Walk,
         slots_max: u32,
         out: &mut Vec<u8>,
     ) -> Result<bool, Overtaken> {
         if walk.snapshot != self.snapshot {
             return Err(Overtaken);
         }
-        let Some(shard) = self.shards.get(walk.shard) else { return Ok(false) };
-        if !shard.write_shadow(slots_max, out) {
-            walk.shard += 1;
-        }
-        Ok(walk.shard < SHARDS)
+        Ok(self.table.write_shadow(slots_max, out))
     }
 
     /// Ends a snapshot, whether it was written or not, unless another one was begun, and gives what was kept
     /// for it: there may be a lot to let go of.
-    pub(super) fn end_snapshot(&mut self, walk: &Walk) -> Vec<Shadow> {
+    pub(super) fn end_snapshot(&mut self, walk: &Walk) -> Option<Shadow> {
         if walk.snapshot != self.snapshot {
-            return Vec::new();
+            return None;
         }
-        self.shards.iter_mut().filter_map(Shard::end_shadow).collect()
+        self.table.end_shadow()
     }
 
     /// Puts back blocks that [`Self::write_snapshot`] wrote. Their holders have to be there.
     pub(super) fn restore_blocks(&mut self, mut bytes: &[u8]) -> Result<(), RecordError> {
+        let mut batch: Vec<(Encoded<'_>, u64)> = Vec::with_capacity(WARM_DELTAS);
         while !bytes.is_empty() {
-            let (block, rest) = Encoded::read(bytes)?;
-            let hash = hash(&block.name);
-            let range = shard_of(hash);
-            let is_held_by = |held: Held| {
-                self.holders.holders.get(usize::from(held.holder())).is_some_and(|of| of.node != NOBODY)
-            };
-            if !block.held().flatten().all(is_held_by) {
-                return Err(RecordError("a claim of a holder that is not there"));
+            batch.clear();
+            while batch.len() < WARM_DELTAS && !bytes.is_empty() {
+                let (block, rest) = Encoded::read(bytes)?;
+                let hash = hash(&block.name);
+                self.table.prefetch_place(hash);
+                batch.push((block, hash));
+                bytes = rest;
             }
-            self.shards[range].restore(hash, &block)?;
-            let digest = digest(&block.name);
-            for held in block.held().flatten() {
-                let holder = self.holders.at(held.holder());
-                holder.count(0, held.tiers(), range, digest, block.payload_len);
-            }
-            bytes = rest;
+            batch.iter().try_for_each(|(block, hash)| self.restore_block(block, *hash))?;
+        }
+        Ok(())
+    }
+
+    fn restore_block(&mut self, block: &Encoded<'_>, hash: u64) -> Result<(), RecordError> {
+        let is_held_by = |held: Held| {
+            self.holders.holders.get(usize::from(held.holder())).is_some_and(|of| of.node != NOBODY)
+        };
+        if !block.held().flatten().all(is_held_by) {
+            return Err(RecordError("a claim of a holder that is not there"));
+        }
+        self.table.restore(hash, block)?;
+        let (range, digest) = (range_of(hash), digest(&block.name));
+        for held in block.held().flatten() {
+            let holder = self.holders.at(held.holder());
+            holder.count(0, held.tiers(), range, digest, block.payload_len);
         }
         Ok(())
     }
@@ -450,14 +429,7 @@ impl Directory {
     /// Every block as a snapshot has it, sorted: the canonical bytes.
     #[cfg(any(test, feature = "sim"))]
     pub(super) fn blocks(&self) -> Vec<Vec<u8>> {
-        let mut blocks = Vec::new();
-        for shard in &self.shards {
-            shard.for_each(|name, payload_len, held| {
-                blocks.push(super::shard::encode(name, payload_len, held));
-            });
-        }
-        blocks.sort_unstable();
-        blocks
+        self.table.canonical()
     }
 }
 

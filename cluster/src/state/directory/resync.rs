@@ -8,9 +8,9 @@ use std::ops::Range;
 use hearth_proto::{BlockId, Fingerprint, Incarnation, NodeId, Tier, v1};
 use v1::RefusalReason;
 
+use super::super::block_table::{RANGES, digest, hash, range_of};
 use super::super::holder::{TIERS, position};
 use super::super::outcome::{self, refused};
-use super::super::shard::{SHARDS, digest, hash, shard_of};
 use super::{Directory, check_sequence, too_many_holders};
 use crate::mutant::{self, Mutant};
 
@@ -62,7 +62,7 @@ impl Directory {
         holder.incarnation = incarnation;
         holder.next_sequence = resync.sequence + 1;
         holder.synced = ranges.end as u16;
-        if ranges.end == SHARDS {
+        if ranges.end == RANGES {
             self.end_claims_on_held_by(node);
         }
         outcome::resynced(resync.sequence + 1, differing)
@@ -81,7 +81,7 @@ impl Directory {
             return vec![tiers; theirs.parts];
         }
         let mut ours = vec![[0u64; TIERS]; theirs.parts];
-        self.shards[range].for_each(|name, _, held| {
+        self.table.for_each_in(range, |name, _, held| {
             let Some(held) = held.iter().find(|held| held.holder() == number) else { return };
             let sums = &mut ours[part_of(hash(name), theirs.parts)];
             for (tier, sum) in sums.iter_mut().enumerate() {
@@ -120,7 +120,7 @@ impl Said {
         let (first, count) = (resync.first_range as usize, resync.ranges as usize);
         let parts = resync.parts.max(1) as usize;
         if count == 0
-            || first.checked_add(count)? > SHARDS
+            || first.checked_add(count)? > RANGES
             || !parts.is_power_of_two()
             || parts > Digests::PARTS_MAX
         {
@@ -161,7 +161,7 @@ pub(crate) struct Digests {
 
 impl Digests {
     /// Ranges of a directory group.
-    pub(crate) const RANGES: usize = SHARDS;
+    pub(crate) const RANGES: usize = RANGES;
     /// Parts that each of them may be compared in.
     pub(crate) const PARTS_MAX: usize = 256;
 
@@ -175,7 +175,7 @@ impl Digests {
         let (name, at) = (Fingerprint::of(id), self.place_of(id) as usize);
         let sums = &mut self.tiers[position(tier)];
         if sums.is_empty() {
-            sums.resize(SHARDS * self.parts, 0);
+            sums.resize(RANGES * self.parts, 0);
         }
         sums[at] = sums[at].wrapping_add(digest(&name));
         self.blocks += 1;
@@ -183,7 +183,7 @@ impl Digests {
 
     /// The same in so few parts that several blocks come on each.
     pub(crate) fn coarsened(mut self) -> Self {
-        let wanted = self.blocks / (SHARDS as u64 * PART_BLOCKS);
+        let wanted = self.blocks / (RANGES as u64 * PART_BLOCKS);
         while self.parts > 1 && self.parts as u64 > wanted {
             self.parts /= 2;
             for sums in &mut self.tiers {
@@ -207,7 +207,7 @@ impl Digests {
     /// The same where each range has so many parts.
     pub(crate) fn place(id: &BlockId, parts: usize) -> u32 {
         let hash = hash(&Fingerprint::of(id));
-        (shard_of(hash) * parts + part_of(hash, parts)) as u32
+        (range_of(hash) * parts + part_of(hash, parts)) as u32
     }
 
     /// As a command carries them.
