@@ -8,11 +8,15 @@ use hearth_proto::limits::SUSPENDED_CLAIMS_MS;
 use hearth_proto::{
     BlockKey, DirectoryGroups, Fingerprint, GroupId, Incarnation, LogIndex, NamespaceId, NodeId, Tier, v1,
 };
+use smallvec::SmallVec;
 use v1::NodeState;
 
 use crate::mutant::{self, Mutant};
 use crate::raft::Group;
 use crate::state::{Control, Directory, Replica, State};
+
+/// Nodes whose incarnation a lookup asks for once.
+const HOLDERS_KEPT: usize = 8;
 
 /// One replica that a lookup found: a fenced claim, to be verified where the bytes are read (INV-FENCE).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,12 +165,21 @@ fn ask(answer: &mut LookupAnswer, control: &Control, group: &Group, names: &[Fin
 fn find(control: &Control, directory: &Directory, names: &[Fingerprint]) -> ChainReplicas {
     let count = names.len();
     let mut chain = ChainReplicas::with_capacity(count);
-    // By the number of the holder, of those that have come up: a few nodes hold a chain.
-    let mut serving: Vec<Option<Option<Incarnation>>> = vec![None; directory.holder_numbers()];
-    directory.find(names, |position, number, replica| {
+    // A few nodes hold a chain.
+    let mut known: SmallVec<[(NodeId, Option<Incarnation>); HOLDERS_KEPT]> = SmallVec::new();
+    directory.find(names, |position, replica| {
         let Replica { node, incarnation, mut tiers } = replica;
-        let serving = serving[usize::from(number)].get_or_insert_with(|| control.serving_incarnation(node));
-        if *serving != Some(incarnation) && !mutant::is(Mutant::LookupIgnoresIncarnation) {
+        let serving = match known.iter().find(|(known, _)| *known == node) {
+            Some((_, serving)) => *serving,
+            None => {
+                let serving = control.serving_incarnation(node);
+                if known.len() < HOLDERS_KEPT {
+                    known.push((node, serving));
+                }
+                serving
+            }
+        };
+        if serving != Some(incarnation) && !mutant::is(Mutant::LookupIgnoresIncarnation) {
             return;
         }
         // Blocks come in their order.

@@ -29,8 +29,8 @@ const GOAL_TIMES: f64 = 50.0;
 /// A lookup of a chain, at the 99th percentile.
 const LOOKUP_GOAL_US: f64 = 100.0;
 const CHAIN: u64 = 1_000;
-/// Blocks of a chain that were reported together: all of them, as many as an agent's turn adds, and, as no chain is
-/// stored, one.
+/// Blocks of a chain that were reported together: all of them, as many as an agent's turn adds, and one, as after a node
+/// that lost its claims has told its inventory anew.
 const PIECES: [u64; 3] = [CHAIN, 16, 1];
 /// How often it is looked whether the nodes rest, which they do if all together used no more processor time since
 /// the last look: clock ticks of ten milliseconds.
@@ -106,14 +106,17 @@ pub(crate) async fn run(args: MetaArgs) -> anyhow::Result<bool> {
     all(&mut nodes, |_| Order::Fill { count: 0, total }).await?;
     all(&mut nodes, |_| Order::Snapshot).await?;
     rest(&nodes).await?;
+    let of_node = u64::from(rounds) * blocks + count;
     let lookups = if args.report.quick { 2_000 } else { 20_000 };
+    // As a node that has answered for a while.
+    look_up(&mut nodes[0], lookups, 1, of_node, false).await?;
     let mut looked = Vec::new();
     for piece in PIECES {
-        looked.push((piece, look_up(&mut nodes[0], lookups, piece, blocks, false).await?));
+        looked.push((piece, look_up(&mut nodes[0], lookups, piece, of_node, false).await?));
     }
     let bare = nodes[0].order(Order::Bare { rounds: lookups, chain: CHAIN, blocks: total }).await?;
     // Of a node that does not lead, so that a round to the leader is in it.
-    let fresh = look_up(&mut nodes[2], lookups / 10, CHAIN, blocks, true).await?;
+    let fresh = look_up(&mut nodes[2], lookups / 10, CHAIN, of_node, true).await?;
     for (share, percent) in [(0.5, "p50"), (0.99, "p99")] {
         let figure = |what: &str, values: &[f64]| {
             Figure::new(format!("{what}, {percent}"), "us", percentile(values, share))

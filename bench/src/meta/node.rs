@@ -82,7 +82,7 @@ pub(crate) enum Order {
     Found { chain: u64, replicas: usize },
     /// Looks up chains of so many blocks of each node in turn, in pieces of so many that were reported together.
     Lookup { rounds: u32, chain: u64, piece: u64, blocks: u64, linearizable: bool },
-    /// Reads memory as lookups of chains in a directory of so many blocks have to, and does nothing else.
+    /// Reads two places of memory at random for each block of a chain in a directory of so many blocks.
     Bare { rounds: u32, chain: u64, blocks: u64 },
 }
 
@@ -382,8 +382,8 @@ fn look_up(
     (latencies_us, wrong)
 }
 
-/// Times what no directory of this layout can do without: for each block of a chain a read of a table of places, and
-/// one of the block that the place leads to, both at random. Neither waits for the one before.
+/// Times what a directory that knows nothing of chains cannot do without: for each block a read of a table of places,
+/// and one of the block that the place leads to, both at random. Neither waits for the one before.
 fn bare(rounds: u32, chain: usize, blocks: usize) -> Vec<f64> {
     const PLACE_OF: u64 = 0x9e37_79b9_7f4a_7c15;
     let slots = blocks.max(1);

@@ -162,7 +162,7 @@ impl Cluster {
         let replicated = group.replicated();
         let State::Directory(directory) = &replicated.state else { return Vec::new() };
         let mut claims = Vec::new();
-        directory.find(&[*name], |_, _, replica| {
+        directory.find(&[*name], |_, replica| {
             let held = Tier::ALL.into_iter().filter(|tier| replica.tiers & tier_bit(*tier) != 0);
             let tiers = held.fold(0, |tiers, tier| tiers | 1 << tier as u8);
             claims.push((replica.node, replica.incarnation, tiers));

@@ -18,6 +18,8 @@ use crate::prefetch::prefetch;
 pub(super) const RANGES: usize = 256;
 /// Parts of a chain that are followed at once: as many as memory is asked for together.
 const TRAILS: usize = 32;
+/// Blocks beyond the next one whose memory is asked for on a trail.
+const AHEAD: i32 = 16;
 /// Places whose blocks are looked at together.
 const WARM_PLACES: usize = 64;
 
@@ -52,7 +54,7 @@ impl BlockTable {
     /// Visits blocks in their order: each one's range, and its claims in the order of their holders.
     #[inline]
     pub(super) fn find_each(&self, names: &[Fingerprint], mut visit: impl FnMut(usize, &[Held])) {
-        let mut slots = vec![None; names.len()];
+        let mut slots = SmallVec::<[Option<u32>; TRAILS]>::from_elem(None, names.len());
         self.locate(names, &mut slots);
         for (name, slot) in names.iter().zip(slots) {
             let held = slot.map_or(&[][..], |slot| self.blocks.held(&self.blocks[slot]));
@@ -98,16 +100,27 @@ impl BlockTable {
                 Stage::Block(slot) if self.blocks[slot].is(name) => Some(slot),
                 Stage::Block(_) => self.find(hash(name), name),
             };
-            if trail.found(slot) {
-                continue;
+            let was_expected = matches!(trail.stage, Stage::Expect);
+            match trail.found(slot) {
+                true if was_expected => self.prefetch_slot(trail.ahead(AHEAD)),
+                true => {
+                    (0..AHEAD).step_by(2).for_each(|blocks| self.prefetch_slot(trail.ahead(blocks)));
+                    return true;
+                }
+                // Nothing says where the next is.
+                false => {
+                    trail.name().into_iter().for_each(|name| self.prefetch_place(hash(name)));
+                    return true;
+                }
             }
-            // Nothing says where the next is.
-            if let Some(name) = trail.name() {
-                self.prefetch_place(hash(name));
-            }
-            return true;
         }
         false
+    }
+
+    /// Asks for the memory of a slot, if that is one.
+    #[inline]
+    fn prefetch_slot(&self, slot: u32) {
+        self.blocks.get(slot).into_iter().for_each(prefetch);
     }
 
     /// Asks for the memory of the place that is looked at first.
@@ -320,6 +333,12 @@ impl<'a> Trail<'a> {
     #[inline]
     fn name(&self) -> Option<&'a Fingerprint> {
         self.names.get(self.at)
+    }
+
+    /// The slot of the block that comes so many after the next one.
+    #[inline]
+    fn ahead(&self, blocks: i32) -> u32 {
+        self.expected.wrapping_add_signed(blocks * self.step)
     }
 
     /// Notes where that is, and goes on to the next. False if that one is to be looked for at its place: two have to

@@ -1,7 +1,8 @@
 //! The blocks of a directory group, in one array that grows without moving what is in it.
 //!
-//! A block takes 32 bytes whatever the number of its claims up to four. Blocks lie in the order in which they came:
-//! those of a chain, which are stored and reported together, one after the other.
+//! A block takes 32 bytes whatever the number of its claims up to four. Blocks lie in the order in which they came,
+//! those of a chain, which are stored and reported together, one after the other; once some have gone, others fill the
+//! gaps in order (`free_slots.rs`). Nothing here grows by more than a chunk at a time.
 //!
 //! While a snapshot is being written, blocks that it has not come to yet are kept as they were when it began.
 
@@ -13,14 +14,15 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::encoded::encode_to;
+use super::free_slots::FreeSlots;
 use super::held::Held;
 use super::places::SLOTS_MAX;
 
 /// Claims that lie beside the block.
 const NEAR_MAX: usize = 4;
 /// Blocks that memory is asked for at a time: 256 KiB.
-const CHUNK: usize = 1 << CHUNK_BITS;
-const CHUNK_BITS: u32 = 13;
+pub(super) const CHUNK: usize = 1 << CHUNK_BITS;
+pub(super) const CHUNK_BITS: u32 = 13;
 
 /// Half a line of the processor's cache, and never in two of them.
 #[derive(Clone, Copy, Debug)]
@@ -68,10 +70,12 @@ pub(super) struct Blocks {
     /// The first `len` slots of them have been used.
     chunks: Vec<Box<[Block]>>,
     len: usize,
-    free: Vec<u32>,
-    /// Claims of blocks with more than lie beside them.
-    spilled: Vec<Vec<Held>>,
-    spilled_free: Vec<usize>,
+    free: FreeSlots,
+    /// Claims of blocks with more than lie beside them, as many in a chunk as blocks.
+    spilled: Vec<Box<[Vec<Held>]>>,
+    /// Of them, those that have been used.
+    spilled_len: usize,
+    spilled_free: Vec<u32>,
     shadow: Option<Shadow>,
 }
 
@@ -82,8 +86,14 @@ pub(crate) struct Shadow {
     from: AtomicU32,
     /// Slots from here on were taken later.
     until: u32,
-    /// What is no longer as it was: the bytes that it had, none if it was free.
-    saved: FxHashMap<u32, Vec<u8>>,
+    /// What is no longer as it was, by chunk: the bytes that it had, none if it was free.
+    saved: Vec<FxHashMap<u32, Vec<u8>>>,
+}
+
+impl Shadow {
+    fn saved(&self, slot: u32) -> Option<&Vec<u8>> {
+        self.saved[slot as usize >> CHUNK_BITS].get(&slot)
+    }
 }
 
 impl Blocks {
@@ -107,7 +117,7 @@ impl Blocks {
     #[inline]
     pub(super) fn held<'a>(&'a self, block: &'a Block) -> &'a [Held] {
         if let Some(spill) = block.spill() {
-            return &self.spilled[spill];
+            return &self.spilled[spill >> CHUNK_BITS][spill & (CHUNK - 1)];
         }
         let count = block.held.iter().position(|held| *held == Held::NONE).unwrap_or(NEAR_MAX);
         &block.held[..count]
@@ -118,7 +128,7 @@ impl Blocks {
         let mut held = [Held::NONE; NEAR_MAX];
         held[0] = first;
         let block = Block { words: name.words, namespace: name.namespace.0, payload_len, held };
-        if let Some(slot) = self.free.pop() {
+        if let Some(slot) = self.free.take() {
             self.preserve(slot);
             self[slot] = block;
             return slot;
@@ -127,6 +137,7 @@ impl Blocks {
         assert!(slot < SLOTS_MAX, "a directory group holds under 2^32 blocks");
         if slot >> CHUNK_BITS == self.chunks.len() {
             self.chunks.push(vec![Block::FREE; CHUNK].into());
+            self.free.add_chunk();
         }
         self.len += 1;
         self[slot as u32] = block;
@@ -146,11 +157,11 @@ impl Blocks {
         }
         if let Some(spill) = block.spill() {
             if held.len() > NEAR_MAX {
-                self.spilled[spill] = held.into_vec();
+                *self.spilled_mut(spill) = held.into_vec();
                 return true;
             }
-            self.spilled[spill] = Vec::new();
-            self.spilled_free.push(spill);
+            *self.spilled_mut(spill) = Vec::new();
+            self.spilled_free.push(spill as u32);
         }
         let mut near = [Held::NONE; NEAR_MAX];
         if held.len() > NEAR_MAX {
@@ -161,30 +172,33 @@ impl Blocks {
         self[slot].held = near;
         let is_free = near[0] == Held::NONE;
         if is_free {
-            self.free.push(slot);
+            self.free.give(slot);
         }
         !is_free
     }
 
     fn spill(&mut self, held: Vec<Held>) -> [Held; NEAR_MAX] {
-        let spill = match self.spilled_free.pop() {
-            Some(spill) => {
-                self.spilled[spill] = held;
-                spill
+        let spill = self.spilled_free.pop().map_or(self.spilled_len, |spill| spill as usize);
+        if spill == self.spilled_len {
+            if spill >> CHUNK_BITS == self.spilled.len() {
+                self.spilled.push(vec![Vec::new(); CHUNK].into());
             }
-            None => {
-                self.spilled.push(held);
-                self.spilled.len() - 1
-            }
-        };
+            self.spilled_len += 1;
+        }
+        *self.spilled_mut(spill) = held;
         let [low, high] = [spill & 0xffff, spill >> 16].map(|half| Held::raw(half as u16));
         [Held::SPILLED, low, high, Held::NONE]
+    }
+
+    fn spilled_mut(&mut self, spill: usize) -> &mut Vec<Held> {
+        &mut self.spilled[spill >> CHUNK_BITS][spill & (CHUNK - 1)]
     }
 
     /// Begins a snapshot of what is here now.
     pub(super) fn begin_shadow(&mut self) {
         let until = self.slots();
-        self.shadow = Some(Shadow { from: AtomicU32::new(0), until, saved: FxHashMap::default() });
+        let saved = vec![FxHashMap::default(); self.chunks.len()];
+        self.shadow = Some(Shadow { from: AtomicU32::new(0), until, saved });
     }
 
     /// Ends it, whether it was written or not.
@@ -198,7 +212,7 @@ impl Blocks {
         let from = shadow.from.load(Ordering::Relaxed);
         let to = shadow.until.min(from.saturating_add(slots_max));
         for slot in from..to {
-            match shadow.saved.get(&slot) {
+            match shadow.saved(slot) {
                 Some(saved) => out.extend_from_slice(saved),
                 None => self.encode(slot, out),
             }
@@ -211,16 +225,14 @@ impl Blocks {
     /// Keeps the slot as it is for the snapshot that has not come to it yet.
     fn preserve(&mut self, slot: u32) {
         let Some(shadow) = &self.shadow else { return };
-        if slot >= shadow.until
-            || slot < shadow.from.load(Ordering::Relaxed)
-            || shadow.saved.contains_key(&slot)
+        if slot >= shadow.until || slot < shadow.from.load(Ordering::Relaxed) || shadow.saved(slot).is_some()
         {
             return;
         }
         let mut bytes = Vec::new();
         self.encode(slot, &mut bytes);
         if let Some(shadow) = &mut self.shadow {
-            shadow.saved.insert(slot, bytes);
+            shadow.saved[slot as usize >> CHUNK_BITS].insert(slot, bytes);
         }
     }
 
@@ -296,6 +308,6 @@ mod tests {
             assert_eq!(held(&blocks), (0..holder).collect::<Vec<_>>());
         }
         assert!(!blocks.set(slot, 0, 0) && blocks.len() == 0);
-        assert_eq!(blocks.spilled_free.len(), blocks.spilled.len());
+        assert_eq!(blocks.spilled_free.len(), blocks.spilled_len);
     }
 }

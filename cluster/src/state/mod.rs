@@ -13,6 +13,7 @@ pub(crate) mod deltas;
 mod directory;
 mod encoded;
 mod ends;
+mod free_slots;
 mod held;
 mod holder;
 mod membership;

@@ -184,7 +184,7 @@ mod tests {
             prop_assert_eq!(slots_of(&places), slots);
             // Nothing is left behind that would make searches long.
             model.into_values().for_each(|(hash, slot)| places.remove(hash, slot));
-            prop_assert_eq!((places.blocks, slots_of(&places)), (0, Vec::new()));
+            prop_assert_eq!((places.blocks, places.graves, slots_of(&places)), (0, 0, Vec::new()));
         }
     }
 

@@ -235,7 +235,7 @@ fn gap(next_sequence: u64) -> Kind {
 pub(super) fn held(state: &State, number: u8) -> Vec<(u64, u8)> {
     let name = Fingerprint::of(&block(number));
     let mut held = Vec::new();
-    as_directory(state).find(&[name], |_, _, replica| held.push((replica.node.0, replica.tiers)));
+    as_directory(state).find(&[name], |_, replica| held.push((replica.node.0, replica.tiers)));
     held.sort_unstable();
     held
 }

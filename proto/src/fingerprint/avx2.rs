@@ -10,7 +10,7 @@ use crate::BlockKey;
 #[inline]
 pub(super) fn words_of_four(keys: &[BlockKey; 4]) -> Option<[[u64; 2]; 4]> {
     is_x86_feature_detected!("avx2").then(|| {
-        // SAFETY: the processor has what the function needs.
+        // SAFETY: the function needs AVX2, which was found to be there.
         unsafe { hash(keys) }
     })
 }
@@ -32,20 +32,20 @@ fn hash(keys: &[BlockKey; 4]) -> [[u64; 2]; 4] {
     let word_of = |key: usize, word: usize| i64::from_le_bytes(keys[key].0.as_chunks::<8>().0[word]);
     for word in 0..4 {
         let words = _mm256_set_epi64x(word_of(3, word), word_of(2, word), word_of(1, word), word_of(0, word));
-        absorb(&mut state, words);
+        compress(&mut state, words);
     }
     // The length closes the input.
-    absorb(&mut state, all(32 << 56));
+    compress(&mut state, all(32 << 56));
     state[2] = _mm256_xor_si256(state[2], all(0xee));
-    let first = squeeze(&mut state);
+    let first = finish(&mut state);
     state[1] = _mm256_xor_si256(state[1], all(0xdd));
-    let second = squeeze(&mut state);
+    let second = finish(&mut state);
     std::array::from_fn(|key| [first[key], second[key]])
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn absorb(state: &mut [Words; 4], words: Words) {
+fn compress(state: &mut [Words; 4], words: Words) {
     state[3] = _mm256_xor_si256(state[3], words);
     round(state);
     state[0] = _mm256_xor_si256(state[0], words);
@@ -53,7 +53,7 @@ fn absorb(state: &mut [Words; 4], words: Words) {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn squeeze(state: &mut [Words; 4]) -> [u64; 4] {
+fn finish(state: &mut [Words; 4]) -> [u64; 4] {
     (0..3).for_each(|_| round(state));
     let [a, b, c, d] = *state;
     let words = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));

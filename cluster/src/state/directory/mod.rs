@@ -113,34 +113,27 @@ impl Holders {
 }
 
 impl Directory {
-    /// Visits the claims on these blocks, in their order: the block's position among the names, the number that the
-    /// group gave the replica's node, and the replica; those of a block in the order of these numbers. What is left of
-    /// an earlier incarnation is left out.
+    /// Visits the claims on these blocks, in their order: the block's position among the names, and each replica
+    /// in the order of the numbers that the group gave their nodes. What is left of an earlier incarnation is left out.
     #[inline]
-    pub(crate) fn find(&self, names: &[Fingerprint], mut found: impl FnMut(usize, u16, Replica)) {
+    pub(crate) fn find(&self, names: &[Fingerprint], mut found: impl FnMut(usize, Replica)) {
         let mut position = 0;
         self.table.find_each(names, |range, held| {
             for held in held {
-                let (number, tiers) = (held.holder(), held.tiers());
-                let holder = &self.holders.holders[usize::from(number)];
+                let holder = &self.holders.holders[usize::from(held.holder())];
                 if range < usize::from(holder.synced) {
-                    let (node, incarnation) = (holder.node, holder.incarnation);
-                    found(position, number, Replica { node, incarnation, tiers });
+                    let (node, incarnation, tiers) = (holder.node, holder.incarnation, held.tiers());
+                    found(position, Replica { node, incarnation, tiers });
                 }
             }
             position += 1;
         });
     }
 
-    /// The numbers that the group gave nodes are below it.
-    pub(crate) fn holder_numbers(&self) -> usize {
-        self.holders.holders.len()
-    }
-
     /// The claims on one block, as [`Self::find`] visits them.
     pub(crate) fn replicas(&self, id: &BlockId) -> SmallVec<[Replica; 4]> {
         let mut replicas = SmallVec::new();
-        self.find(&[Fingerprint::of(id)], |_, _, replica| replicas.push(replica));
+        self.find(&[Fingerprint::of(id)], |_, replica| replicas.push(replica));
         replicas
     }
 
@@ -321,6 +314,9 @@ impl Directory {
     fn drop_all_claims(&mut self, number: u16) {
         let Self { table, holders, .. } = self;
         let holder = holders.at(number);
+        if holder.claims() == 0 {
+            return;
+        }
         table.drop_all(number, |name, changed| {
             let Changed { before, after, payload_len } = changed;
             holder.count(before, after, range_of(hash(name)), digest(name), payload_len);
