@@ -4,6 +4,7 @@ mod demo;
 mod fabric;
 mod failover;
 mod failures;
+mod index;
 mod meta;
 mod peer;
 mod policy;
@@ -20,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// As in hearthd, since some subcommands run parts of it in processes of their own.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: index::Counting = index::Counting;
 
 /// Measures Hearth against its peers and its limits, and checks every answer on the way.
 #[derive(Debug, Parser)]
@@ -42,6 +43,8 @@ enum Command {
     Failures(failures::FailuresArgs),
     /// Memory, snapshot and restart of a directory of ten million blocks with three replicas each.
     Directory(meta::DirectoryArgs),
+    /// The router's prefix index beside those of Dynamo's router (built with `--features peers`).
+    Index(index::IndexArgs),
     /// How long writes stand still after the leader of the metadata plane was killed or stopped.
     Failover(failover::FailoverArgs),
     /// Changes of blocks that three nodes commit and apply, beside etcd; latency of changes and lookups.
@@ -122,6 +125,7 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Failures(args) => failures::run(args).await,
         Command::Directory(args) => meta::run_directory(args).await,
         Command::Failover(args) => failover::run(args).await,
+        Command::Index(args) => index::run(args).await,
         Command::Meta(args) => meta::run(args).await,
         Command::MetaNode(args) => meta::run_node(args).await,
         Command::Policy(args) => policy::run(args).await,

@@ -1,0 +1,226 @@
+//! The router's prefix index beside those of Dynamo's router, on the same events and the same questions, with a set
+//! for each worker to say what is right.
+//!
+//! Everything runs on one thread but what Dynamo's pools feed themselves with; rates are for each second of processor
+//! time. The clock of what is applied stops when all of it can be found. An engine's chained hashes are what our index
+//! is asked with; Dynamo's are asked with hashes of each block's tokens, as their router does.
+
+#[cfg(feature = "peers")]
+mod dynamo;
+mod memory;
+mod subject;
+mod workload;
+
+use std::time::Instant;
+
+use clap::Args;
+use hearth_replay::{BenchReport, Figure, Goal};
+
+use self::memory::Counted;
+pub(crate) use self::memory::Counting;
+use self::subject::{Oracle, Ours, Prepared, Query, Subject};
+use self::workload::{Event, Workload, agentic, all_miss, head_first};
+use crate::ReportArgs;
+use crate::store::Clock;
+
+/// How often finds go over all queries.
+const FIND_TURNS: usize = 5;
+/// Queries that are compared with the oracle.
+const CHECKED: usize = 400;
+/// Finds before memory is counted: what is let go of is let go of by then.
+const SETTLE: usize = 2_000;
+
+const FINDS_GOAL: f64 = 3.0;
+const APPLIED_GOAL: f64 = 2.0;
+const P50_GOAL_US: f64 = 1.0;
+const BYTES_GOAL: f64 = 36.0;
+
+#[derive(Debug, Args)]
+pub(crate) struct IndexArgs {
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+/// What one index did with one workload.
+#[derive(Clone, Debug, Default)]
+struct Measured {
+    name: &'static str,
+    finds_per_cpu_s: f64,
+    p50_us: f64,
+    p99_us: f64,
+    applied_per_cpu_s: f64,
+    bytes: f64,
+    bytes_churned: f64,
+    bytes_cleared: f64,
+    wrong: u64,
+}
+
+/// Measures. True when nothing was wrong and, with --check, every goal was met.
+pub(crate) async fn run(args: IndexArgs) -> anyhow::Result<bool> {
+    let quick = args.report.quick;
+    let runtime = tokio::runtime::Handle::current();
+    let report = tokio::task::spawn_blocking(move || measure_all(quick, &runtime)).await?;
+    args.report.publish(&report)?;
+    Ok(report.wrong == 0 && (!args.report.check || report.passes()))
+}
+
+fn measure_all(quick: bool, runtime: &tokio::runtime::Handle) -> BenchReport {
+    let queries = if quick { 2_000 } else { 20_000 };
+    let (few, many) = if quick { (2, 1) } else { (10, 2) };
+    let makers: [&dyn Fn() -> Workload; 4] = [
+        &|| agentic(64, few, queries),
+        &|| agentic(1_024, many, queries),
+        &|| all_miss(64, few, queries),
+        &|| head_first(64, few, queries),
+    ];
+    let (mut figures, mut wrong) = (Vec::new(), 0);
+    for make in makers {
+        let workload = make();
+        let all = measure_workload(&workload, runtime);
+        for measured in &all {
+            eprintln!("index: {}: {measured:?}", workload.name);
+        }
+        wrong += all[0].wrong;
+        figures.extend(figures_of(&workload.name, &all));
+    }
+    let features = if cfg!(feature = "peers") {
+        "cargo run --release -p hearth-bench --features peers -- "
+    } else {
+        "hearth-bench "
+    };
+    BenchReport::new(format!("{features}index{}", if quick { " --quick" } else { "" }), figures, wrong)
+}
+
+fn measure_workload(workload: &Workload, runtime: &tokio::runtime::Handle) -> Vec<Measured> {
+    let workers = workload.workers;
+    let oracle = Oracle::of(workers, &workload.events);
+    let queries: Vec<Query> = workload.queries.iter().map(|chain| Query::new(chain)).collect();
+    let ours = || -> Box<dyn Subject> { Box::new(Ours::new(workers)) };
+    #[allow(unused_mut)]
+    let mut all =
+        vec![measure(workload, &oracle, &queries, &ours, &|_, event| Prepared::Ours(event.clone()))];
+    #[cfg(feature = "peers")]
+    {
+        use dynamo_kv_router::ConcurrentRadixTreeCompressed;
+        use dynamo_kv_router::nested_map::PositionalIndexer;
+        let pool = |name, backend| dynamo::Pool::new(name, backend, workers, runtime.clone());
+        let compressed =
+            || -> Box<dyn Subject> { Box::new(pool("CRTC", ConcurrentRadixTreeCompressed::new())) };
+        let tree = || -> Box<dyn Subject> { Box::new(dynamo::Tree::new(workers)) };
+        let positional = || -> Box<dyn Subject> {
+            let backend = PositionalIndexer::new(32);
+            Box::new(dynamo::Pool::new("PositionalIndexer", backend, workers, runtime.clone()))
+        };
+        for start in [&compressed as &dyn Fn() -> Box<dyn Subject>, &tree, &positional] {
+            all.push(measure(workload, &oracle, &queries, start, &dynamo::prepare));
+        }
+    }
+    #[cfg(not(feature = "peers"))]
+    let _ = runtime;
+    all
+}
+
+fn measure(
+    workload: &Workload,
+    oracle: &Oracle,
+    queries: &[Query],
+    start: &dyn Fn() -> Box<dyn Subject>,
+    prepare: &dyn Fn(u64, &Event) -> Prepared,
+) -> Measured {
+    let prepared =
+        |events: &[Event]| (0..).zip(events).map(|(number, event)| prepare(number, event)).collect();
+    let mut subject = start();
+    let mut measured = Measured { name: subject.name(), ..Measured::default() };
+    let events: Vec<Prepared> = prepared(&workload.events);
+    let clock = Clock::start();
+    subject.apply(events);
+    let cpu_s = clock.stop(0).cpu.as_secs_f64();
+    measured.applied_per_cpu_s = blocks(&workload.events) as f64 / cpu_s;
+    measured.wrong = queries
+        .iter()
+        .step_by((queries.len() / CHECKED).max(1))
+        .filter(|query| subject.scores(query) != oracle.scores(&query.chained))
+        .count() as u64;
+    let clock = Clock::start();
+    let mut sum = 0;
+    for _ in 0..FIND_TURNS {
+        sum += queries.iter().map(|query| subject.find(query)).sum::<u64>();
+    }
+    measured.finds_per_cpu_s = (FIND_TURNS * queries.len()) as f64 / clock.stop(0).cpu.as_secs_f64();
+    std::hint::black_box(sum);
+    let mut latencies_us: Vec<f64> = queries
+        .iter()
+        .map(|query| {
+            let asked = Instant::now();
+            std::hint::black_box(subject.find(query));
+            asked.elapsed().as_secs_f64() * 1e6
+        })
+        .collect();
+    latencies_us.sort_by(f64::total_cmp);
+    let at = |share: f64| latencies_us[((latencies_us.len() - 1) as f64 * share) as usize];
+    (measured.p50_us, measured.p99_us) = (at(0.5), at(0.99));
+    drop(subject);
+    let counted = Counted::start();
+    let memberships = oracle.memberships() as f64;
+    let mut subject = start();
+    let settle = |subject: &mut dyn Subject| {
+        for query in queries.iter().take(SETTLE) {
+            std::hint::black_box(subject.find(query));
+        }
+        counted.bytes() as f64 / memberships
+    };
+    for events in workload.events.chunks(1_024) {
+        subject.apply(prepared(events));
+    }
+    measured.bytes = settle(&mut *subject);
+    for events in workload.churn.chunks(1_024) {
+        subject.apply(prepared(events));
+    }
+    measured.bytes_churned = settle(&mut *subject);
+    subject.clear(workload.workers);
+    measured.bytes_cleared = settle(&mut *subject);
+    drop(subject);
+    measured
+}
+
+/// Blocks that events name.
+fn blocks(events: &[Event]) -> usize {
+    let blocks = events.iter().map(|event| match event {
+        Event::Stored { blocks, .. } => blocks.len(),
+        Event::Removed { blocks, .. } => blocks.len(),
+    });
+    blocks.sum()
+}
+
+/// Ours beside the default of Dynamo's, and beside the best of the others where that is better.
+fn figures_of(workload: &str, all: &[Measured]) -> Vec<Figure> {
+    let is_agentic = workload.starts_with("agentic");
+    let figure = |name: &str, unit: &str, value: &dyn Fn(&Measured) -> f64| {
+        let figure = Figure::new(format!("{workload}: {name}"), unit, value(&all[0]));
+        match all.get(1) {
+            Some(peer) => figure.with_peer(peer.name, value(peer)),
+            None => figure.with_absent_peer("CRTC", "built without --features peers"),
+        }
+    };
+    let ahead = |goal: f64| Goal::RatioAtLeast(if is_agentic { goal } else { 1.0 });
+    let p50 = figure("p50", "us", &|measured| measured.p50_us);
+    let mut figures = vec![
+        figure("finds", "per CPU s", &|measured| measured.finds_per_cpu_s).with_goal(ahead(FINDS_GOAL)),
+        if is_agentic { p50.with_goal(Goal::AtMost(P50_GOAL_US)) } else { p50 },
+        figure("p99", "us", &|measured| measured.p99_us),
+        figure("applied", "blocks per CPU s", &|measured| measured.applied_per_cpu_s)
+            .with_goal(ahead(APPLIED_GOAL)),
+        figure("memory", "bytes per membership", &|measured| measured.bytes)
+            .with_goal(Goal::AtMost(BYTES_GOAL)),
+    ];
+    if is_agentic {
+        figures.push(
+            figure("memory after churn", "bytes per membership", &|measured| measured.bytes_churned)
+                .with_goal(Goal::AtMost(BYTES_GOAL)),
+        );
+        figures.push(figure("memory after all is cleared", "bytes per membership", &|measured| {
+            measured.bytes_cleared
+        }));
+    }
+    figures
+}
