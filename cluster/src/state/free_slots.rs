@@ -10,9 +10,8 @@ const WORDS: usize = CHUNK / 64;
 pub(super) struct FreeSlots {
     /// A bit for each slot of each chunk.
     chunks: Vec<Chunk>,
-    /// Chunks that had at least 2^n free slots when they came here, for each n. One that has other numbers by now is
-    /// passed over.
-    most: Box<[Vec<u32>]>,
+    /// Chunks that have at least 2^n free slots and fewer than twice as many, for each n; without the current one.
+    by_octave: Box<[Vec<u32>]>,
     /// The chunk that slots are taken of, and the word that is looked at next.
     current: Option<(u32, usize)>,
     len: usize,
@@ -22,12 +21,14 @@ pub(super) struct FreeSlots {
 struct Chunk {
     words: Box<[u64; WORDS]>,
     count: u32,
+    /// The list that it is in, and where.
+    listed: Option<(usize, usize)>,
 }
 
 impl Default for FreeSlots {
     fn default() -> Self {
-        let most = (0..=CHUNK_BITS).map(|_| Vec::new()).collect();
-        Self { chunks: Vec::new(), most, current: None, len: 0 }
+        let by_octave = (0..=CHUNK_BITS).map(|_| Vec::new()).collect();
+        Self { chunks: Vec::new(), by_octave, current: None, len: 0 }
     }
 }
 
@@ -38,7 +39,7 @@ impl FreeSlots {
 
     /// Follows the array, which has grown by a chunk without a free slot.
     pub(super) fn add_chunk(&mut self) {
-        self.chunks.push(Chunk { words: Box::new([0; WORDS]), count: 0 });
+        self.chunks.push(Chunk { words: Box::new([0; WORDS]), count: 0, listed: None });
     }
 
     /// Makes a slot free.
@@ -49,8 +50,9 @@ impl FreeSlots {
         chunk.words[at / 64] |= 1 << (at % 64);
         chunk.count += 1;
         self.len += 1;
-        if chunk.count.is_power_of_two() {
-            self.most[chunk.count.ilog2() as usize].push(number);
+        if chunk.count.is_power_of_two() && self.current.is_none_or(|(current, _)| current != number) {
+            self.unlist(number);
+            self.list(number);
         }
     }
 
@@ -76,25 +78,34 @@ impl FreeSlots {
                 self.current = Some((number, at));
                 return Some(number << CHUNK_BITS | (at as u32 * 64 + bit));
             }
-            // What has become free meanwhile is taken another time.
+            // What has become free before it meanwhile is taken another time.
             self.current = None;
-            if chunk.count > 0 {
-                self.most[chunk.count.ilog2() as usize].push(number);
-            }
+            self.list(number);
         }
     }
 
-    /// A chunk that has about as many free slots as any other.
+    /// Takes a chunk off its list that has about as many free slots as any other.
     fn next_chunk(&mut self) -> Option<u32> {
-        for octave in (0..self.most.len()).rev() {
-            while let Some(number) = self.most[octave].pop() {
-                let count = self.chunks[number as usize].count;
-                if count > 0 && count.ilog2() as usize >= octave {
-                    return Some(number);
-                }
-            }
+        let number = *self.by_octave.iter().rev().find_map(|chunks| chunks.last())?;
+        self.unlist(number);
+        Some(number)
+    }
+
+    fn list(&mut self, number: u32) {
+        let chunk = &mut self.chunks[number as usize];
+        if let Some(octave) = chunk.count.checked_ilog2() {
+            let list = &mut self.by_octave[octave as usize];
+            chunk.listed = Some((octave as usize, list.len()));
+            list.push(number);
         }
-        None
+    }
+
+    fn unlist(&mut self, number: u32) {
+        let Some((octave, at)) = self.chunks[number as usize].listed.take() else { return };
+        self.by_octave[octave].swap_remove(at);
+        if let Some(moved) = self.by_octave[octave].get(at) {
+            self.chunks[*moved as usize].listed = Some((octave, at));
+        }
     }
 }
 
@@ -142,6 +153,8 @@ mod tests {
                     prop_assert!(model.is_empty());
                 }
                 prop_assert_eq!(free.len(), model.len());
+                let listed: usize = free.by_octave.iter().map(Vec::len).sum();
+                prop_assert!(listed <= CHUNKS, "each chunk is listed once");
             }
             let rest: BTreeSet<u32> = std::iter::from_fn(|| free.take()).collect();
             prop_assert_eq!(rest, model);
