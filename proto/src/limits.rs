@@ -162,8 +162,8 @@ pub const REPORT_STALL_MS: u64 = 1_500;
 /// Of the 256 ranges of a directory group, how many are compared at a time when a node returns: lookups wait
 /// while what differs is dropped.
 pub const RESYNC_RANGES: usize = 4;
-/// Of the same, in how many one purge drops what a node claimed.
-pub const PURGE_RANGES: usize = 4;
+/// Of the same, in how many one purge drops what a node claimed. Every replica has to drop the same.
+pub const PURGE_RANGES: usize = 16;
 /// How long the claims of a node that is down are kept for its return.
 pub const SUSPENDED_CLAIMS_MS: u64 = 3_600_000;
 /// Largest Raft message or gRPC message.

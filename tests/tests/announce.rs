@@ -26,7 +26,7 @@ async fn an_acknowledged_put_is_found_through_another_node_at_once() {
         at_once += u64::from(got.hits.len() == chain.len());
     }
     // An announcement that takes longer than its bound is left to the directory, as on a stalled machine.
-    assert!(at_once * 3 >= ROUNDS * 2, "{at_once} of {ROUNDS} chains were found at once");
+    assert!(at_once * 10 >= ROUNDS * 9, "{at_once} of {ROUNDS} chains were found at once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
