@@ -13,7 +13,7 @@ use crate::swap::Array;
 /// Blocks of a run at the most.
 pub(super) const BLOCKS_MAX: usize = 1 << OFFSET_BITS;
 pub(super) const OFFSET_BITS: u32 = 12;
-/// The head: number of blocks in the low half, room for entries in the high half.
+/// The head: number of blocks in the low half, room for entries in 31 bits of the high half.
 const HEAD: usize = 1;
 /// Bit of the head: somebody told of a chain that has a block of this one behind another block, so that somebody lies,
 /// and who holds blocks on both sides need not hold one chain.
@@ -91,7 +91,7 @@ impl<'g> Body<'g> {
 
     #[inline]
     fn room(self) -> usize {
-        (self.head() >> 32) as usize & 0xffff
+        ((self.head() & !DISPUTED) >> 32) as usize
     }
 
     fn is_disputed(self) -> bool {
@@ -283,4 +283,26 @@ impl<'g> Body<'g> {
 
 fn copy(to: &AtomicU64, from: &AtomicU64) {
     to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_for_more_entries_than_members() {
+        let (entries, blocks) = (200_000, 10);
+        let words = Body::empty(entries, blocks);
+        let body = Body::of(&words);
+        assert_eq!(body.capacity(), (entries, blocks));
+        assert!(body.put(0, 7));
+        body.publish(1);
+        body.dispute();
+        assert_eq!(body.add(Member(u16::MAX), 0..1), Some(1));
+        let grown = body.grown(2 * entries, blocks);
+        let body = Body::of(&grown);
+        assert_eq!((body.capacity(), body.len(), body.is_disputed()), ((2 * entries, blocks), 1, true));
+        assert_eq!(body.held().collect::<Vec<_>>(), [Held { member: Member(u16::MAX), from: 0, until: 1 }]);
+        assert_eq!(body.seen(0), Some(7));
+    }
 }
