@@ -23,7 +23,6 @@ mod offload;
 mod operations;
 mod pipe;
 pub mod placement;
-mod prefetch;
 mod propose;
 mod raft;
 mod refusal;

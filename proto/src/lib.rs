@@ -10,6 +10,7 @@ pub mod hex;
 mod ids;
 pub mod layout;
 pub mod limits;
+mod prefetch;
 mod retention;
 pub mod size;
 mod urgency;
@@ -20,6 +21,7 @@ pub use error::{Classified, ErrorKind};
 pub use fingerprint::Fingerprint;
 pub use ids::{ClusterId, Generation, GroupId, IdError, Incarnation, LogIndex, NamespaceId, NodeId};
 pub use layout::{Layout, LayoutId};
+pub use prefetch::prefetch;
 pub use retention::{AckLevel, Priority, Retention, Tier};
 pub use urgency::Urgency;
 

@@ -151,7 +151,7 @@ pub(super) fn all_miss(workers: u16, sessions_each: usize, queries: usize) -> Wo
     workload
 }
 
-/// The same, after each worker has let go of the heads of half its sessions, oldest blocks first.
+/// The same, after each worker has let go of half of what it stored among the first blocks of its sessions, oldest first.
 pub(super) fn head_first(workers: u16, sessions_each: usize, queries: usize) -> Workload {
     let mut workload = agentic(workers, sessions_each, queries);
     let mut removed = Vec::new();

@@ -4,7 +4,6 @@
 //! of block hashes, and whoever uses it says what time it is.
 
 mod index;
-mod prefetch;
 mod swap;
 
 pub use index::{Added, Index, IndexError, IndexStats, Matches, Member, Removed};

@@ -4,7 +4,7 @@
 //! a table, comparing or dropping what a node holds in a range. Whoever follows a chain needs few of the tables: its
 //! blocks lie one after the other.
 
-use hearth_proto::Fingerprint;
+use hearth_proto::{Fingerprint, prefetch};
 use smallvec::SmallVec;
 
 use super::blocks::{Blocks, Shadow};
@@ -12,7 +12,6 @@ use super::encoded::Encoded;
 use super::held::Held;
 use super::places::Places;
 use super::record::RecordError;
-use crate::prefetch::prefetch;
 
 /// Ranges of a directory group; a block's hash says which.
 pub(super) const RANGES: usize = 256;
@@ -406,6 +405,22 @@ mod tests {
             found.push(held.iter().map(|held| held.holder()).collect());
         });
         found
+    }
+
+    #[test]
+    fn a_trail_goes_on_across_the_edge_of_a_chunk() {
+        let count = super::super::blocks::CHUNK as u16 + 100;
+        let mut table = BlockTable::default();
+        for number in 0..count {
+            let name = name(number);
+            table.change(hash(&name), &name, number % 3, 1, |_| 1);
+        }
+        let mut asked: Vec<u16> = (0..count).collect();
+        for _ in 0..2 {
+            let expected: Vec<Vec<u16>> = asked.iter().map(|number| vec![number % 3]).collect();
+            assert_eq!(found(&table, &asked), expected);
+            asked.reverse();
+        }
     }
 
     /// Blocks of chains, forwards and backwards, in pieces of any length, with others and some that are nowhere.

@@ -2,7 +2,7 @@
 //!
 //! A place takes eight bytes and says enough of its block's hash that a table grows without looking at a block.
 
-use crate::prefetch::prefetch;
+use hearth_proto::prefetch;
 
 /// Slots that a place can lead to.
 pub(super) const SLOTS_MAX: usize = u32::MAX as usize - 1;

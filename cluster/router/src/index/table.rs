@@ -123,7 +123,7 @@ impl Table {
     #[inline]
     pub(super) fn prefetch(&self, spread: Spread, guard: &Guard) {
         if let Some(slots) = self.parts[spread.part()].slots.get(guard) {
-            crate::prefetch::prefetch(&slots[spread.tag() as usize & (slots.len() - 1)]);
+            hearth_proto::prefetch(&slots[spread.tag() as usize & (slots.len() - 1)]);
         }
     }
 

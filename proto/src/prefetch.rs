@@ -4,7 +4,7 @@
 /// Asks for the line of memory that a value begins in, and does not wait for it.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline]
-pub(crate) fn prefetch<T>(value: &T) {
+pub fn prefetch<T>(value: &T) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     // SAFETY: the instruction reads nothing that the program could see, and never faults.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) };
@@ -12,4 +12,4 @@ pub(crate) fn prefetch<T>(value: &T) {
 
 /// There is no stable form of the hint: whoever comes first waits.
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-pub(crate) fn prefetch<T>(_value: &T) {}
+pub fn prefetch<T>(_value: &T) {}
