@@ -162,6 +162,7 @@ fn measure(
     drop(subject);
     // What readers of the first one might have read is let go of by then, and not while it is counted.
     let mut idle = Ours::new(1);
+    idle.apply(workload.events.iter().take(SETTLE).map(|event| Prepared::Ours(event.clone())).collect());
     for query in queries.iter().take(SETTLE) {
         std::hint::black_box(idle.find(query));
     }

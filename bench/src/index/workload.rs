@@ -4,6 +4,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A block as engines report it and as routers ask for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,7 @@ pub(super) struct Workload {
     pub(super) churn: Vec<Event>,
 }
 
+const CHAIN_SEED: u64 = 1_337;
 /// Blocks of the prompts that all sessions of a kind share.
 const PROMPT_BLOCKS: std::ops::Range<usize> = 16..64;
 const PROMPTS: usize = 4;
@@ -40,6 +42,14 @@ const PROMPTS: usize = 4;
 const TURN_BLOCKS: std::ops::Range<usize> = 8..48;
 /// Blocks of a session at its end.
 const SESSION_BLOCKS: std::ops::Range<usize> = 64..2_049;
+
+/// As Dynamo's router chains the hashes of blocks: one of its indexes works them out itself.
+fn chained(before: u64, local: u64) -> u64 {
+    let mut both = [0; 16];
+    both[..8].copy_from_slice(&before.to_le_bytes());
+    both[8..].copy_from_slice(&local.to_le_bytes());
+    xxh3_64_with_seed(&both, CHAIN_SEED)
+}
 
 struct Session {
     chain: Vec<Block>,
@@ -67,10 +77,8 @@ impl Maker {
     fn extend(&mut self, chain: &mut Vec<Block>, count: usize) {
         for _ in 0..count {
             let local: u64 = self.rng.random();
-            let before = chain.last().map_or(0, |block: &Block| block.chained);
-            // As good as any: the indexes take it as it is.
-            let mixed = (before.rotate_left(23) ^ local).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            chain.push(Block { local, chained: mixed ^ (mixed >> 29) });
+            let chained = chain.last().map_or(local, |before: &Block| chained(before.chained, local));
+            chain.push(Block { local, chained });
         }
     }
 
