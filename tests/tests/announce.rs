@@ -8,6 +8,8 @@ use hearth_tests::{ClusterOptions, TestCluster};
 
 const BLOCK: usize = 32 << 10;
 const ROUNDS: u64 = 60;
+/// Between them: who does not answer in time is told nothing for a second, which is not to be all there is.
+const APART: Duration = Duration::from_millis(200);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledged_put_is_found_through_another_node_at_once() {
@@ -18,6 +20,7 @@ async fn an_acknowledged_put_is_found_through_another_node_at_once() {
     }
     let mut at_once = 0;
     for round in 0..ROUNDS {
+        tokio::time::sleep(APART).await;
         let chain = chain(round, 16);
         let (writer, reader) = (&clients[round as usize % 3], &clients[(round as usize + 1) % 3]);
         put_all(writer, &chain, BLOCK, AckLevel::Host).await.expect("stored");
