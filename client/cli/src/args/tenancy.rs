@@ -26,10 +26,10 @@ pub(crate) enum NamespaceCommand {
 pub(crate) struct NamespacePutArgs {
     /// 1 to 64 letters, digits, '-', '_' or '.'.
     pub(crate) name: String,
-    /// Bytes of blocks over all nodes, replicas counted; 0 is without end.
+    /// Bytes of blocks over all nodes, replicas counted; 0 is without end. Kept and shown: nothing acts on it yet.
     #[arg(long, value_parser = size::parse, value_name = "SIZE")]
     pub(crate) quota: Option<u64>,
-    /// Bytes that no other namespace may take from it.
+    /// Bytes that no other namespace may take from it. Kept and shown: nothing acts on it yet.
     #[arg(long, value_parser = size::parse, value_name = "SIZE")]
     pub(crate) floor: Option<u64>,
     /// Bytes that it may pin; 0 is none.
@@ -41,7 +41,8 @@ pub(crate) struct NamespacePutArgs {
     /// Seconds after which that priority falls back to 35; 0 is never.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) ttl: Option<u64>,
-    /// Namespaces of one group may read the blocks of each other; empty is none.
+    /// Namespaces of one group may read the blocks of each other; empty is none. Kept and shown: nothing acts on it
+    /// yet.
     #[arg(long, value_name = "NAME")]
     pub(crate) sharing_group: Option<String>,
     /// Copies of each block; 0 is what the policy of the cluster says.
