@@ -13,6 +13,8 @@ use crate::swap::Array;
 /// Blocks of a run at the most.
 pub(super) const BLOCKS_MAX: usize = 1 << OFFSET_BITS;
 pub(super) const OFFSET_BITS: u32 = 12;
+/// Hashes that are compared at once where a chain and a run part.
+const PROBES: usize = 8;
 /// The head: number of blocks in the low half, room for entries in 31 bits of the high half.
 const HEAD: usize = 1;
 /// Bit of the head: somebody told of a chain that has a block of this one behind another block, so that somebody lies,
@@ -157,15 +159,16 @@ impl<'g> Body<'g> {
             _ => return self.common(offset, chain),
         }
         let (mut same, mut differs) = (0, chain.len());
-        while same < differs {
-            let middle = same + (differs - same) / 2;
-            if is_same(middle) {
-                same = middle + 1;
-            } else {
-                differs = middle;
+        while differs - same > PROBES {
+            let step = (differs - same) / (PROBES + 1);
+            // All of them are asked for before any is there.
+            let found: usize = (1..=PROBES).map(|probe| usize::from(is_same(same + probe * step - 1))).sum();
+            if found < PROBES {
+                differs = same + (found + 1) * step - 1;
             }
+            same += found * step;
         }
-        same
+        same + (same..differs).take_while(|at| is_same(*at)).count()
     }
 
     /// Writes a block's hash that is not seen yet. False if there is no room.

@@ -190,25 +190,29 @@ impl Index {
         later: &mut Later,
     ) {
         let rest = &chain[at..];
-        // Many members hold as much as others.
-        let mut last = (0, 0);
-        for held in body.held().filter(|held| held.range().contains(&offset)) {
+        // What comes of a number of blocks that a member holds from here on: many hold as much as others.
+        let (mut count, mut common) = (0, 0);
+        for held in body.held() {
             // Who has not come so far has a hole before.
+            if !held.range().contains(&offset) {
+                continue;
+            }
             let Some(len) = lens.get_mut(usize::from(held.member.0)).filter(|len| **len == at as u32) else {
                 continue;
             };
-            let count = rest.len().min((held.until - offset) as usize);
-            if last.0 != count {
-                last = (count, body.common_of_one(offset, &rest[..count]));
+            let holds = rest.len().min((held.until - offset) as usize);
+            if holds != count {
+                count = holds;
+                let same = body.common_of_one(offset, &rest[..count]);
+                common = same as u32;
+                // The block behind those that it holds is one that it does not hold, if it is the chain's.
+                let is_over = same == count
+                    && body.seen(offset + common).is_some_and(|hash| rest.get(count) == Some(&hash));
+                if !is_over {
+                    later.add(at + same);
+                }
             }
-            let common = last.1;
-            *len += common as u32;
-            // The block behind those that it holds is one that it does not hold, if it is the chain's.
-            let is_over = common == count
-                && body.seen(offset + count as u32).is_some_and(|hash| rest.get(count) == Some(&hash));
-            if !is_over {
-                later.add(at + common);
-            }
+            *len += common;
         }
     }
 
