@@ -32,6 +32,7 @@ pub(super) enum Prepared {
 }
 
 /// A chain in both forms.
+#[derive(Default)]
 pub(super) struct Query {
     pub(super) chained: Vec<u64>,
     #[cfg(feature = "peers")]
@@ -48,6 +49,13 @@ impl Query {
                 .map(|block| dynamo_kv_router::protocols::LocalBlockHash(block.local))
                 .collect(),
         }
+    }
+
+    /// Becomes the same as another one, in its own memory.
+    pub(super) fn copy_from(&mut self, query: &Self) {
+        self.chained.clone_from(&query.chained);
+        #[cfg(feature = "peers")]
+        self.local.clone_from(&query.local);
     }
 }
 
