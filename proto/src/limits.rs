@@ -366,6 +366,27 @@ pub const PROGRESS_FRESH_MS: u64 = 500;
 /// The time over which the rate of a drain is taken.
 pub const PROGRESS_RATE_MS: u64 = 60_000;
 
+/// Tokens that one prompt may have, and as many may be cached before those that are computed.
+pub const PLACEMENT_TOKENS_MAX: u32 = 1 << 22;
+/// The longest that anything may take that a placement reckons with.
+pub const PLACEMENT_SECONDS_MAX: f64 = 3_600.0;
+/// The shortest time that a measurement may report.
+pub const PLACEMENT_SECONDS_MIN: f64 = 1e-9;
+/// How far measurements may move any coefficient of a model from its prior, as a factor either way.
+pub const MODEL_PRIOR_FACTOR_MAX: f64 = 64.0;
+/// What a measurement counts for at the most, as a factor of what the model expects, either way.
+pub const MODEL_OUTLIER_FACTOR: f64 = 1.5;
+/// Prefills after which an older one counts for about a third.
+pub const PREFILL_WINDOW_REPORTS: u32 = 256;
+/// Transfers after which an older one counts for about a third.
+pub const LINK_WINDOW_TRANSFERS: u32 = 64;
+/// Links that one router measures.
+pub const LINKS_MAX: usize = 65_536;
+/// Bytes that one transfer over a link may have.
+pub const LINK_TRANSFER_BYTES_MAX: u64 = 1 << 42;
+/// Fastest link, in bytes a second.
+pub const LINK_BYTES_PER_SECOND_MAX: f64 = 1e15;
+
 /// Longest line of a trace.
 pub const TRACE_LINE_BYTES_MAX: usize = 64 << 20;
 /// Bytes of blocks that a replay names in one call.
@@ -414,6 +435,9 @@ const _: () = {
     assert!(COPIES_IN_FLIGHT_MAX <= CONNECTION_BLOCKS_IN_WORK_MAX);
     assert!(REPAIR_TICK_MS <= REPAIR_RESCAN_MS && REPAIR_RESCAN_MS <= REPAIR_RESCAN_MS_MAX);
     assert!(COPY_DELAY_MS < COPY_SETTLE_MS && COPY_PAUSE_MS < COPY_MS_MAX);
+    assert!(PLACEMENT_SECONDS_MIN < PLACEMENT_SECONDS_MAX);
+    assert!(MODEL_OUTLIER_FACTOR > 1.0 && MODEL_OUTLIER_FACTOR < MODEL_PRIOR_FACTOR_MAX);
+    assert!(PREFILL_WINDOW_REPORTS > 1 && LINK_WINDOW_TRANSFERS > 1);
     // A node that is silent is not yet down for as long; then it has the grace.
     assert!(REPAIR_GRACE_MS > NODE_DOWN_AFTER_MS);
 };

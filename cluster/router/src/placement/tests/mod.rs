@@ -1,0 +1,3 @@
+//! Each part beside what it is meant to be.
+
+mod models;
