@@ -368,10 +368,14 @@ pub const PROGRESS_RATE_MS: u64 = 60_000;
 
 /// Tokens that one prompt may have, and as many may be cached before those that are computed.
 pub const PLACEMENT_TOKENS_MAX: u32 = 1 << 22;
+/// Bytes that one block may have in all ranks of a worker together.
+pub const PLACEMENT_BLOCK_BYTES_MAX: u64 = 1 << 32;
 /// The longest that anything may take that a placement reckons with.
 pub const PLACEMENT_SECONDS_MAX: f64 = 3_600.0;
 /// The shortest time that a measurement may report.
 pub const PLACEMENT_SECONDS_MIN: f64 = 1e-9;
+/// Places from which one worker may load parts of one chain.
+pub const LOAD_SOURCES_MAX: usize = 4;
 /// How far measurements may move any coefficient of a model from its prior, as a factor either way.
 pub const MODEL_PRIOR_FACTOR_MAX: f64 = 64.0;
 /// What a measurement counts for at the most, as a factor of what the model expects, either way.

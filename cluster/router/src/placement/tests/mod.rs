@@ -1,3 +1,4 @@
 //! Each part beside what it is meant to be.
 
 mod models;
+mod plan;
