@@ -370,6 +370,8 @@ pub const PROGRESS_RATE_MS: u64 = 60_000;
 pub const PLACEMENT_TOKENS_MAX: u32 = 1 << 22;
 /// Bytes that one block may have in all ranks of a worker together.
 pub const PLACEMENT_BLOCK_BYTES_MAX: u64 = 1 << 32;
+/// Workers among which one request is placed.
+pub const PLACEMENT_CANDIDATES_MAX: usize = 4_096;
 /// The longest that anything may take that a placement reckons with.
 pub const PLACEMENT_SECONDS_MAX: f64 = 3_600.0;
 /// The shortest time that a measurement may report.
