@@ -392,6 +392,13 @@ pub const LINKS_MAX: usize = 65_536;
 pub const LINK_TRANSFER_BYTES_MAX: u64 = 1 << 42;
 /// Fastest link, in bytes a second.
 pub const LINK_BYTES_PER_SECOND_MAX: f64 = 1e15;
+/// Requests that workers are reserved for at a time.
+pub const RESERVATIONS_MAX: usize = 131_072;
+/// Requests that are remembered although they are over or unknown, so that what comes late about them is
+/// understood. Beyond it those that would be forgotten first make place.
+pub const RESERVATION_MARKS_MAX: usize = 131_072;
+/// The longest that a worker may be reserved for one request.
+pub const RESERVATION_MS_MAX: u64 = 3_600_000;
 
 /// Longest line of a trace.
 pub const TRACE_LINE_BYTES_MAX: usize = 64 << 20;
@@ -441,6 +448,11 @@ const _: () = {
     assert!(COPIES_IN_FLIGHT_MAX <= CONNECTION_BLOCKS_IN_WORK_MAX);
     assert!(REPAIR_TICK_MS <= REPAIR_RESCAN_MS && REPAIR_RESCAN_MS <= REPAIR_RESCAN_MS_MAX);
     assert!(COPY_DELAY_MS < COPY_SETTLE_MS && COPY_PAUSE_MS < COPY_MS_MAX);
+    // The work of all requests that workers are reserved for is added up exactly: twice the pairs of tokens of one
+    // are at most three times the square of its tokens.
+    assert!(
+        RESERVATIONS_MAX as u64 <= u64::MAX / 3 / PLACEMENT_TOKENS_MAX as u64 / PLACEMENT_TOKENS_MAX as u64
+    );
     assert!(PLACEMENT_SECONDS_MIN < PLACEMENT_SECONDS_MAX);
     assert!(MODEL_OUTLIER_FACTOR > 1.0 && MODEL_OUTLIER_FACTOR < MODEL_PRIOR_FACTOR_MAX);
     assert!(PREFILL_WINDOW_REPORTS > 1 && LINK_WINDOW_TRANSFERS > 1);
