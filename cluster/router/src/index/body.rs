@@ -15,11 +15,14 @@ pub(super) const BLOCKS_MAX: usize = 1 << OFFSET_BITS;
 pub(super) const OFFSET_BITS: u32 = 12;
 /// Hashes that are compared at once where a chain and a run part.
 const PROBES: usize = 8;
-/// The head: number of blocks in the low half, room for entries in 31 bits of the high half.
+/// The head: number of blocks in the low half, room for entries in 30 bits of the high half.
 const HEAD: usize = 1;
 /// Bit of the head: somebody told of a chain that has a block of this one behind another block, so that somebody lies,
 /// and who holds blocks on both sides need not hold one chain.
 const DISPUTED: u64 = 1 << 63;
+/// Bit of the head: the first block is one that a chain begins with, and noted as such.
+const ROOT: u64 = 1 << 62;
+const FLAGS: u64 = DISPUTED | ROOT;
 
 /// A body as it is read. Only who has the run's lock changes it.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +75,7 @@ impl<'g> Body<'g> {
     pub(super) fn grown(self, entries: usize, blocks: usize) -> Array {
         let grown = Self::empty(entries, blocks);
         let body = Body::of(&grown);
-        let flags = self.words[0].load(Ordering::Relaxed) & DISPUTED;
+        let flags = self.words[0].load(Ordering::Relaxed) & FLAGS;
         body.words[0].store(flags | (entries as u64) << 32 | self.len() as u64, Ordering::Relaxed);
         let held = self.entries().iter().filter(|word| word.load(Ordering::Relaxed) != 0);
         body.entries().iter().zip(held).for_each(|(to, from)| copy(to, from));
@@ -93,7 +96,7 @@ impl<'g> Body<'g> {
 
     #[inline]
     fn room(self) -> usize {
-        ((self.head() & !DISPUTED) >> 32) as usize
+        ((self.head() & !FLAGS) >> 32) as usize
     }
 
     fn is_disputed(self) -> bool {
@@ -102,6 +105,14 @@ impl<'g> Body<'g> {
 
     pub(super) fn dispute(self) {
         self.words[0].fetch_or(DISPUTED, Ordering::AcqRel);
+    }
+
+    pub(super) fn is_root(self) -> bool {
+        self.head() & ROOT != 0
+    }
+
+    pub(super) fn mark_root(self) {
+        self.words[0].fetch_or(ROOT, Ordering::AcqRel);
     }
 
     #[inline]
@@ -203,7 +214,8 @@ impl<'g> Body<'g> {
         let blocks = &chain[range.start as usize..range.end as usize];
         let part = Self::empty(held.len().max(1), blocks.len());
         let body = Body::of(&part);
-        let flags = self.words[0].load(Ordering::Relaxed) & DISPUTED;
+        let kept = if range.start == 0 { FLAGS } else { DISPUTED };
+        let flags = self.words[0].load(Ordering::Relaxed) & kept;
         body.words[0].fetch_or(flags | blocks.len() as u64, Ordering::Relaxed);
         body.entries()
             .iter()
@@ -301,10 +313,12 @@ mod tests {
         assert!(body.put(0, 7));
         body.publish(1);
         body.dispute();
+        body.mark_root();
         assert_eq!(body.add(Member(u16::MAX), 0..1), Some(1));
         let grown = body.grown(2 * entries, blocks);
         let body = Body::of(&grown);
-        assert_eq!((body.capacity(), body.len(), body.is_disputed()), ((2 * entries, blocks), 1, true));
+        assert_eq!((body.capacity(), body.len()), ((2 * entries, blocks), 1));
+        assert!(body.is_disputed() && body.is_root());
         assert_eq!(body.held().collect::<Vec<_>>(), [Held { member: Member(u16::MAX), from: 0, until: 1 }]);
         assert_eq!(body.seen(0), Some(7));
     }

@@ -10,6 +10,7 @@
 
 mod body;
 mod budget;
+mod roots;
 mod runs;
 mod table;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crossbeam_epoch::Guard;
 
 use self::body::Body;
+use self::roots::Roots;
 use self::runs::{Run, Runs};
 use self::table::{Place, Table};
 
@@ -34,6 +36,7 @@ pub struct Member(pub u16);
 pub struct Index {
     table: Table,
     runs: Runs,
+    roots: Roots,
     body_bytes: AtomicUsize,
     bytes_max: usize,
     now: AtomicU32,
@@ -48,6 +51,8 @@ pub struct Index {
 pub struct Matches {
     /// By the member's number.
     lens: Vec<u32>,
+    /// Members that hold some.
+    found: usize,
 }
 
 /// What blocks that were added changed.
@@ -94,7 +99,7 @@ pub enum IndexError {
 impl Matches {
     /// For members whose numbers are below this one.
     pub fn new(members: usize) -> Self {
-        Self { lens: vec![0; members] }
+        Self { lens: vec![0; members], found: 0 }
     }
 
     /// Blocks from the start of the chain that a member holds.
@@ -105,7 +110,7 @@ impl Matches {
     /// The members that hold some, in the order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (Member, u32)> {
         let all = self.lens.iter().enumerate().map(|(number, len)| (Member(number as u16), *len));
-        all.filter(|(_, len)| *len > 0)
+        all.filter(|(_, len)| *len > 0).take(self.found)
     }
 }
 
@@ -144,6 +149,7 @@ impl Index {
         Self {
             table: Table::new(seed),
             runs: Runs::new(),
+            roots: Roots::new(),
             body_bytes: AtomicUsize::new(0),
             bytes_max,
             now: AtomicU32::new(0),
@@ -160,18 +166,22 @@ impl Index {
 
     /// Finds how much of a chain each member holds from its start.
     ///
-    /// The hashes have to be a chain's: each stands for all blocks before it.
+    /// The hashes have to be a chain's: each stands for all blocks before it, and the first is one that somebody
+    /// said to have none before it.
     pub fn find(&self, chain: &[u64], matches: &mut Matches) {
+        matches.lens.fill(0);
+        matches.found = 0;
+        if !chain.first().is_some_and(|first| self.roots.may_have(self.table.spread(*first))) {
+            return;
+        }
         let guard = &crossbeam_epoch::pin();
         let now = self.now.load(Ordering::Relaxed);
-        let lens = matches.lens.as_mut_slice();
-        lens.fill(0);
         // Where members go on that came so far: all at one block, unless somebody has told lies.
         let (mut at, mut later) = (0, Later::default());
         while at < chain.len() {
             if let Some((place, run, body)) = self.locate(chain[at], guard) {
                 run.touch(now);
-                self.follow(body, place.offset, at, chain, lens, &mut later);
+                self.follow(body, place.offset, at, chain, matches, &mut later);
             }
             let Some(next) = later.take() else { return };
             at = next;
@@ -186,9 +196,10 @@ impl Index {
         offset: u32,
         at: usize,
         chain: &[u64],
-        lens: &mut [u32],
+        matches: &mut Matches,
         later: &mut Later,
     ) {
+        let Matches { lens, found } = matches;
         let rest = &chain[at..];
         // What comes of a number of blocks that a member holds from here on: many hold as much as others.
         let (mut count, mut common) = (0, 0);
@@ -213,6 +224,7 @@ impl Index {
                 }
             }
             *len += common;
+            *found += usize::from(at == 0);
         }
     }
 
@@ -239,6 +251,6 @@ impl Index {
 
     /// Bytes of memory.
     fn bytes(&self) -> usize {
-        self.body_bytes.load(Ordering::Relaxed) + self.table.bytes() + self.runs.bytes()
+        self.body_bytes.load(Ordering::Relaxed) + self.table.bytes() + self.runs.bytes() + self.roots.bytes()
     }
 }

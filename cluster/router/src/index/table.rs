@@ -56,6 +56,12 @@ impl Spread {
         (self.0 >> 56) as usize
     }
 
+    /// Bits that neither of the others uses.
+    #[inline]
+    pub(super) fn filter(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
     /// What an entry says of the hash: enough to grow a part without looking at a run.
     #[inline]
     fn tag(self) -> u64 {

@@ -147,6 +147,32 @@ proptest! {
     }
 
     #[test]
+    fn first_blocks_are_forgotten_when_nobody_holds_them(
+        chains in chains(),
+        steps in prop::collection::vec(step(), 0..60),
+    ) {
+        let index = Index::new(usize::MAX, SEED);
+        for step in steps {
+            match step {
+                Step::Add { member, chain, from, len, .. } => {
+                    let (before, blocks) = part(&chains[chain], from, len);
+                    index.add(Member(member), before, blocks).unwrap();
+                }
+                Step::Remove { member, chain, from, len, .. } => {
+                    index.remove(Member(member), part(&chains[chain], from, len).1);
+                }
+                Step::Clear { member } => {
+                    index.clear(Member(member));
+                }
+            }
+        }
+        (0..MEMBERS).for_each(|member| {
+            index.clear(Member(member));
+        });
+        prop_assert!(index.roots.is_empty());
+    }
+
+    #[test]
     fn a_liar_spoils_nothing_for_others(
         lies in prop::collection::vec((prop::collection::vec(0..40_usize, 1..12), any::<bool>()), 1..6),
         cuts in prop::collection::vec(1..40_usize, 1..6),

@@ -137,7 +137,11 @@ impl Index {
         let (number, _) = self.runs.take().ok_or(IndexError::Full)?;
         let taken = self.change(number, guard, |locked| {
             locked.replace(Some(Body::empty(ENTRIES_MIN, blocks.len().max(BLOCKS_MIN))));
-            Some(locked.append(member, blocks))
+            let taken = locked.append(member, blocks);
+            if before.is_none() && taken.is_some() {
+                locked.note_root(0, blocks[0]);
+            }
+            Some(taken)
         });
         Ok(taken.flatten())
     }
@@ -203,8 +207,33 @@ impl<'g> Locked<'g, '_> {
         if offset.checked_sub(1).is_some_and(|known| body.hash(known) != before) {
             body.dispute();
         }
+        if before.is_none() {
+            self.note_root(offset, blocks[0]);
+        }
         let held = self.hold(member, offset, common as u32)?;
         Some((common, held as usize))
+    }
+
+    /// Notes that a chain begins with the block at this position.
+    fn note_root(&self, offset: u32, hash: u64) {
+        let Some(body) = self.body() else { return };
+        if offset == 0 && body.is_root() {
+            return;
+        }
+        self.index.roots.add(self.index.table.spread(hash));
+        // One that somebody put behind another stays noted for good: nobody would know when to take it out.
+        if offset == 0 {
+            body.mark_root();
+        }
+    }
+
+    /// Takes the first block out of those that chains begin with, if it was noted as one: it leaves the index.
+    fn forget_root(&self, body: Body<'_>) {
+        if body.is_root()
+            && let Some(first) = body.hash(0)
+        {
+            self.index.roots.remove(self.index.table.spread(first));
+        }
     }
 
     /// Notes that a member holds so many blocks from this one on. Gives those that it did not.
@@ -292,6 +321,7 @@ impl<'g> Locked<'g, '_> {
 
     /// Lets the run go, whoever holds some of it. Gives the blocks that were held.
     pub(super) fn let_go(&mut self, body: Body<'_>) -> u32 {
+        self.forget_root(body);
         for (offset, hash) in (0..).zip(body.chain()) {
             let place = Place { run: self.number, offset };
             self.index.table.replace(self.index.table.spread(hash), place, None, self.guard);
@@ -315,6 +345,9 @@ impl<'g> Locked<'g, '_> {
         let unheld = is_held.iter().filter(|is_held| !**is_held).count();
         if unheld * 4 < chain.len() {
             return;
+        }
+        if !is_held[0] {
+            self.forget_root(body);
         }
         let mut first = 0;
         for stretch in is_held.chunk_by(|a, b| a == b) {
