@@ -399,6 +399,12 @@ pub const RESERVATIONS_MAX: usize = 131_072;
 pub const RESERVATION_MARKS_MAX: usize = 131_072;
 /// The longest that a worker may be reserved for one request.
 pub const RESERVATION_MS_MAX: u64 = 3_600_000;
+/// Longest payload of one batch of an engine's events. A prompt of a million tokens in blocks of 16 takes 8 MB.
+pub const EVENT_BATCH_BYTES_MAX: usize = 32 << 20;
+/// Events of one batch. SGLang makes one for each page, which may be a single token.
+pub const EVENT_BATCH_EVENTS_MAX: usize = 1 << 18;
+/// Blocks that one event may name.
+pub const EVENT_BLOCKS_MAX: usize = 1 << 18;
 
 /// Longest line of a trace.
 pub const TRACE_LINE_BYTES_MAX: usize = 64 << 20;
@@ -458,4 +464,6 @@ const _: () = {
     assert!(PREFILL_WINDOW_REPORTS > 1 && LINK_WINDOW_TRANSFERS > 1);
     // A node that is silent is not yet down for as long; then it has the grace.
     assert!(REPAIR_GRACE_MS > NODE_DOWN_AFTER_MS);
+    assert!(CHAIN_BLOCKS_MAX <= EVENT_BLOCKS_MAX && EVENT_BLOCKS_MAX < EVENT_BATCH_BYTES_MAX);
+    assert!(EVENT_BATCH_BYTES_MAX <= u32::MAX as usize);
 };

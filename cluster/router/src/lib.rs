@@ -1,8 +1,10 @@
 //! Where a request should go: an exact index of the prefixes that engines hold, and the choice of a worker.
+//! Where a request should go: an exact index of the prefixes that engines hold, and what engines say of them.
 //!
 //! Pure: no clock, no files, no sockets, no tasks. What engines say comes in as changes, questions come in as chains
 //! of block hashes, and whoever uses it says what time it is.
 
+pub mod events;
 mod index;
 pub mod placement;
 mod swap;

@@ -1,0 +1,21 @@
+//! What engines say about their blocks: KV events as vLLM and SGLang publish them over ZMQ.
+//!
+//! [`decode`] reads a batch. It has no socket, no clock and no task: whoever subscribes brings messages.
+//!
+//! Bytes come from whoever reaches the port. Nothing here recurses, and nothing is allocated for a length that was
+//! only claimed: each list is as long as the bytes that it was read from allow.
+//!
+//! *Source*: `vllm/distributed/kv_events.py` of vLLM and `sglang/srt/disaggregation/kv_events.py` of SGLang.
+
+mod batch;
+mod decode;
+mod dropped;
+mod event;
+mod fields;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+pub use batch::{Batch, Event, Removed, SpecKind, Stored, Tokens};
+pub use decode::{DecodeError, Options, decode};
+pub use dropped::{DropReason, Dropped};

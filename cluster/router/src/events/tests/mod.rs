@@ -1,0 +1,8 @@
+//! Events as engines encode them, as nobody should, and in the worst of orders.
+
+mod decode;
+mod encode;
+mod golden;
+mod hostile;
+
+use super::*;
