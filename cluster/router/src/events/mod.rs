@@ -1,6 +1,7 @@
 //! What engines say about their blocks: KV events as vLLM and SGLang publish them over ZMQ.
 //!
-//! [`decode`] reads a batch. It has no socket, no clock and no task: whoever subscribes brings messages.
+//! [`Message`] takes the parts of a ZMQ message apart, and [`decode`] reads a batch. Neither has a socket, a clock or
+//! a task: whoever subscribes brings messages.
 //!
 //! Bytes come from whoever reaches the port. Nothing here recurses, and nothing is allocated for a length that was
 //! only claimed: each list is as long as the bytes that it was read from allow.
@@ -12,6 +13,7 @@ mod decode;
 mod dropped;
 mod event;
 mod fields;
+mod frame;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -19,3 +21,4 @@ mod tests;
 pub use batch::{Batch, Event, Removed, SpecKind, Stored, Tokens};
 pub use decode::{DecodeError, Options, decode};
 pub use dropped::{DropReason, Dropped};
+pub use frame::{FrameError, Message, replay_request};

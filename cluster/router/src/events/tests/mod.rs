@@ -2,6 +2,7 @@
 
 mod decode;
 mod encode;
+mod frame;
 mod golden;
 mod hostile;
 
