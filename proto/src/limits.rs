@@ -405,6 +405,17 @@ pub const EVENT_BATCH_BYTES_MAX: usize = 32 << 20;
 pub const EVENT_BATCH_EVENTS_MAX: usize = 1 << 18;
 /// Blocks that one event may name.
 pub const EVENT_BLOCKS_MAX: usize = 1 << 18;
+/// Batches of one publisher that wait for those before them; beyond it they are asked for again. vLLM and SGLang keep
+/// the last 10,000 for replays.
+pub const EVENT_HELD_BATCHES_MAX: usize = 16_384;
+/// Their bytes.
+pub const EVENT_HELD_BYTES_MAX: usize = 64 << 20;
+/// How long a replay of batches may stand still. vLLM looks for requests ten times a second at the least.
+pub const EVENT_REPLAY_STALL_MS: u64 = 2_000;
+/// How often one replay is asked for in vain before the batches count as lost.
+pub const EVENT_REPLAY_ATTEMPTS_MAX: u32 = 2;
+/// How long an engine with work to do says nothing about its blocks.
+pub const EVENT_SILENCE_MS: u64 = 30_000;
 
 /// Longest line of a trace.
 pub const TRACE_LINE_BYTES_MAX: usize = 64 << 20;
@@ -465,5 +476,6 @@ const _: () = {
     // A node that is silent is not yet down for as long; then it has the grace.
     assert!(REPAIR_GRACE_MS > NODE_DOWN_AFTER_MS);
     assert!(CHAIN_BLOCKS_MAX <= EVENT_BLOCKS_MAX && EVENT_BLOCKS_MAX < EVENT_BATCH_BYTES_MAX);
-    assert!(EVENT_BATCH_BYTES_MAX <= u32::MAX as usize);
+    assert!(EVENT_BATCH_BYTES_MAX <= EVENT_HELD_BYTES_MAX && EVENT_BATCH_BYTES_MAX <= u32::MAX as usize);
+    assert!(EVENT_REPLAY_STALL_MS * EVENT_REPLAY_ATTEMPTS_MAX as u64 <= EVENT_SILENCE_MS);
 };

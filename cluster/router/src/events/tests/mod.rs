@@ -5,5 +5,7 @@ mod encode;
 mod frame;
 mod golden;
 mod hostile;
+mod stream;
+mod world;
 
 use super::*;
