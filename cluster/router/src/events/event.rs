@@ -84,6 +84,9 @@ fn tier(fields: &Fields<'_>) -> Result<Tier, DropReason> {
     is_own(fields)?;
     let Some(mut medium) = fields.of(Field::Medium) else { return Ok(Tier::Gpu) };
     let medium = medium.text()?;
+    if medium.is_empty() {
+        return Ok(Tier::Gpu);
+    }
     let is_one_of = |names: &[&str]| names.iter().any(|name| medium.eq_ignore_ascii_case(name.as_bytes()));
     if is_one_of(&["GPU", "DEVICE"]) {
         Ok(Tier::Gpu)

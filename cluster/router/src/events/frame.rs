@@ -64,8 +64,8 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Reads what a REQ or DEALER socket received of a replay: `[sequence, payload]`, with the topic before it in
-    /// newer versions of vLLM, and on a DEALER with an empty part before all.
+    /// Reads what a DEALER socket received of a replay: an empty part and `[sequence, payload]`, with the topic between
+    /// them since vLLM 0.26. Without the empty part it is the same; but a REQ socket receives the first answer only.
     ///
     /// *Errors*: other parts, or a number below -1; see [`FrameError`].
     pub fn from_replay<Part: AsRef<[u8]>>(parts: &'a [Part]) -> Result<Self, FrameError> {
@@ -88,7 +88,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// The part that asks for a replay from this batch on. A REQ socket sends it alone, a DEALER behind an empty part.
+/// The part that asks for a replay from this batch on. A DEALER socket sends an empty part before it.
 pub const fn replay_request(from: u64) -> [u8; 8] {
     from.to_be_bytes()
 }

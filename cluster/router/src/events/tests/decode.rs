@@ -139,7 +139,7 @@ fn what_may_be_otherwise_is_taken() {
     ] {
         assert_eq!(tier_of(text(medium)), Some(tier), "{medium}");
     }
-    assert_eq!(tier_of(nil()), Some(Tier::Gpu));
+    assert_eq!([nil(), text("")].map(tier_of), [Some(Tier::Gpu); 2]);
     // A chunk that vLLM has offloaded: no tokens, and no size.
     let events = [
         with("block_size", uint(0)),

@@ -10,7 +10,7 @@ fn parts_are_told_apart() {
     let end: &[u8] = &[0xff; 8];
     assert_eq!(Message::from_live(&[topic, &seq, payload]), batch);
     assert_eq!(Message::from_live(&[empty, &seq, payload]), batch);
-    // REQ and DEALER, vLLM without and with the topic.
+    // Without and with the empty part, without and with the topic.
     assert_eq!(Message::from_replay(&[&seq, payload]), batch);
     assert_eq!(Message::from_replay(&[empty, &seq, payload]), batch);
     assert_eq!(Message::from_replay(&[topic, &seq, payload]), batch);
