@@ -1,5 +1,5 @@
-//! Where a request should go: an exact index of the prefixes that engines hold, and the choice of a worker.
-//! Where a request should go: an exact index of the prefixes that engines hold, and what engines say of them.
+//! Where a request should go: what engines say of the blocks that they hold, an exact index of their prefixes, and
+//! the choice of a worker.
 //!
 //! Pure: no clock, no files, no sockets, no tasks. What engines say comes in as changes, questions come in as chains
 //! of block hashes, and whoever uses it says what time it is.
