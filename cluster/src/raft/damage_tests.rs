@@ -139,6 +139,21 @@ async fn a_torn_end_is_dropped_and_what_was_before_it_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_longer_than_what_was_written_of_it_is_read() {
+    let dir = crashed(false).await;
+    let promised = read_back(copy(dir.path()).path()).await.unwrap();
+    for zeros in [16, 4_096, 100_000] {
+        for file in files(dir.path(), is_log_file) {
+            let image = copy(dir.path());
+            let file = image.path().join(file.strip_prefix(dir.path()).unwrap());
+            let size = std::fs::metadata(&file).unwrap().len();
+            std::fs::File::options().write(true).open(&file).unwrap().set_len(size + zeros).unwrap();
+            assert_eq!(read_back(image.path()).await.unwrap(), promised, "{zeros} zeros behind {file:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rocksdb_alone_takes_a_wrong_length_for_a_torn_end() {
     // If this fails RocksDB finds it by itself by now, and `wal_check` has nothing left to do.
     let dir = crashed(false).await;
