@@ -5,7 +5,7 @@ use std::time::Instant;
 use futures::future::try_join_all;
 use hearth_proto::v1::command::Body;
 use hearth_proto::v1::outcome::Kind;
-use hearth_proto::{BlockId, BlockKey, GroupId, NamespaceId, Retention, v1};
+use hearth_proto::{BlockId, BlockKey, GroupId, NamespaceId, Priority, Retention, v1};
 use rustc_hash::FxHashSet;
 
 use crate::cluster::Cluster;
@@ -45,6 +45,19 @@ impl Cluster {
         deadline: Instant,
     ) -> Result<bool, CommandError> {
         self.change_control(Body::PutNamespace(v1::PutNamespace { spec: Some(spec) }), deadline).await
+    }
+
+    /// How blocks of a namespace are kept that are put without a retention, as this node's copy of the control state
+    /// has it.
+    pub fn default_retention(&self, namespace: NamespaceId) -> Retention {
+        let default = self.peek_control(|control| {
+            let spec = control.tenancy().namespaces().find(namespace)?;
+            let priority =
+                u8::try_from(spec.default_priority).ok().and_then(|value| Priority::new(value).ok())?;
+            let duration_ms = Some(spec.default_duration_ms).filter(|duration_ms| *duration_ms > 0);
+            Some(Retention { priority, duration_ms })
+        });
+        default.flatten().unwrap_or_default()
     }
 
     /// Removes a namespace; false if there is none of that name.

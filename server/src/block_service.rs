@@ -6,7 +6,7 @@ use std::time::Instant;
 use hearth_cluster::Cluster;
 use hearth_fabric::{BlockService, BlockStatus, GetHit, GetRequest, PeerInfo, PutAck, PutRequest, TierBits};
 use hearth_proto::limits::BLOCK_BYTES_MAX;
-use hearth_proto::{AckLevel, BlockId, BlockKey, Incarnation, NamespaceId, Tier};
+use hearth_proto::{AckLevel, BlockId, BlockKey, Incarnation, NamespaceId, Retention, Tier};
 use hearth_store::{
     GetError, GetOutcome, Lease, MissReason, PutError, PutMeta, ReserveError, SlotMut, Store,
 };
@@ -73,7 +73,12 @@ impl BlockService for StoreService {
         deadline: Instant,
     ) -> Result<PutAck, BlockStatus> {
         let id = BlockId { namespace, key: request.key };
-        let meta = PutMeta { crc32: request.crc32, retention: request.retention, depth: request.depth };
+        // A copy has what the node has that gives it; what nobody said is the namespace's to say.
+        let retention = match request.retention {
+            said if request.is_copy || said != Retention::default() => said,
+            _ => self.cluster.default_retention(namespace),
+        };
+        let meta = PutMeta { crc32: request.crc32, retention, depth: request.depth };
         if request.is_copy {
             return self.keep_copy(id, slot, meta, request.ack, deadline).await;
         }

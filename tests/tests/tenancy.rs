@@ -180,6 +180,31 @@ async fn pins_and_retentions_hold_through_kill_9_of_the_leader_and_of_the_holder
     .expect("what is not pinned any more is evicted like any other");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_without_a_retention_has_the_one_of_its_namespace() {
+    let node = NodeOptions {
+        host_capacity: "128MiB".into(),
+        nvme_capacity: "256MiB".into(),
+        ..NodeOptions::default()
+    };
+    let options = ClusterOptions { nodes: 1, node, ..ClusterOptions::default() };
+    let cluster = TestCluster::start(options).await.expect("one node starts");
+    let client = cluster.client(0).await.expect("it answers");
+    let len = 1 << 20;
+    let (valued, plain) = (chain(20, 32), chain(21, 32));
+    let namespaces = client.namespaces().await.expect("it answers");
+    let mut spec = namespaces[0].spec.clone().expect("the default namespace is always there");
+    spec.default_priority = 90;
+    assert_eq!(client.put_namespace(spec.clone()).await, Ok(true));
+    put_all(&client, &valued, len, AckLevel::Durable).await.expect("stored");
+    spec.default_priority = u32::from(Priority::DEFAULT.value());
+    assert_eq!(client.put_namespace(spec).await, Ok(true));
+    put_all(&client, &plain, len, AckLevel::Durable).await.expect("stored");
+    flood(&client, 300, len).await;
+    assert_eq!(held(&client, &valued, len).await, 32, "what is worth more leaves later");
+    assert!(held(&client, &plain, len).await < 32, "others made room");
+}
+
 /// Puts more than the node has room for.
 async fn flood(client: &Client, seed: u64, len: usize) {
     for seed in seed..seed + 6 {

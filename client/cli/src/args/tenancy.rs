@@ -12,7 +12,7 @@ pub(crate) enum NamespaceCommand {
     /// Lists the namespaces, what each may use and what it pins.
     #[command(after_help = "Example:\n  hearth namespace list -o json | jq '.namespaces[].name'")]
     List,
-    /// Removes a namespace that pins nothing; its blocks become misses.
+    /// Removes a namespace that pins nothing; its blocks are evicted as all others are.
     #[command(after_help = "Example:\n  hearth namespace delete team-a")]
     Delete {
         /// The name.
