@@ -9,7 +9,7 @@ use hearth_proto::limits::{HEARTBEAT_MS, PROPOSE_ATTEMPT_MS};
 use hearth_proto::v1::command::Body;
 use hearth_proto::{GroupId, Incarnation, NodeId, v1};
 
-use crate::cluster::{Cluster, now_ms};
+use crate::cluster::Cluster;
 use crate::error::MemberError;
 use crate::lookup::{DeadHolder, dead_holders};
 use crate::raft::{Group, LocalProposal};
@@ -80,13 +80,15 @@ impl Cluster {
                 .collect()
         };
         for (node, incarnation) in silent {
-            tracing::warn!(%node, %incarnation, "silent for too long, declared down");
             let down = v1::NodeDown { node_id: node.0, incarnation: incarnation.0 };
-            propose_here(&self.0.control, Body::NodeDown(down)).await;
+            if propose_here(&self.0.control, Body::NodeDown(down)).await {
+                tracing::warn!(%node, %incarnation, "silent for too long, declared down");
+            }
         }
     }
 
     async fn purge_dead_claims(&self, group: &Group) {
+        let now_ms = self.0.control.stamp_ms();
         let dead = {
             let control = self.0.control.replicated();
             let directory = group.replicated();
@@ -94,7 +96,7 @@ impl Cluster {
             else {
                 return;
             };
-            dead_holders(control, directory, now_ms())
+            dead_holders(control, directory, now_ms)
         };
         for DeadHolder { node, incarnation, removed } in dead {
             tracing::info!(%node, %incarnation, removed, "claims of a node that is gone are purged");
@@ -104,15 +106,17 @@ impl Cluster {
     }
 }
 
-/// A duty that fails is done at the next tick, by whoever leads then.
-async fn propose_here(group: &Group, body: Body) {
+/// Whether a duty was done. One that was not is done at the next tick, by whoever leads then.
+async fn propose_here(group: &Group, body: Body) -> bool {
     let command = command::new(body);
     let proposal = group.propose(&command);
     match tokio::time::timeout(Duration::from_millis(PROPOSE_ATTEMPT_MS), proposal).await {
-        Ok(LocalProposal::Applied(..) | LocalProposal::NotLeader(_)) => {}
+        Ok(LocalProposal::Applied(..)) => return true,
+        Ok(LocalProposal::NotLeader(_)) => {}
         Ok(other) => tracing::debug!(?other, "a duty was not done"),
         Err(_) => tracing::debug!("a duty was not done in time"),
     }
+    false
 }
 
 fn ticks() -> tokio::time::Interval {

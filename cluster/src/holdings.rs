@@ -6,7 +6,7 @@ use hearth_proto::{BlockId, BlockKey, Fingerprint, Incarnation, NamespaceId, Nod
 use rustc_hash::{FxHashMap, FxHashSet};
 use v1::NodeState;
 
-use crate::cluster::{Cluster, now_ms};
+use crate::cluster::Cluster;
 use crate::placement::{HeldCopy, Site, Sites};
 use crate::state::{Replica, State, tier_bit};
 
@@ -52,7 +52,8 @@ impl Cluster {
             let serves = |node: &&v1::NodeRecord| control.serving_incarnation(NodeId(node.node_id)).is_some();
             (control.policy(), control.nodes().filter(serves).cloned().collect::<Vec<_>>())
         };
-        let now_ms = now_ms();
+        // As the stamps are: no clock that jumped tells how long a node has been up.
+        let now_ms = self.0.control.stamp_ms();
         let site = |record: v1::NodeRecord| {
             let node = NodeId(record.node_id);
             let durable = record.nvme_capacity_bytes > 0;
