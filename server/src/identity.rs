@@ -94,9 +94,19 @@ pub enum IdentityError {
         /// What is wrong.
         problem: String,
     },
+    /// The identity of a member is gone.
+    #[error(
+        "{} is gone, and the metadata of a member lies beside it: restore it from a backup, or remove the node from \
+         the cluster and have it join anew with an empty --data-dir", path.display()
+    )]
+    Gone {
+        /// The file.
+        path: PathBuf,
+    },
     /// The metadata of a member is gone.
     #[error(
-        "{} is gone, and this node may have voted: mount what is missing, or remove the node from the cluster and          have it join anew with an empty --data-dir", path.display()
+        "{} is gone, and this node may have voted: mount what is missing, or remove the node from the cluster and \
+         have it join anew with an empty --data-dir", path.display()
     )]
     MetadataGone {
         /// What is missing.
@@ -158,6 +168,9 @@ impl DataDir {
         let (identity, is_new) = match std::fs::read(&path) {
             Ok(bytes) => (read_identity(root, &path, &bytes)?, false),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                if root.join("meta").join("rocksdb").join("CURRENT").exists() {
+                    return Err(IdentityError::Gone { path });
+                }
                 let name = name.unwrap_or(default_name).to_owned();
                 let node_uuid = uuid::Uuid::new_v4().simple().to_string();
                 (
@@ -309,6 +322,17 @@ mod tests {
         let dir = open(root.path(), Some("node-1"), Some(CLUSTER)).expect("the same folder");
         assert_eq!((dir.identity().node_uuid.clone(), dir.identity().member), (uuid, Some(member)));
         assert_eq!(dir.identity().format, FORMAT_OF_ONE_GROUP, "an older program reads it too");
+    }
+
+    #[test]
+    fn a_folder_with_metadata_and_no_identity_is_refused() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let meta = root.path().join("meta").join("rocksdb");
+        std::fs::create_dir_all(&meta).expect("the folder is writable");
+        std::fs::write(meta.join("CURRENT"), "MANIFEST-000004").expect("the folder is writable");
+        let refused = open(root.path(), None, None).err();
+        assert!(matches!(refused, Some(IdentityError::Gone { .. })), "{refused:?}");
+        assert!(!root.path().join(IDENTITY_FILE).exists(), "no other identity takes its place");
     }
 
     #[test]
