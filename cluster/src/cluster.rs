@@ -185,16 +185,16 @@ impl Cluster {
     pub fn is_ready(&self) -> bool {
         self.failure().is_none()
             && self.incarnation().is_some()
-            && self.all_groups().all(|group| group.leader().is_some())
+            && self.all_groups().all(|group| group.is_led())
     }
 
     /// What this node waits for until it is ready, for people; `None` if it is.
     pub fn waits_for(&self) -> Option<String> {
-        let leaderless = self.all_groups().find(|group| group.leader().is_none());
+        let leaderless = self.all_groups().find(|group| !group.is_led());
         match leaderless {
             Some(group) => {
                 let (id, silent) = (group.id(), self.silent_voters(group));
-                Some(format!("no leader of group {id} is known{silent}"))
+                Some(format!("no leader of group {id} is heard{silent}"))
             }
             None if self.incarnation().is_none() => {
                 Some("not registered with a leader of the cluster yet".into())

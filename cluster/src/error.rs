@@ -117,15 +117,15 @@ impl From<GroupError> for StartError {
     }
 }
 
-/// Voters that a node cannot reach, as the end of a sentence; empty when it knows of none.
+/// Voters that a node cannot reach, and where it looked for them, as the end of a sentence; empty when it knows of none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Silent(pub Vec<NodeId>);
+pub struct Silent(pub Vec<(NodeId, String)>);
 
 impl fmt::Display for Silent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, node) in self.0.iter().enumerate() {
+        for (position, (node, address)) in self.0.iter().enumerate() {
             f.write_str(if position == 0 { "; of its voters it cannot reach: node " } else { ", node " })?;
-            node.fmt(f)?;
+            write!(f, "{node} at {address}")?;
         }
         Ok(())
     }

@@ -297,6 +297,8 @@ impl Cluster {
     /// The voters of a group that this node tried to reach of late and could not.
     pub(crate) fn silent_voters(&self, group: &Group) -> Silent {
         let (voters, _) = group.members();
-        Silent(voters.into_iter().filter(|voter| self.0.peers.is_silent(*voter)).collect())
+        let silent = voters.into_iter().filter(|voter| self.0.peers.is_silent(*voter));
+        let place = |voter| self.0.peers.known_address(voter).unwrap_or_else(|| "an unknown address".into());
+        Silent(silent.map(|voter| (voter, place(voter))).collect())
     }
 }

@@ -215,6 +215,8 @@ pub const BREAKER_PAUSE_MS_MAX: u64 = 5_000;
 pub const HEARTBEAT_MS: u64 = 500;
 /// Silence after which the control leader declares a node down.
 pub const NODE_DOWN_AFTER_MS: u64 = 3_000;
+/// How long nothing is heard of a group's majority before a node says so and is not ready.
+pub const QUORUM_LOST_MS: u64 = 10_000;
 /// How long a voter may be down before another node votes in its place.
 pub const VOTER_LOST_AFTER_MS: u64 = 60_000;
 /// Interval of the Raft leader's heartbeat.
@@ -450,6 +452,7 @@ const _: () = {
     assert!(PROPOSE_RETRY_MS * 4 <= RAFT_ELECTION_MS_MIN);
     assert!(RAFT_ELECTION_MS_MAX * 2 < REPORT_STALL_MS);
     assert!(NODE_DOWN_AFTER_MS < VOTER_LOST_AFTER_MS);
+    assert!(RAFT_ELECTION_MS_MAX * 4 < QUORUM_LOST_MS);
     assert!(BREAKER_PAUSE_MS_MIN <= BREAKER_PAUSE_MS_MAX);
     assert!(SNAPSHOT_CHUNK_BYTES < GRPC_MESSAGE_BYTES_MAX);
     assert!(RAFT_APPEND_BYTES_MAX * 2 <= GRPC_MESSAGE_BYTES_MAX);

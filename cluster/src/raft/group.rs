@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use hearth_proto::limits::{
-    RAFT_APPEND_ENTRIES_MAX, RAFT_ELECTION_MS_MAX, RAFT_ELECTION_MS_MIN, RAFT_HEARTBEAT_MS,
+    QUORUM_LOST_MS, RAFT_APPEND_ENTRIES_MAX, RAFT_ELECTION_MS_MAX, RAFT_ELECTION_MS_MIN, RAFT_HEARTBEAT_MS,
     RAFT_LAG_ENTRIES_MAX, SNAPSHOT_RETRY_MS, SNAPSHOT_SEND_MS, VOTER_LAG_ENTRIES_MAX,
 };
 use hearth_proto::{GroupId, LogIndex, NodeId, v1};
@@ -276,6 +276,13 @@ impl Group {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow_watched();
         metrics.current_leader.filter(|_| metrics.running_state.is_ok()).map(NodeId)
+    }
+
+    /// Whether a leader is known that a majority was with a while ago, or that this node heard.
+    pub(crate) fn is_led(&self) -> bool {
+        let applied = self.replicated().applied_index();
+        let quiet = self.staleness(applied).unwrap_or_default();
+        self.leader().is_some() && quiet < Duration::from_millis(QUORUM_LOST_MS)
     }
 
     /// Resolves once this node knows that `leader` no longer leads: it knows another one, or none.
