@@ -1,7 +1,7 @@
 //! The metadata plane: how many changes of blocks three nodes commit and apply, beside etcd.
 //!
 //! Each node is a process and reports blocks of its own; the clock stops when every node has all of them in
-//! its copy of the directory. etcd is given new keys of the same size, and its clock stops when every member
+//! its copy of the directory. etcd is given new keys of 36 bytes, and its clock stops when every member
 //! has applied the last. Both sync before they acknowledge, and both lie on the same disk. The machine's cores
 //! serve all processes of a side, so the rates for each second of processor time are the ones that carry over.
 
