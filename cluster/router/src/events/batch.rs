@@ -50,6 +50,9 @@ pub struct Stored {
     pub tier: Tier,
     /// The adapter that they were computed with.
     pub lora_name: Option<Box<str>>,
+    /// Whether more than tokens and adapter went into the hashes, such as images or a salt: then the tokens alone do
+    /// not say which blocks these are.
+    pub has_extra_keys: bool,
     /// Which of the engine's groups of layers they belong to.
     pub group: Option<u32>,
     /// What kind of layers those are.

@@ -25,15 +25,17 @@ fn stored(fields: &Fields<'_>, options: Options) -> Result<Stored, DropReason> {
     let tier = tier(fields)?;
     let mut token_ids = fields.of(Field::TokenIds).ok_or(DropReason::Malformed)?;
     let tokens = options.keep_tokens.then(|| tokens(token_ids)).transpose()?;
+    // SGLang has had other things in this position.
+    let lora_name = text(fields, Field::LoraName).unwrap_or(None);
     Ok(Stored {
+        has_extra_keys: has_extra_keys(fields, lora_name.as_deref())?,
         hashes: hashes(fields)?,
         parent: fields.of(Field::Parent).map(|mut value| hash(&mut value)).transpose()?,
         block_tokens: number(fields, Field::BlockTokens)?.ok_or(DropReason::Malformed)?,
         token_count: u32::try_from(token_ids.array()?).map_err(|_| DropReason::Malformed)?,
         tokens,
         tier,
-        // SGLang has had other things in this position.
-        lora_name: text(fields, Field::LoraName).unwrap_or(None),
+        lora_name,
         group: number(fields, Field::Group)?,
         spec_kind: fields
             .of(Field::SpecKind)
@@ -42,6 +44,32 @@ fn stored(fields: &Fields<'_>, options: Options) -> Result<Stored, DropReason> {
         window_tokens: number(fields, Field::Window)?,
         session: text(fields, Field::Session)?,
     })
+}
+
+/// Whether there are keys of a block besides the name of its adapter. What they are does not matter, nor whether they
+/// are understood.
+///
+/// *Source*: `generate_block_hash_extra_keys` of vLLM: a list with nothing or a list of keys for each block. SGLang has
+/// text in the place.
+fn has_extra_keys(fields: &Fields<'_>, lora_name: Option<&str>) -> Result<bool, Fault> {
+    let Some(mut value) = fields.of(Field::ExtraKeys) else { return Ok(false) };
+    let Head::Array(blocks) = value.head()? else { return Ok(true) };
+    for _ in 0..blocks {
+        let mut keys = value.value()?;
+        let count = match keys.head()? {
+            Head::Nil => 0,
+            Head::Array(count) => count,
+            _ => return Ok(true),
+        };
+        for _ in 0..count {
+            let is_lora =
+                keys.value()?.text().is_ok_and(|key| lora_name.is_some_and(|name| key == name.as_bytes()));
+            if !is_lora {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 fn removed(fields: &Fields<'_>) -> Result<Removed, DropReason> {

@@ -27,6 +27,7 @@ pub(super) enum Field {
     BlockTokens,
     Medium,
     LoraName,
+    ExtraKeys,
     Group,
     SpecKind,
     Window,
@@ -39,8 +40,8 @@ pub(super) enum Field {
 /// The last one.
 const FIELDS: usize = Field::CopiesLeft as usize + 1;
 
-/// Positions behind the tag. `lora_id`, which vLLM has given up and which is a name of one process in SGLang, and
-/// `extra_keys`, which the hashes cover, are stepped over. Older layouts end sooner.
+/// Positions behind the tag. `lora_id`, which vLLM has given up and which is a name of one process in SGLang, is stepped
+/// over. Older layouts end sooner.
 ///
 /// *Source*: `BlockStored` of vLLM and SGLang, with `array_like`.
 const STORED: &[Option<Field>] = &[
@@ -51,7 +52,7 @@ const STORED: &[Option<Field>] = &[
     None,
     Some(Field::Medium),
     Some(Field::LoraName),
-    None,
+    Some(Field::ExtraKeys),
     Some(Field::Group),
     Some(Field::SpecKind),
     Some(Field::Window),
@@ -157,6 +158,7 @@ impl Field {
             b"block_size" => Self::BlockTokens,
             b"medium" => Self::Medium,
             b"lora_name" => Self::LoraName,
+            b"extra_keys" => Self::ExtraKeys,
             b"group_idx" => Self::Group,
             b"kv_cache_spec_kind" => Self::SpecKind,
             b"kv_cache_spec_sliding_window" => Self::Window,

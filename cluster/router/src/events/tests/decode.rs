@@ -157,6 +157,25 @@ fn what_may_be_otherwise_is_taken() {
 }
 
 #[test]
+fn keys_besides_the_adapter_are_told_of() {
+    let has_extra = |extra_keys: Vec<u8>| {
+        let members = [("lora_name", text("adapter")), ("extra_keys", extra_keys)];
+        let event = map(&[good(), members.to_vec()].concat());
+        let batch = decode(&batch_of(&[event]), Options::default()).expect("it can be read");
+        let Event::Stored(stored) = &batch.events[0] else { panic!("{batch:?}") };
+        stored.has_extra_keys
+    };
+    let lora = || array(&[text("adapter")]);
+    for none in [nil(), array(&[]), array(&[nil(), nil()]), array(&[lora(), nil(), array(&[])])] {
+        assert!(!has_extra(none));
+    }
+    let image = array(&[text("adapter"), array(&[text("image"), uint(7)])]);
+    for some in [array(&[nil(), image]), array(&[array(&[text("salt")])]), array(&[uint(1)]), text("salt")] {
+        assert!(has_extra(some));
+    }
+}
+
+#[test]
 fn a_block_with_other_copies_is_not_removed() {
     let payload = batch_of(&[removed(&[("remaining_copy_counts", array(&[uint(0), uint(2), uint(0)]))])]);
     let batch = decode(&payload, Options::default()).expect("it can be read");

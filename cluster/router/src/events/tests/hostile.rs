@@ -53,6 +53,7 @@ fn event() -> impl Strategy<Value = Event> {
                     tokens: Some(Tokens { ids, is_bigram }),
                     tier,
                     lora_name: words.0.map(Into::into),
+                    has_extra_keys: false,
                     group,
                     spec_kind,
                     window_tokens,
