@@ -10,6 +10,7 @@
 
 mod body;
 mod budget;
+mod members;
 mod roots;
 mod runs;
 mod table;

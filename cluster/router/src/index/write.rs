@@ -237,7 +237,7 @@ impl<'g> Locked<'g, '_> {
     }
 
     /// Notes that a member holds so many blocks from this one on. Gives those that it did not.
-    fn hold(&mut self, member: Member, offset: u32, blocks: u32) -> Option<u32> {
+    pub(super) fn hold(&mut self, member: Member, offset: u32, blocks: u32) -> Option<u32> {
         let held = loop {
             let body = self.body()?;
             match body.add(member, offset..offset + blocks) {
