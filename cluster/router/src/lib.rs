@@ -4,6 +4,7 @@
 //! Pure: no clock, no files, no sockets, no tasks. What engines say comes in as changes, questions come in as chains
 //! of block hashes, and whoever uses it says what time it is.
 
+pub mod catalog;
 pub mod events;
 mod index;
 pub mod placement;
