@@ -419,6 +419,21 @@ pub const EVENT_REPLAY_ATTEMPTS_MAX: u32 = 2;
 /// How long an engine with work to do says nothing about its blocks.
 pub const EVENT_SILENCE_MS: u64 = 30_000;
 
+/// Pools of one router: a model of one tenant, with an adapter or without, in blocks of one size.
+pub const POOLS_MAX: usize = 1_024;
+/// Workers of one pool.
+pub const POOL_WORKERS_MAX: usize = 4_096;
+/// Longest name of a model, a tenant, an adapter or an instance.
+pub const POOL_NAME_BYTES_MAX: usize = 256;
+/// Tokens of one block.
+pub const BLOCK_TOKENS_MAX: u32 = 65_536;
+/// Blocks that one query may ask for: a prompt of a million tokens in blocks of 16.
+pub const QUERY_BLOCKS_MAX: usize = 65_536;
+/// How often a query starts over because workers came or went, before they have to wait for it.
+pub const QUERY_ATTEMPTS_MAX: usize = 4;
+/// Blocks of one worker that a router knows by the engine's names; beyond it the oldest are forgotten.
+pub const WORKER_BLOCKS_MAX: usize = 1 << 22;
+
 /// Longest line of a trace.
 pub const TRACE_LINE_BYTES_MAX: usize = 64 << 20;
 /// Bytes of blocks that a replay names in one call.
@@ -479,6 +494,11 @@ const _: () = {
     // A node that is silent is not yet down for as long; then it has the grace.
     assert!(REPAIR_GRACE_MS > NODE_DOWN_AFTER_MS);
     assert!(CHAIN_BLOCKS_MAX <= EVENT_BLOCKS_MAX && EVENT_BLOCKS_MAX < EVENT_BATCH_BYTES_MAX);
+    // One event does not make the router forget what it is about.
+    assert!(EVENT_BLOCKS_MAX * 8 <= WORKER_BLOCKS_MAX);
+    // Each worker is up to three members of an index, which have numbers of 16 bits.
+    assert!(POOL_WORKERS_MAX * 3 <= u16::MAX as usize);
+    assert!(CHAIN_BLOCKS_MAX <= QUERY_BLOCKS_MAX);
     assert!(EVENT_BATCH_BYTES_MAX <= EVENT_HELD_BYTES_MAX && EVENT_BATCH_BYTES_MAX <= u32::MAX as usize);
     assert!(EVENT_REPLAY_STALL_MS * EVENT_REPLAY_ATTEMPTS_MAX as u64 <= EVENT_SILENCE_MS);
 };
