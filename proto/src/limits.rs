@@ -416,6 +416,21 @@ pub const EVENT_HELD_BYTES_MAX: usize = 64 << 20;
 pub const EVENT_REPLAY_STALL_MS: u64 = 2_000;
 /// How often one replay is asked for in vain before the batches count as lost.
 pub const EVENT_REPLAY_ATTEMPTS_MAX: u32 = 2;
+/// Publishers of events that one node follows.
+pub const ROUTER_PUBLISHERS_MAX: usize = 4_096;
+/// Longest request to a node's router: a million tokens as JSON.
+pub const ROUTER_REQUEST_BYTES_MAX: usize = 8 << 20;
+/// Longest address of a publisher.
+pub const PUBLISHER_ADDRESS_BYTES_MAX: usize = 1_024;
+/// How long a connection to a publisher may take.
+pub const PUBLISHER_CONNECT_MS: u64 = 2_000;
+/// Pause between attempts to reach a publisher that is away.
+pub const PUBLISHER_RETRY_MS: u64 = 500;
+/// How long a publisher that says nothing is taken for idle before its port is tried, and how long one that cannot be
+/// reached is taken for alive.
+pub const PUBLISHER_GONE_MS: u64 = 10_000;
+/// Pools that one publisher may be a worker of: its model's, and one for each adapter.
+pub const FEED_POOLS_MAX: usize = 64;
 /// How long an engine with work to do says nothing about its blocks.
 pub const EVENT_SILENCE_MS: u64 = 30_000;
 

@@ -78,6 +78,9 @@ struct Settings {
     /// Memory for blocks. Default: 1GiB.
     #[arg(long, env = "HEARTH_HOST_CAPACITY", value_name = "SIZE")]
     host_capacity: Option<String>,
+    /// Memory for what the engines of one model are known to hold, by which routers choose. Default: 256MiB.
+    #[arg(long, env = "HEARTH_ROUTER_MEMORY", value_name = "SIZE")]
+    router_memory: Option<String>,
     /// Disk space for blocks; 0 keeps none on disk. Default: 8GiB.
     #[arg(long, env = "HEARTH_NVME_CAPACITY", value_name = "SIZE")]
     nvme_capacity: Option<String>,
@@ -140,6 +143,8 @@ pub struct Config {
     pub voter_lost_after_ms: u64,
     /// Size of the arena in bytes.
     pub host_capacity_bytes: u64,
+    /// Bytes that the router's index of one pool keeps to.
+    pub router_memory_bytes: usize,
     /// Size of the slabs in bytes; 0 is none.
     pub nvme_capacity_bytes: u64,
     /// Where blocks lie on disk, what moves them, what is compressed.
@@ -233,6 +238,8 @@ impl Config {
             observer: s.observer.unwrap_or(false),
             voter_lost_after_ms: voter_patience(s.voter_lost_after)?,
             host_capacity_bytes: size("--host-capacity", s.host_capacity, 1 << 30)?,
+            router_memory_bytes: usize::try_from(size("--router-memory", s.router_memory, 256 << 20)?)
+                .unwrap_or(usize::MAX),
             nvme_capacity_bytes: size("--nvme-capacity", s.nvme_capacity, 8 << 30)?,
             blocks: blocks.check()?,
             repair_grace_ms: s.repair_grace_ms.unwrap_or(limits::REPAIR_GRACE_MS),
@@ -290,6 +297,7 @@ impl Config {
         text("data_listen", self.data_listen.to_string());
         text("http_listen", self.http_listen.to_string());
         text("host_capacity", self.host_capacity_bytes.to_string());
+        text("router_memory", self.router_memory_bytes.to_string());
         if self.blocks.slabs.is_empty() {
             text("nvme_capacity", self.nvme_capacity_bytes.to_string());
         }
@@ -337,6 +345,7 @@ impl Settings {
             observer: self.observer.or(lower.observer),
             voter_lost_after: self.voter_lost_after.or(lower.voter_lost_after),
             host_capacity: self.host_capacity.or(lower.host_capacity),
+            router_memory: self.router_memory.or(lower.router_memory),
             nvme_capacity: self.nvme_capacity.or(lower.nvme_capacity),
             nvme_slab: self.nvme_slab.or(lower.nvme_slab),
             nvme_lift_fences: self.nvme_lift_fences.or(lower.nvme_lift_fences),

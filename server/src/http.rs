@@ -1,4 +1,4 @@
-//! Health, metrics and version over HTTP: `/livez /readyz /metrics /version`.
+//! Health, metrics and version over HTTP: `/livez /readyz /metrics /version`, and the routes of the router.
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::routing::{self, Routing};
 use crate::vitals::Vitals;
 
 /// What the HTTP listener answers from.
@@ -17,6 +18,7 @@ use crate::vitals::Vitals;
 pub(crate) struct HttpState {
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) prometheus: PrometheusHandle,
+    pub(crate) routing: Routing,
 }
 
 /// Serves until `shutdown` fires.
@@ -25,12 +27,14 @@ pub(crate) async fn serve(
     state: HttpState,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
+    let router = routing::routes(state.routing.clone());
     let app = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/version", get(version))
-        .with_state(state);
+        .with_state(state)
+        .merge(router);
     axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
@@ -43,6 +47,7 @@ async fn ready(State(state): State<HttpState>) -> (StatusCode, String) {
 
 async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {
     state.vitals.refresh_metrics();
+    state.routing.refresh_metrics();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], state.prometheus.render())
 }
 

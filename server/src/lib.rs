@@ -22,6 +22,7 @@ mod operate_nodes;
 mod progress;
 mod repair;
 mod retention;
+mod routing;
 mod vitals;
 
 pub use node::{Endpoints, Node, NodeError};

@@ -36,6 +36,7 @@ use crate::operate::OperateService;
 use crate::progress::Progress;
 use crate::repair::{CopyCounters, NewBlocks, Repair, RepairParts};
 use crate::retention::RetentionService;
+use crate::routing::Routing;
 use crate::vitals::Vitals;
 
 /// How long a first start waits for the member that it was told to join.
@@ -126,6 +127,7 @@ pub struct Node {
     vitals: Arc<Vitals>,
     data_plane: DataPlane,
     copying: Copying,
+    routing: Routing,
     stop: CancellationToken,
     tasks: JoinSet<Result<(), NodeError>>,
     _data_dir: DataDir,
@@ -156,7 +158,8 @@ impl Node {
         let endpoints = listeners.endpoints()?;
         let vitals = Arc::new(Vitals::default());
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve_http(listeners.http, vitals.clone(), stop.clone())?);
+        let routing = Routing::new(config.router_memory_bytes, stop.clone());
+        tasks.spawn(serve_http(listeners.http, vitals.clone(), routing.clone(), stop.clone())?);
         let default_name = format!("node-{}", endpoints.control.port());
         let mut data_dir =
             DataDir::open(&config.data_dir, config.name.as_deref(), &default_name, config.cluster_id)?;
@@ -191,8 +194,18 @@ impl Node {
         };
         vitals.opened(&store, &cluster, &copying.counters);
         let data_plane = DataPlane::start()?;
-        let mut node =
-            Self { endpoints, store, cluster, vitals, data_plane, copying, stop, tasks, _data_dir: data_dir };
+        let mut node = Self {
+            endpoints,
+            store,
+            cluster,
+            vitals,
+            data_plane,
+            copying,
+            routing,
+            stop,
+            tasks,
+            _data_dir: data_dir,
+        };
         if let Err(error) = node.begin(listeners.control, listeners.data, member) {
             node.close().await;
             return Err(error);
@@ -232,7 +245,7 @@ impl Node {
         let tasks = &mut self.tasks;
         let requests = async { while tasks.join_next().await.is_some() {} };
         // Together, because the listener waits for the streams of peers, which end with the groups.
-        let drain = async { tokio::join!(requests, self.cluster.shutdown()) };
+        let drain = async { tokio::join!(requests, self.cluster.shutdown(), self.routing.close()) };
         if tokio::time::timeout(DRAIN_PATIENCE, drain).await.is_err() {
             tracing::warn!("some requests did not end within {DRAIN_PATIENCE:?}; they are cut off");
             self.tasks.abort_all();
@@ -405,9 +418,10 @@ impl Listeners {
 fn serve_http(
     listener: TcpListener,
     vitals: Arc<Vitals>,
+    routing: Routing,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = Result<(), NodeError>> + use<>, NodeError> {
-    let state = HttpState { vitals, prometheus: PrometheusBuilder::new().install_recorder()? };
+    let state = HttpState { vitals, prometheus: PrometheusBuilder::new().install_recorder()?, routing };
     Ok(async move {
         http::serve(listener, state, stop)
             .await

@@ -10,6 +10,6 @@ mod ports;
 
 pub use clock::FakeClock;
 pub use cluster::{ClusterOptions, TestCluster};
-pub use http::{http_get, http_get_from};
+pub use http::{http_get, http_get_from, http_post};
 pub use node::{NodeNetwork, NodeOptions, NodeProcess, hearthd_binary, sibling_binary};
 pub use ports::free_port;
