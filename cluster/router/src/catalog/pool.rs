@@ -147,10 +147,6 @@ impl Pool {
     pub(super) fn forget_all(&self, state: &mut State) -> usize {
         for (_, member) in state.levels.distinct() {
             self.index.clear(member);
-            // Runs that are tidied meanwhile may move blocks past where it looks.
-            let left = state.names.blocks().filter(|block| self.index.holds(member, *block));
-            let left: Vec<u64> = left.collect();
-            self.index.remove(member, &left);
         }
         let held = state.names.len();
         state.names.clear();

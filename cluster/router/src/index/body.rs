@@ -204,11 +204,12 @@ impl<'g> Body<'g> {
         self.hashes().iter().map(|hash| hash.load(Ordering::Relaxed))
     }
 
-    /// A body of its own for some of the blocks of the whole, and what is held of them.
-    pub(super) fn part(self, range: Range<u32>, chain: &[u64]) -> Array {
+    /// A body of its own for some of the blocks of the whole, and what is held of them by those that stay.
+    pub(super) fn part(self, range: Range<u32>, chain: &[u64], stays: impl Fn(&Held) -> bool) -> Array {
         let clip = |held: Held| {
             let (from, until) = (held.from.max(range.start), held.until.min(range.end));
-            (from < until).then(|| Held { from: from - range.start, until: until - range.start, ..held })
+            let clipped = Held { from: from - range.start, until: until.saturating_sub(range.start), ..held };
+            (from < until && stays(&clipped)).then_some(clipped)
         };
         let held: Vec<Held> = self.held().filter_map(clip).collect();
         let blocks = &chain[range.start as usize..range.end as usize];

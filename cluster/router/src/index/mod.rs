@@ -18,8 +18,8 @@ mod table;
 mod tests;
 mod write;
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, RwLock};
 
 use crossbeam_epoch::Guard;
 
@@ -43,6 +43,8 @@ pub struct Index {
     now: AtomicU32,
     /// Where runs are looked at next that may have to go.
     hand: Mutex<u32>,
+    /// Members that are being cleared. Read for as long as blocks are moved from run to run.
+    leaving: RwLock<Vec<Leaving>>,
     shed_runs: AtomicU64,
     shed_held: AtomicU64,
 }
@@ -115,6 +117,14 @@ impl Matches {
     }
 }
 
+/// A member that is being cleared: blocks that are moved to another run meanwhile move without it.
+#[derive(Debug)]
+struct Leaving {
+    member: Member,
+    /// Blocks that did.
+    dropped: AtomicUsize,
+}
+
 /// Positions in a chain, the next one first.
 #[derive(Default)]
 struct Later(Option<usize>, Vec<usize>);
@@ -155,6 +165,7 @@ impl Index {
             bytes_max,
             now: AtomicU32::new(0),
             hand: Mutex::new(0),
+            leaving: RwLock::default(),
             shed_runs: AtomicU64::new(0),
             shed_held: AtomicU64::new(0),
         }

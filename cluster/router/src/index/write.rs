@@ -1,13 +1,14 @@
 //! Changes of an index: what members say that they hold, or hold no longer.
 
-use std::sync::atomic::Ordering;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_epoch::Guard;
 
-use super::body::{BLOCKS_MAX, Body};
+use super::body::{BLOCKS_MAX, Body, Held};
 use super::runs::{Run, Writer};
 use super::table::Place;
-use super::{Added, Index, IndexError, Member, Removed};
+use super::{Added, Index, IndexError, Leaving, Member, Removed};
 use crate::swap::Array;
 
 /// Room for entries that a run has at first: most blocks are held by one or two.
@@ -82,10 +83,13 @@ impl Index {
         removed
     }
 
-    /// Notes that a member holds nothing any more. Gives the blocks that it held.
+    /// Notes that a member holds nothing any more, whatever others change meanwhile; what itself adds meanwhile may
+    /// stay. Gives the blocks that it held.
     ///
     /// Takes as long as it takes to look at all runs.
     pub fn clear(&self, member: Member) -> usize {
+        // Blocks may be moved to a run that was looked at already: from here on they move without it.
+        self.change_leaving(|leaving| leaving.push(Leaving { member, dropped: AtomicUsize::new(0) }));
         let mut cleared = 0;
         for number in 1..self.runs.end() {
             let guard = &crossbeam_epoch::pin();
@@ -95,7 +99,15 @@ impl Index {
                 cleared += self.change(number, guard, |locked| locked.clear(member)).unwrap_or(0);
             }
         }
-        cleared
+        let dropped = self.change_leaving(|leaving| {
+            let at = leaving.iter().position(|leaving| leaving.member == member)?;
+            Some(leaving.swap_remove(at).dropped.into_inner())
+        });
+        cleared + dropped.unwrap_or(0)
+    }
+
+    fn change_leaving<T>(&self, change: impl FnOnce(&mut Vec<Leaving>) -> T) -> T {
+        change(&mut self.leaving.write().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Notes what is held of blocks that are known, from the first on. Gives how many are taken care of, and how many
@@ -367,7 +379,7 @@ impl<'g> Locked<'g, '_> {
         let held = |part: Option<&Array>| {
             part.map_or(0, |part| Body::of(part).held().map(|held| held.range().len() as u32).sum())
         };
-        let kept = (kept > 0).then(|| body.part(0..kept as u32, &chain));
+        let kept = (kept > 0).then(|| body.part(0..kept as u32, &chain, |_| true));
         self.writer.held = held(kept.as_ref());
         let is_gone = kept.is_none();
         self.replace(kept);
@@ -381,7 +393,14 @@ impl<'g> Locked<'g, '_> {
     fn move_away(&mut self, body: Body<'g>, chain: &[u64], range: std::ops::Range<usize>) -> Option<()> {
         let index = self.index;
         let (number, run) = index.runs.take()?;
-        let part = body.part(range.start as u32..range.end as u32, chain);
+        let leaving = index.leaving.read().unwrap_or_else(PoisonError::into_inner);
+        let stays = |held: &Held| {
+            let leaving = leaving.iter().find(|leaving| leaving.member == held.member);
+            leaving
+                .inspect(|leaving| _ = leaving.dropped.fetch_add(held.range().len(), Ordering::Relaxed))
+                .is_none()
+        };
+        let part = body.part(range.start as u32..range.end as u32, chain, stays);
         let mut writer = run.lock();
         writer.held = Body::of(&part).held().map(|held| held.range().len() as u32).sum();
         writer.removed = 0;
@@ -392,6 +411,12 @@ impl<'g> Locked<'g, '_> {
             let (from, to) =
                 (Place { run: self.number, offset: from as u32 }, Place { run: number, offset: to });
             index.table.replace(index.table.spread(chain[from.offset as usize]), from, Some(to), self.guard);
+        }
+        if moved.writer.held == 0
+            && let Some(body) = moved.body()
+        {
+            // Nobody stayed.
+            moved.let_go(body);
         }
         Some(())
     }
