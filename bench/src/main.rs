@@ -7,6 +7,7 @@ mod failures;
 mod index;
 mod meta;
 mod peer;
+mod place;
 mod policy;
 mod recovery;
 mod replay;
@@ -51,6 +52,8 @@ enum Command {
     Meta(meta::MetaArgs),
     /// Hit rate of the eviction policy on traces, beside LRU, S3-FIFO, SIEVE, W-TinyLFU and Belady.
     Policy(policy::PolicyArgs),
+    /// A request of 1,000 blocks placed on one of 64 workers, in process.
+    Place(place::PlaceArgs),
     /// Fills a node, ends it with kill -9, and reads every block back after recovery.
     Recovery(recovery::RecoveryArgs),
     /// One node's tiers: the device beside fio, memory beside a map, a trace beside foyer, a large index.
@@ -128,6 +131,7 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Index(args) => index::run(args).await,
         Command::Meta(args) => meta::run(args).await,
         Command::MetaNode(args) => meta::run_node(args).await,
+        Command::Place(args) => place::run(&args),
         Command::Policy(args) => policy::run(args).await,
         Command::Recovery(args) => recovery::run(args).await,
         Command::Store(args) => store::run(*args).await,
