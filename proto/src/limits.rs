@@ -420,6 +420,8 @@ pub const EVENT_REPLAY_ATTEMPTS_MAX: u32 = 2;
 pub const ROUTER_PUBLISHERS_MAX: usize = 4_096;
 /// Longest request to a node's router: a million tokens as JSON.
 pub const ROUTER_REQUEST_BYTES_MAX: usize = 8 << 20;
+/// Requests up to here are read where they arrive; longer ones would hold up others.
+pub const ROUTER_SHORT_REQUEST_BYTES: usize = 64 << 10;
 /// Longest address of a publisher.
 pub const PUBLISHER_ADDRESS_BYTES_MAX: usize = 1_024;
 /// How long a connection to a publisher may take.

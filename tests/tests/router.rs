@@ -159,6 +159,19 @@ async fn what_cannot_be_asked_is_refused_with_a_reason() {
     }
     let (code, _) = http_post(port, "/query", &vec![b' '; 9 << 20], CALL).await.expect("it answers");
     assert_eq!(code, 413);
+    // A port that answers in another language is tried again and again, and said to be wrong.
+    let elsewhere = json!({
+        "model_name": "m", "instance_id": "http", "block_size": BLOCK, "endpoint": format!("tcp://127.0.0.1:{port}"),
+    });
+    assert_eq!(post(port, "/register", &elsewhere).await.0, 201);
+    TestCluster::wait_until("the mistake is shown", PATIENCE, async || {
+        let (_, workers) = http_get(port, "/workers", CALL).await.expect("it answers");
+        let workers: Value = serde_json::from_str(&workers).expect("JSON");
+        let shown = workers.as_array().into_iter().flatten().find(|worker| worker["instance_id"] == "http");
+        shown.is_some_and(|worker| worker["status"] == "pending" && worker["last_error"].is_string())
+    })
+    .await
+    .expect("its status says so");
     let nothing = json!({ "model": "m", "seq_hashes": [] });
     let (code, answer) = post(port, "/query_by_hash", &nothing).await;
     assert_eq!((code, &answer["default"]["e"]["longest_matched"]), (200, &json!(0)));

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use hearth_proto::limits::ROUTER_REQUEST_BYTES_MAX;
+use hearth_proto::limits::{ROUTER_REQUEST_BYTES_MAX, ROUTER_SHORT_REQUEST_BYTES};
 use hearth_router::catalog::{Answer, Query, QueryError, SelectError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -106,11 +106,27 @@ async fn workers(State(routing): State<Routing>, Parameters(shown): Parameters<S
 }
 
 async fn query(State(routing): State<Routing>, body: Bytes) -> Result<Response, Failure> {
-    answer(&routing, &read::<Ask>(&body)?.by_tokens()?)
+    understand(routing, body, Ask::by_tokens).await
 }
 
 async fn query_by_hash(State(routing): State<Routing>, body: Bytes) -> Result<Response, Failure> {
-    answer(&routing, &read::<Ask>(&body)?.by_hash()?)
+    understand(routing, body, Ask::by_hash).await
+}
+
+/// Reads and answers a question; a long one where it holds up nobody else.
+async fn understand(
+    routing: Routing,
+    body: Bytes,
+    understand: fn(Ask) -> Result<Question, RequestError>,
+) -> Result<Response, Failure> {
+    let is_long = body.len() > ROUTER_SHORT_REQUEST_BYTES;
+    let work = move || answer(&routing, &understand(read(&body)?)?);
+    if !is_long {
+        return work();
+    }
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|broken| std::panic::resume_unwind(broken.into_panic()))
 }
 
 fn answer(routing: &Routing, question: &Question) -> Result<Response, Failure> {

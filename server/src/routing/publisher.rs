@@ -51,14 +51,15 @@ impl Publisher {
             .run_until_cancelled(async {
                 loop {
                     let lost = self.follow_connection(&mut stream, &mut seen).await;
-                    self.status.lost(&lost.to_string());
-                    tracing::info!(endpoint = %self.endpoint, why = %lost, "a publisher of events is not there");
-                    while !self.wait_for_port(seen).await {
+                    if self.status.lost(&lost.to_string()) {
+                        tracing::info!(endpoint = %self.endpoint, why = %lost, "a publisher of events is not there");
+                    }
+                    let gone = seen + Duration::from_millis(PUBLISHER_GONE_MS);
+                    if !self.wait_for_port(Some(gone)).await {
                         // It has been away for so long that it has another life when it is back.
-                        let mut steps = Vec::new();
-                        stream.restarted(self.clock.now_ms(), &mut steps);
                         self.forget(ClearReason::Restarted);
                         stream = Stream::new(self.clock.now_ms(), self.replay.is_some());
+                        self.wait_for_port(None).await;
                         seen = Instant::now();
                     }
                 }
@@ -67,17 +68,17 @@ impl Publisher {
         self.feed.end();
     }
 
-    /// Waits until its port answers. False once it has not for too long.
-    async fn wait_for_port(&self, seen: Instant) -> bool {
-        let gone = Duration::from_millis(PUBLISHER_GONE_MS);
+    /// Waits for a while, and until its port answers. False once it has not until then.
+    async fn wait_for_port(&self, until: Option<Instant>) -> bool {
         loop {
+            // Always: a port may answer in another language.
+            sleep(Duration::from_millis(PUBLISHER_RETRY_MS)).await;
             if self.endpoint.answers().await {
                 return true;
             }
-            if seen.elapsed() >= gone {
+            if until.is_some_and(|until| Instant::now() >= until) {
                 return false;
             }
-            sleep(Duration::from_millis(PUBLISHER_RETRY_MS)).await;
         }
     }
 
@@ -96,8 +97,12 @@ impl Publisher {
         stream.begin(self.clock.now_ms(), &mut steps);
         loop {
             *seen = Instant::now();
-            if let Err(error) = self.take_steps(stream, &mut steps, &mut sockets).await {
-                return error.into();
+            // What cannot be done may mean that something else is to be.
+            while !steps.is_empty() {
+                self.take_steps(stream, &mut steps, &mut sockets).await;
+            }
+            if !stream.is_replaying() {
+                sockets.replay = None;
             }
             self.status.follow(stream.stats(), stream.is_behind());
             if let Err(lost) = self.next(stream, &mut steps, &mut sockets).await {
@@ -112,10 +117,7 @@ impl Publisher {
         stream: &mut Stream<Bytes>,
         steps: &mut Vec<Step<Bytes>>,
         sockets: &mut Sockets,
-    ) -> Result<(), ZmqError> {
-        if !stream.is_replaying() {
-            sockets.replay = None;
-        }
+    ) {
         for step in std::mem::take(steps) {
             match step {
                 Step::Apply { seq, payload } => {
@@ -131,16 +133,13 @@ impl Publisher {
                         Ok(socket) => sockets.replay = Some(socket),
                         Err(error) => {
                             tracing::info!(endpoint = %self.endpoint, %error, "no replay of events");
-                            let mut more = Vec::new();
-                            stream.replay_failed(self.clock.now_ms(), &mut more);
-                            steps.append(&mut more);
+                            stream.replay_failed(self.clock.now_ms(), steps);
                         }
                     }
                 }
                 Step::Clear { reason } => self.forget(reason),
             }
         }
-        Ok(())
     }
 
     /// Asks for batches that were missed: each replay on a socket of its own, so that no answer comes to another one.

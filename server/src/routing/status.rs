@@ -24,11 +24,14 @@ impl Status {
         self.change(|view| view.is_connected = true);
     }
 
-    pub(super) fn lost(&self, why: &str) {
+    /// Notes why it is not there. False if that was known.
+    pub(super) fn lost(&self, why: &str) -> bool {
         self.change(|view| {
+            let is_new = view.is_connected || view.last_error.as_deref() != Some(why);
             view.is_connected = false;
             view.last_error = Some(why.to_owned());
-        });
+            is_new
+        })
     }
 
     pub(super) fn follow(&self, stats: StreamStats, is_behind: bool) {
@@ -39,7 +42,7 @@ impl Status {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn change(&self, change: impl FnOnce(&mut StatusView)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    fn change<T>(&self, change: impl FnOnce(&mut StatusView) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
