@@ -165,6 +165,7 @@ fn disjoint(sessions: u64, turns: usize, growth: u64) -> Workload {
                 }
                 Request {
                     at: Duration::from_secs(turn as u64),
+                    think: None,
                     prompt: tip,
                     output: tip,
                     input_tokens: tree.depth(tip) as u64 * 64,

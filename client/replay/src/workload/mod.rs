@@ -45,6 +45,9 @@ pub struct Session {
 pub struct Request {
     /// When the request is sent, since the start of its session.
     pub at: Duration,
+    /// Time from the answer to the request before it until it is sent: tools run, or a user reads.
+    /// `None` when the source does not say.
+    pub think: Option<Duration>,
     /// The last block of the prompt.
     pub prompt: Tip,
     /// The last block that exists once the answer is decoded; equal to `prompt` when the source
@@ -117,6 +120,7 @@ mod tests {
     fn session(requests: usize) -> Session {
         let request = Request {
             at: Duration::ZERO,
+            think: None,
             prompt: Tip::ROOT,
             output: Tip::ROOT,
             input_tokens: 1,

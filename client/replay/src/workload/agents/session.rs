@@ -268,6 +268,7 @@ impl<'a> Author<'a> {
         ranges.push(PriorityRange { end_block: block(context.tokens), priority: conversation });
         Ok(Request {
             at,
+            think: None,
             prompt,
             output: context.tip,
             input_tokens,

@@ -45,6 +45,7 @@ struct Entry<'a> {
     #[serde(rename = "out", default)]
     output_tokens: u64,
     hash_ids: Option<Vec<u64>>,
+    think_time: Option<f64>,
     #[serde(default)]
     tool_tokens: u64,
     #[serde(default)]
@@ -204,6 +205,7 @@ impl Reader {
         let block_tokens = u64::from(self.block_tokens.unwrap_or(64));
         check_prompt(hash_ids.len(), block_tokens, input_tokens)?;
         let at = trace_time(entry.t)?;
+        let think = entry.think_time.map(trace_time).transpose()?;
         let setup = Setup { model: entry.model.as_deref().unwrap_or("").into(), tool_tokens, system_tokens };
         let prompt = self.chain(hash_ids, setup, block_tokens, ids)?;
         let setup_blocks =
@@ -214,7 +216,15 @@ impl Reader {
             PriorityRange { end_block: hash_ids.len() as u32, priority: priority(PRIORITY_CONVERSATION) },
         ];
         let output_tokens = entry.output_tokens;
-        Ok(Request { at, prompt, output: prompt, input_tokens, output_tokens, ranges: Box::new(ranges) })
+        Ok(Request {
+            at,
+            think,
+            prompt,
+            output: prompt,
+            input_tokens,
+            output_tokens,
+            ranges: Box::new(ranges),
+        })
     }
 
     /// The chain of `hash_ids`, with what is new added to the tree.

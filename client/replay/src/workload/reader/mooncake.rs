@@ -86,6 +86,7 @@ impl LineReader for Reader {
         let start = session.start.unwrap_or_default();
         session.requests.push(Request {
             at: at - start,
+            think: None,
             prompt: tip,
             output: tip,
             input_tokens: line.input_length,

@@ -79,10 +79,23 @@ fn turns_go_on_branch_and_keep_their_times() {
     let times: Vec<_> =
         workload.sessions[0].requests.iter().map(|request| request.at.as_secs_f64()).collect();
     assert_eq!(times, [0.0, 2.5, 9.0]);
+    assert!(workload.sessions[0].requests.iter().all(|request| request.think.is_none()));
     assert_eq!(workload.sessions[0].requests[1].input_tokens, 325);
     let priorities: Vec<_> =
         (0..5).map(|at| workload.sessions[0].requests[1].priority_at(at).value()).collect();
     assert_eq!(priorities, [90, 90, 90, 60, 60]);
+}
+
+#[test]
+fn what_a_session_thought_before_a_request_is_read_and_believed_within_reason() {
+    let thought =
+        |think: f64| request(9.0, &[1, 2]).replace("\"out\"", &format!("\"think_time\":{think},\"out\""));
+    let text = session("a", &[request(0.0, &[1]), thought(2.5)].join(","));
+    let (_, workload) = read(&text).unwrap();
+    let thinks: Vec<_> = workload.sessions[0].requests.iter().map(|request| request.think).collect();
+    assert_eq!(thinks, [None, Some(Duration::from_millis(2_500))]);
+    let error = read(&session("a", &thought(-1.0))).expect_err("no such time").to_string();
+    assert!(error.contains("a time of -1 s"), "{error}");
 }
 
 #[test]
