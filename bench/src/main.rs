@@ -11,6 +11,7 @@ mod place;
 mod policy;
 mod recovery;
 mod replay;
+mod route;
 mod store;
 
 use std::path::PathBuf;
@@ -56,6 +57,8 @@ enum Command {
     Place(place::PlaceArgs),
     /// Fills a node, ends it with kill -9, and reads every block back after recovery.
     Recovery(recovery::RecoveryArgs),
+    /// A fleet in simulation: our router beside round robin, least loaded, session sticky and overlap only.
+    Route(route::RouteArgs),
     /// One node's tiers: the device beside fio, memory beside a map, a trace beside foyer, a large index.
     Store(Box<store::StoreArgs>),
     /// The process that `store` starts for each engine it compares.
@@ -134,6 +137,7 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Place(args) => place::run(&args),
         Command::Policy(args) => policy::run(args).await,
         Command::Recovery(args) => recovery::run(args).await,
+        Command::Route(args) => route::run(args).await,
         Command::Store(args) => store::run(*args).await,
         Command::StoreTrial(args) => store::run_trial(*args).await,
         Command::TcpPeer(_) => Ok(true),
