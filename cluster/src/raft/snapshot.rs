@@ -211,10 +211,7 @@ impl Reader {
         }
         let format = u32::from_le_bytes(reader.array()?);
         if format != FORMAT {
-            let detail = format!(
-                "the snapshot has format {format}, this build knows {FORMAT}: run the version that wrote it"
-            );
-            return Err(io::Error::new(io::ErrorKind::Unsupported, detail));
+            return Err(damaged(&format!("it has format {format}, this build knows {FORMAT}")));
         }
         let found = u32::from_le_bytes(reader.array()?);
         if found != group.0 {
