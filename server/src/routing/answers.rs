@@ -25,36 +25,31 @@ fn dynamos<'a>(instances: impl Iterator<Item = InstanceMatch<'a>>) -> Value {
         if !held.is_empty() {
             scores.insert(found.instance.to_owned(), held.into());
         }
-        let summary = json!({
-            "longest_matched": found.longest_tokens,
-            "gpu": found.gpu_tokens,
-            "dp": ranks(&found),
-            "cpu": found.host_tokens,
-            "disk": found.disk_tokens,
-        });
-        all.insert(found.instance.to_owned(), summary);
+        all.insert(found.instance.to_owned(), summary(&found, ["gpu", "dp", "cpu", "disk"]));
     }
     json!({ "scores": scores, "frequencies": [], "instances": all })
 }
 
 /// As Mooncake's RFC #1403 has it.
 fn mooncakes<'a>(tenant: &str, instances: impl Iterator<Item = InstanceMatch<'a>>) -> Value {
-    let summary = |found: InstanceMatch<'a>| {
-        let summary = json!({
-            "longest_matched": found.longest_tokens,
-            "GPU": found.gpu_tokens,
-            "DP": ranks(&found),
-            "CPU": found.host_tokens,
-            "DISK": found.disk_tokens,
-        });
-        (found.instance.to_owned(), summary)
-    };
-    let all: Map<String, Value> = instances.map(summary).collect();
+    let named =
+        |found: InstanceMatch<'a>| (found.instance.to_owned(), summary(&found, ["GPU", "DP", "CPU", "DISK"]));
+    let all: Map<String, Value> = instances.map(named).collect();
     json!({ tenant: all })
 }
 
-fn ranks(found: &InstanceMatch<'_>) -> Map<String, Value> {
-    found.dp().map(|(rank, tokens)| (rank.to_string(), tokens.into())).collect()
+/// What one instance holds, under the names that who asks has for the tiers and ranks.
+fn summary(found: &InstanceMatch<'_>, names: [&str; 4]) -> Value {
+    let [gpu, dp, cpu, disk] = names;
+    let ranks: Map<String, Value> =
+        found.dp().map(|(rank, tokens)| (rank.to_string(), tokens.into())).collect();
+    json!({
+        "longest_matched": found.longest_tokens,
+        gpu: found.gpu_tokens,
+        dp: ranks,
+        cpu: found.host_tokens,
+        disk: found.disk_tokens,
+    })
 }
 
 /// The workers that are followed.
