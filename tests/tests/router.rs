@@ -21,6 +21,17 @@ async fn one_node() -> TestCluster {
         .expect("one node starts")
 }
 
+/// One that is called "e", and holds one block.
+async fn one_engine() -> (TestCluster, Engine) {
+    let cluster = one_node().await;
+    let port = cluster.nodes[0].http_port;
+    let mut engine = Engine::start().await;
+    register(port, &engine, "e").await;
+    engine.stored(&[1], None, &tokens(0..1), "GPU").await;
+    wait_held(port, "e", [1, 1, 1]).await;
+    (cluster, engine)
+}
+
 async fn post(port: u16, path: &str, request: &Value) -> (u16, Value) {
     let (code, body) = http_post(port, path, request.to_string().as_bytes(), CALL).await.expect("it answers");
     (code, serde_json::from_str(&body).unwrap_or(Value::String(body)))
@@ -106,12 +117,8 @@ async fn what_engines_publish_is_found_by_tokens_and_by_hashes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_missed_is_asked_for_and_the_dead_are_forgotten() {
-    let cluster = one_node().await;
+    let (cluster, mut engine) = one_engine().await;
     let port = cluster.nodes[0].http_port;
-    let mut engine = Engine::start().await;
-    register(port, &engine, "e").await;
-    engine.stored(&[1], None, &tokens(0..1), "GPU").await;
-    wait_held(port, "e", [1, 1, 1]).await;
     engine.lose(batch(&[stored(&[2, 3], Some(1), &tokens(1..3), "GPU")]));
     engine.stored(&[4], Some(3), &tokens(3..4), "GPU").await;
     wait_held(port, "e", [4, 4, 4]).await;
@@ -127,12 +134,8 @@ async fn what_was_missed_is_asked_for_and_the_dead_are_forgotten() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_asked_is_refused_with_a_reason() {
-    let cluster = one_node().await;
+    let (cluster, _engine) = one_engine().await;
     let port = cluster.nodes[0].http_port;
-    let mut engine = Engine::start().await;
-    register(port, &engine, "e").await;
-    engine.stored(&[1], None, &tokens(0..1), "GPU").await;
-    wait_held(port, "e", [1, 1, 1]).await;
     let registration = |block_size: Value, endpoint: &str| json!({ "model_name": "m", "instance_id": 1, "block_size": block_size, "endpoint": endpoint });
     let hashes: Vec<u64> = (0..100_000).collect();
     for (path, request, expected, says) in [
