@@ -13,6 +13,7 @@ mod recovery;
 mod replay;
 mod route;
 mod store;
+mod workloads;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use hearth_replay::workload::{Slice, agents, read_trace};
 use hearth_replay::{BenchReport, Figure, Goal};
 
 use crate::ReportArgs;
+use crate::workloads::traces_or_agents;
 use cache::{BlockPolicy, Cache, DeepestFirst, bound_percent, hit_percent};
 use ours::{Ours, Told};
 use peers::{Belady, Future, Lru, S3Fifo, Sieve, TinyLfu};
@@ -80,15 +80,9 @@ fn simulate(args: &PolicyArgs) -> anyhow::Result<bool> {
 }
 
 fn traces(args: &PolicyArgs) -> anyhow::Result<Vec<(String, Trace)>> {
-    let mut workloads = Vec::new();
-    let slice = Slice { sessions: args.report.quick.then_some(QUICK_SESSIONS), ..Slice::default() };
-    for file in &args.trace {
-        workloads.push(read_trace(file, slice)?.1);
-    }
-    if workloads.is_empty() {
-        let sessions = if args.report.quick { SESSIONS.1 } else { SESSIONS.0 };
-        workloads.push(agents::generate(&agents::AgentParams::default(), sessions, 1)?);
-    }
+    let kept = args.report.quick.then_some(QUICK_SESSIONS);
+    let generated = if args.report.quick { SESSIONS.1 } else { SESSIONS.0 };
+    let workloads = traces_or_agents(&args.trace, kept, generated, 1)?;
     let mut traces = Vec::new();
     for workload in &workloads {
         if workload.sessions.iter().all(|session| session.start.is_some()) {

@@ -28,9 +28,10 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use clap::Args;
 use hearth_replay::BenchReport;
-use hearth_replay::workload::{Slice, Workload, agents, read_trace};
+use hearth_replay::workload::Workload;
 
 use crate::ReportArgs;
+use crate::workloads::traces_or_agents;
 use cases::{Beneath, Case, Common};
 use hardware::Hardware;
 
@@ -123,16 +124,9 @@ fn compare(args: &RouteArgs, common: &Common, workload: &Workload) -> anyhow::Re
 }
 
 fn workloads(args: &RouteArgs) -> anyhow::Result<Vec<Workload>> {
-    let mut workloads = Vec::new();
-    let slice = Slice { sessions: args.report.quick.then_some(QUICK_SESSIONS), ..Slice::default() };
-    for file in &args.trace {
-        workloads.push(read_trace(file, slice)?.1);
-    }
-    if workloads.is_empty() {
-        let sessions = if args.report.quick { SESSIONS.1 } else { SESSIONS.0 };
-        workloads.push(agents::generate(&agents::AgentParams::default(), sessions, args.seed)?);
-    }
-    Ok(workloads)
+    let kept = args.report.quick.then_some(QUICK_SESSIONS);
+    let generated = if args.report.quick { SESSIONS.1 } else { SESSIONS.0 };
+    traces_or_agents(&args.trace, kept, generated, args.seed)
 }
 
 /// The command that shows it again, without paths of this machine.
