@@ -49,7 +49,8 @@ struct Settings {
     /// Address of the block service. Default: 127.0.0.1:7401.
     #[arg(long, env = "HEARTH_DATA_LISTEN", value_name = "IP:PORT")]
     data_listen: Option<String>,
-    /// Address of /livez, /readyz, /metrics and /version. Default: 127.0.0.1:7402.
+    /// Address of /livez, /readyz, /metrics and /version, and of the router (/register, /query and so on). Default:
+    /// 127.0.0.1:7402.
     #[arg(long, env = "HEARTH_HTTP_LISTEN", value_name = "IP:PORT")]
     http_listen: Option<String>,
     /// Host name or address that others use to reach this node. Default: the one it listens on.

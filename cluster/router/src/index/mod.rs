@@ -28,7 +28,7 @@ use self::roots::Roots;
 use self::runs::{Run, Runs};
 use self::table::{Place, Table};
 
-/// Somebody who holds blocks: one tier of one worker. Whoever uses an index gives out the numbers.
+/// Somebody who holds blocks: a worker, or what it holds in some tiers. Whoever uses an index gives out the numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Member(pub u16);
 
